@@ -1,0 +1,40 @@
+import os
+from pathlib import Path
+
+from snakemake.utils import min_version, validate
+
+min_version("9.0")
+
+
+# `--configfile` names another study, which replaces config.yaml: merged, the two would mix.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+validate(config, "workflow/schemas/config.schema.yaml")
+
+# The library is found without being installed, in this process and in the jobs.
+os.environ["PYTHONPATH"] = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/tasks.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/importance.smk"
+include: "workflow/rules/rankings.smk"
+include: "workflow/rules/pruning.smk"
+include: "workflow/rules/correlation.smk"
+include: "workflow/rules/induction.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        collect(
+            "artifacts/{model}/figures/{name}.{format}",
+            model=config["models"],
+            name=FIGURES,
+            format=["png", "svg", "html"],
+        ),

@@ -1,0 +1,23 @@
+"""Render a task's prompts with lm-eval."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, tasks  # noqa: E402
+
+parameters = snakemake.params
+rows = tasks.prepare(
+    parameters.yaml,
+    shots=int(snakemake.wildcards.shots),
+    limits=tasks.Limits(**parameters.limits),
+    seed=parameters.seed,
+    datasets=parameters.datasets,
+    calibrate=not parameters.heldout,
+)
+artifacts.write(
+    snakemake.output[0],
+    rows,
+    artifacts.SCHEMAS["tasks"],
+    job.provenance(snakemake, heldout=parameters.heldout, seed=parameters.seed),
+)

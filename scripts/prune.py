@@ -1,0 +1,61 @@
+"""Evaluate a task with the model pruned level by level, by each of several rankings."""
+
+import itertools
+
+import job
+
+job.begin(snakemake)
+
+import polars as pl  # noqa: E402
+
+from headcount import artifacts, correlation, pruning  # noqa: E402
+from headcount import model as models  # noqa: E402
+from headcount.evaluation import Evaluation  # noqa: E402
+
+parameters, wildcards = snakemake.params, snakemake.wildcards
+facts = job.model_facts(snakemake.input.model)
+model = models.load(facts["path"], **parameters.computes)
+evaluation = Evaluation(artifacts.read(snakemake.input.prompts), "evaluation", parameters.yaml)
+
+# (ranking, component) -> table
+tables = {}
+for path in snakemake.input.rankings:
+    made = artifacts.provenance(path)
+    tables.setdefault(made["ranking"], {})[made["component"]] = pl.read_parquet(path)
+
+# The name of each output -> the ranking that it prunes by, the same unless it transfers.
+by = {name: name for name in parameters.rankings}
+if "cross_task" in snakemake.input.keys():
+    cross_task = pl.read_parquet(snakemake.input.cross_task)
+    task, shots = wildcards.task, int(wildcards.shots)
+    by["closest"], by["farthest"] = correlation.closest_and_farthest(cross_task, task, shots)
+
+heads, ffns = [0.0], [0.0]
+if wildcards.component == "combined":
+    heads, ffns = parameters.levels["heads"], parameters.levels["ffns"]
+elif wildcards.component == "heads":
+    heads = parameters.levels
+else:
+    ffns = parameters.levels
+
+rows = pruning.prune(
+    model,
+    evaluation,
+    {ranking: tables[ranking] for ranking in by.values()},
+    list(itertools.product(heads, ffns)),
+)
+for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
+    artifacts.write(
+        path,
+        rows[ranking],
+        artifacts.SCHEMAS["pruning"],
+        job.provenance(
+            snakemake,
+            model={**facts, "window": model.window},
+            ranking=name,
+            heldout=parameters.heldout,
+            metric=evaluation.metrics.name,
+            chance=evaluation.chance,
+            truncated=evaluation.truncated,
+        ),
+    )

@@ -1,0 +1,21 @@
+"""Rank components by the mean of their importance over the given tasks (one: its own ranking)."""
+
+import job
+
+job.begin(snakemake)
+
+import polars as pl  # noqa: E402
+
+from headcount import artifacts, rankings  # noqa: E402
+
+tables = [pl.read_parquet(path, columns=["layer", "head", "score"]) for path in snakemake.input]
+artifacts.write(
+    snakemake.output[0],
+    rankings.rank(rankings.aggregate(tables)),
+    artifacts.SCHEMAS["rankings"],
+    job.provenance(
+        snakemake,
+        ranking=snakemake.params.ranking,
+        model=artifacts.provenance(snakemake.input[0])["model"],
+    ),
+)

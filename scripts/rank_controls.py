@@ -1,0 +1,29 @@
+"""Orders that know nothing of importance: the top layer first, and random ones."""
+
+import job
+
+job.begin(snakemake)
+
+import polars as pl  # noqa: E402
+
+from headcount import artifacts, rankings  # noqa: E402
+
+facts = job.model_facts(snakemake.input[0])
+heads = range(facts["heads"]) if snakemake.wildcards.component == "heads" else [None]
+components = pl.DataFrame(
+    [(layer, head) for layer in range(facts["layers"]) for head in heads],
+    schema={"layer": pl.Int32, "head": pl.Int32},
+    orient="row",
+)
+for name, path in zip(snakemake.params.rankings, snakemake.output, strict=True):
+    if name == "depth":
+        order = rankings.depth(components)
+    else:
+        index = int(name.removeprefix("random-"))
+        order = rankings.random_order(components, snakemake.params.seed, index)
+    artifacts.write(
+        path,
+        order,
+        artifacts.SCHEMAS["rankings"],
+        job.provenance(snakemake, ranking=name, model=facts),
+    )

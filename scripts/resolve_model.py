@@ -1,0 +1,19 @@
+"""Resolve a model's source to a directory that loads fast and offline."""
+
+import json
+from pathlib import Path
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, model  # noqa: E402
+
+facts = model.resolve(
+    snakemake.params.source,
+    revision=snakemake.params.revision,
+    gguf_file=snakemake.params.gguf_file,
+    converted=Path(snakemake.output[0]).parent / "checkpoint",
+)
+with artifacts.atomic(snakemake.output[0]) as path:
+    path.write_text(json.dumps({"name": snakemake.wildcards.model, **facts}, indent=2) + "\n")

@@ -1,0 +1,18 @@
+"""Score how much of an induction head every head is: prefix matching, or copying."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, induction  # noqa: E402
+from headcount import model as models  # noqa: E402
+
+facts = job.model_facts(snakemake.input.model)
+model = models.load(facts["path"], **snakemake.params.computes)
+function = getattr(induction, snakemake.wildcards.kind)
+artifacts.write(
+    snakemake.output[0],
+    function(model, seed=snakemake.params.seed, **snakemake.params.induction),
+    artifacts.SCHEMAS["induction"],
+    job.provenance(snakemake, model=facts),
+)

@@ -1,0 +1,63 @@
+"""The documents of one prepared task, evaluated under masks with lm-eval's metrics."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headcount.model import LanguageModel
+from headcount.sweep import Masks, log_likelihoods
+from headcount.tasks import Metrics
+
+
+@dataclass
+class Scores:
+    """D documents under M masks."""
+
+    log_likelihoods: list[list[list[float]]]  # [M][D][choices], nats
+    is_greedy: list[list[list[bool]]]  # [M][D][choices]
+    results: list[list[dict]]  # [M][D] metric name -> value, as lm-eval's process_results gives it
+    metric: np.ndarray  # [M, D] the value of the metric that is reported
+
+
+class Evaluation:
+    """Documents of one split of the artifact `tasks`, and the metric that they are judged by."""
+
+    def __init__(self, prompts: pa.Table, split: str, yaml: str | Path):
+        self.requests = split_rows(prompts, split)
+        self.doc_ids = [row["doc_id"] for row in self.requests if row["choice"] == 0]
+        self.docs = [json.loads(row["doc"]) for row in self.requests if row["choice"] == 0]
+        self.metrics = Metrics(yaml, self.docs[0])
+        self.truncated = 0  # prompts cut to the model's window, known after a run
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing, or None where the metric is not an accuracy over choices."""
+        choices = np.bincount([row["doc_id"] for row in self.requests])
+        golds = np.bincount([row["doc_id"] for row in self.requests if row["gold"]])
+        if not self.metrics.name.startswith("acc") or choices.max() == 1:
+            return None
+        return float(np.mean([golds[doc_id] / choices[doc_id] for doc_id in self.doc_ids]))
+
+    def run(self, model: LanguageModel, masks: Masks) -> Scores:
+        """Score every document under every mask."""
+        encoded = model.encode([(row["context"], row["continuation"]) for row in self.requests])
+        self.truncated = sum(prompt.truncated for prompt in encoded)
+        sums, greedy = log_likelihoods(model, encoded, masks)
+        starts = [i for i, row in enumerate(self.requests) if row["choice"] == 0][1:]
+        sums = [[part.tolist() for part in np.split(row, starts)] for row in sums.numpy()]
+        greedy = [[part.tolist() for part in np.split(row, starts)] for row in greedy.numpy()]
+        results = [
+            [self.metrics.of(*document) for document in zip(self.docs, *under_mask, strict=True)]
+            for under_mask in zip(sums, greedy, strict=True)
+        ]
+        metric = np.array([[r[self.metrics.name] for r in row] for row in results], dtype=float)
+        return Scores(sums, greedy, results, metric)
+
+
+def split_rows(prompts: pa.Table, split: str) -> list[dict]:
+    """Rows of one split of the artifact `tasks`, in document order."""
+    return prompts.filter(pc.field("split") == split).to_pylist()

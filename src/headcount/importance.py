@@ -1,0 +1,151 @@
+"""Importance of attention heads and FFNs: a gradient score and a removal oracle, for both.
+
+Every estimator gives a contribution and a weight of each document (for the gradient: of each gold
+prompt) to each component; the score is the sum of the contributions over the sum of the weights.
+Contributions [n, N] and weights [n, N] have their components in the order (layer, head).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headcount.evaluation import Evaluation
+from headcount.model import LanguageModel, Prompt
+from headcount.sweep import MAX_TOKENS, Batch, Masks, batches
+
+GRADIENT_MAX_TOKENS = MAX_TOKENS // 2  # activations are kept for the backward pass
+
+
+@dataclass
+class Importance:
+    """Contributions and weights [n, N] of n documents to the N components of a model."""
+
+    contributions: np.ndarray
+    weights: np.ndarray
+
+    def rows(self, model: LanguageModel, component: str) -> list[dict]:
+        """Rows of the artifact `importance`.
+
+        The score is a ratio of sums, hence its standard error by linearisation (Cochran, Sampling
+        Techniques, 3rd ed., section 6.4): sqrt(n / (n - 1) * sum((c - score * w)^2)) / sum(w).
+        """
+        n = len(self.contributions)
+        total = self.weights.sum(0)
+        score = self.contributions.sum(0) / total
+        residual = self.contributions - score * self.weights
+        error = np.sqrt(n / max(n - 1, 1) * (residual**2).sum(0)) / total
+        return [
+            {
+                "layer": layer,
+                "head": head,
+                "score": score[i],
+                "standard_error": error[i],
+                "n": n,
+                "contributions": self.contributions[:, i],
+                "weights": self.weights[:, i],
+            }
+            for i, (layer, head) in enumerate(components(model, component))
+        ]
+
+
+def components(model: LanguageModel, component: str) -> list[tuple[int, int | None]]:
+    """(layer, head) of every head of `model`, or (layer, None) of every FFN."""
+    heads = range(model.num_heads) if component == "heads" else [None]
+    return [(layer, head) for layer in range(model.num_layers) for head in heads]
+
+
+# --- gradient ---
+
+
+def gradient(
+    model: LanguageModel,
+    prompts: list[Prompt],
+    component: str,
+    reduction: str,
+    max_tokens: int = GRADIENT_MAX_TOKENS,
+) -> Importance:
+    """How much the loss of the gold targets changes with a gate on each component.
+
+    With A the output of the component (z of a head, what an FFN adds to the residual stream) and
+    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), one loss for each prompt whatever the batch:
+
+    - `reduction="token"` (the code of Bansal et al. 2023): sum_t |<A_t, d loss / d A_t>|, divided
+      by the number of positions that can carry a gradient: every input position, and in the top
+      layer those that predict a target.
+    - `reduction="example"` (the formula of their section 3.1, after Michel et al. 2019):
+      |sum_t <A_t, d loss / d A_t>|, averaged over prompts.
+
+    Raises `FloatingPointError` naming the layer when a score is not finite.
+    """
+    if reduction not in ("token", "example"):
+        raise ValueError(f"reduction {reduction!r} is neither token nor example")
+    width = len(components(model, component))
+    contributions = torch.zeros(len(prompts), width, dtype=torch.float64)
+    for batch in batches(prompts, max_tokens, share=False):
+        products = _products(model, batch, component)  # [P, T, N]
+        reduced = products.sum(1).abs() if reduction == "example" else products.abs().sum(1)
+        contributions[batch.prompts_of_rows] = reduced.double().cpu()
+    _check_finite(contributions, model, component)
+    weights = np.ones((len(prompts), width))
+    if reduction == "token":
+        top = components(model, component)[-1][0]
+        is_top = np.array([layer == top for layer, _ in components(model, component)])  # [N]
+        positions = np.array([[len(prompt.tokens)] for prompt in prompts])  # [P, 1]
+        targets = np.array([[len(prompt.targets)] for prompt in prompts])
+        weights *= np.where(is_top, targets, positions)
+    return Importance(contributions.numpy(), weights)
+
+
+def _products(model: LanguageModel, batch: Batch, component: str) -> Tensor:
+    """<A_t, d loss / d A_t> of every prompt, position and component: [P, T, N].
+
+    The parameters are frozen: the graph begins at the first layer's activations.
+    """
+    activations: list[Tensor] = []
+
+    def keep(_layer: int, activation: Tensor) -> Tensor:
+        activations.append(activation.requires_grad_())
+        return activation
+
+    hook = {"attention_input": keep} if component == "heads" else {"ffn_output": keep}
+    with model.hooked(**hook):
+        logits = model.logits_at(batch.tokens, batch.rows, batch.positions)  # [S, vocabulary]
+    targets = batch.targets.to(logits.device)
+    losses = -logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]  # [S]
+    lengths = torch.bincount(batch.rows).to(losses)  # [P] targets of each prompt
+    loss = (losses / lengths[batch.rows]).sum()
+    gradients = torch.autograd.grad(loss, activations)
+    P, T = batch.tokens.shape
+    return torch.cat(
+        [
+            (a.detach().float() * g.float()).sum(-1).reshape(P, T, -1).cpu()  # [P, T, H or 1]
+            for a, g in zip(activations, gradients, strict=True)
+        ],
+        dim=-1,
+    )
+
+
+def _check_finite(scores: Tensor, model: LanguageModel, component: str) -> None:
+    if not scores.isfinite().all():
+        index = int((~scores.isfinite()).any(0).nonzero()[0])
+        layer, head = components(model, component)[index]
+        where = f"layer {layer}" + ("" if head is None else f", head {head}")
+        raise FloatingPointError(
+            f"model {model.hf.name_or_path}: the gradient score of {where} is not finite; "
+            "try dtype: float32 or bfloat16 (config key `models`)"
+        )
+
+
+# --- oracle ---
+
+
+def oracle(model: LanguageModel, evaluation: Evaluation, component: str) -> Importance:
+    """Metric of the whole model minus metric with the component removed, for every document."""
+    removals = [([], [])]
+    for layer, head in components(model, component):
+        removals.append(([], [layer]) if head is None else ([(layer, head)], []))
+    metric = evaluation.run(model, Masks.removing(model, removals)).metric  # [1 + N, documents]
+    contributions = (metric[0] - metric[1:]).T  # [documents, N]
+    return Importance(contributions, np.ones_like(contributions))

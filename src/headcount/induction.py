@@ -1,0 +1,299 @@
+"""Induction: prefix matching and copying of every attention head, on random tokens.
+
+After Olsson et al. (2022), "In-context Learning and Induction Heads", whose head activation
+evaluators Bansal et al. (2023, section 6) computed for OPT-66B. Random tokens leave a head nothing
+but the repetition to work with.
+
+Sequence i has 4 * (25 + 2 i) tokens, less where the model's window or the vocabulary is smaller,
+after a BOS if the tokenizer has one, and random numbers of its own: asking for more sequences keeps
+the first ones. Prefix matching repeats 25 + 2 i distinct tokens four times, copying has as many
+tokens without a repeat.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from headcount.artifacts import SCHEMAS
+from headcount.model import LanguageModel
+
+REPEATS = 4
+VARIANTS = ("residual", "embedding")
+
+
+@torch.no_grad()
+def prefix_matching(
+    model: LanguageModel, sequences: int, seed: int, exclude_fraction: float = 0.04
+) -> pl.DataFrame:
+    """Prefix matching score (0 to 1) of every head: rows of the artifact `induction`.
+
+    See `prefix_matching_score`; n and the standard error are over sequences. Raises `ValueError`
+    for fewer than two sequences or too small a window or vocabulary, and `FloatingPointError`
+    naming the layer when a score is not finite.
+    """
+    vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
+    scores = torch.zeros(sequences, model.num_layers, model.num_heads, dtype=torch.float64)
+    for i, length in enumerate(_lengths(model, sequences, vocabulary)):
+        tokens = bos + _draw(vocabulary, length, seed, i) * REPEATS
+
+        def visit(layer: int, attention: Tensor, _z: Tensor, i=i, length=length) -> None:
+            scores[i, layer] = prefix_matching_score(attention, length, REPEATS, len(bos))
+
+        with _visiting(model, visit):
+            _run(model, tokens)
+    return _table(model, scores)
+
+
+@torch.no_grad()
+def copying(
+    model: LanguageModel,
+    sequences: int,
+    seed: int,
+    exclude_fraction: float = 0.04,
+    variant: str = "residual",
+) -> pl.DataFrame:
+    """Copying score (0 to 1) of every head: rows of the artifact `induction`.
+
+    A head's output z W_O, without the projection's bias, gives logits of the tokens in context;
+    see `copying_score`.
+
+    - `variant="residual"`: z as it is in the model's forward pass, and logits through the final
+      norm. BOS is no candidate: a head that rests on it would count as copying it.
+    - `variant="embedding"`, the code of Bansal et al.: every layer reads the token embeddings;
+      the output is taken of the value at the *current* position, whatever the head attends to; no
+      final norm; probabilities instead of logits; BOS is a candidate.
+
+    Raises as `prefix_matching` does, and `ValueError` for an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} of the copying score is none of {VARIANTS}")
+    vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
+    scores = torch.zeros(sequences, model.num_layers, model.num_heads, dtype=torch.float64)
+    for i, length in enumerate(_lengths(model, sequences, vocabulary)):
+        count = min(length * REPEATS, len(vocabulary))
+        tokens = bos + _draw(vocabulary, count, seed, i)
+        score = _copying_residual if variant == "residual" else _copying_embedding
+        score(model, tokens, len(bos), scores[i])
+    return _table(model, scores)
+
+
+# --- the definitions, on tensors ---
+
+
+def prefix_matching_score(attention: Tensor, length: int, repeats: int, offset: int) -> Tensor:
+    """Prefix matching [H] from attention patterns [H, query T, key T].
+
+    From position `offset` on the input is a sequence of `length` distinct tokens, `repeats` times.
+    The score is the attention mass from each token of the second and later repeats to the positions
+    that follow its earlier occurrences, averaged over those tokens.
+    """
+    query = torch.arange(offset + length, offset + repeats * length, device=attention.device)
+    key = torch.arange(attention.shape[-1], device=attention.device)
+    # Key k follows an occurrence at k - 1: a whole number of lengths, at least one, before q.
+    distance = query[:, None] + 1 - key  # [Q, T]
+    follows = (distance >= length) & (distance % length == 0) & (key > offset)
+    return (attention[:, query].float() * follows).sum(-1).mean(-1)
+
+
+def copying_score(logits: Tensor, attended: Tensor) -> Tensor:
+    """Copying [H] from what heads add to the logits of the tokens in context.
+
+    logits[h, t, s], [H, T, T]: what head h at position t adds to the logit of the token at s.
+    attended[h, t], [H, T]: the position s <= t that the head attends to most. At every t the mean
+    over the tokens in context (s <= t) is subtracted and what is negative dropped; the score is the
+    share of the rest that falls on the attended token, 0 if nothing is left, averaged over the
+    positions with two tokens or more in context.
+    """
+    T = logits.shape[-1]
+    in_context = torch.ones(T, T, dtype=torch.bool, device=logits.device).tril()
+    logits = logits.float().where(in_context, 0)
+    mean = logits.sum(-1, keepdim=True) / in_context.sum(-1, keepdim=True)
+    raised = (logits - mean).clamp(min=0).where(in_context, 0)
+    on_attended = raised.gather(-1, attended[..., None])[..., 0]  # [H, T]
+    total = raised.sum(-1)
+    return (on_attended / total.where(total != 0, 1))[:, 1:].mean(-1)
+
+
+# --- random sequences ---
+
+
+def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, exclude_fraction: float) -> np.ndarray:
+    """Token ids in rising order, without special and added ones and `exclude_fraction` at each end.
+
+    Ids stand for frequency: vocabularies of words and OPT's are sorted by it, those of byte pairs
+    by the order of the merges, so that the lowest ids are the most frequent tokens.
+    """
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    ids = np.array(sorted({*tokenizer.get_vocab().values()} - special))
+    excluded = int(exclude_fraction * len(ids))
+    return ids[excluded : len(ids) - excluded]
+
+
+def _bos(model: LanguageModel) -> list[int]:
+    bos = model.tokenizer.bos_token_id
+    return [] if bos is None else [bos]
+
+
+def _lengths(model: LanguageModel, sequences: int, vocabulary: np.ndarray) -> list[int]:
+    """Tokens in one repeat: 25, 27, ..., as far as window and vocabulary go."""
+    if sequences < 2:
+        raise ValueError(f"{sequences} random sequences give no standard error: at least 2")
+    longest = min((model.window - len(_bos(model))) // REPEATS, len(vocabulary))
+    if longest < 2:
+        raise ValueError(
+            f"a window of {model.window} and {len(vocabulary)} ordinary tokens are too few to "
+            f"repeat a random sequence {REPEATS} times"
+        )
+    return [min(25 + 2 * i, longest) for i in range(sequences)]
+
+
+def _draw(vocabulary: np.ndarray, count: int, seed: int, index: int) -> list[int]:
+    """The `index`-th random sequence of `seed`: `count` distinct tokens."""
+    return np.random.default_rng([seed, index]).choice(vocabulary, count, replace=False).tolist()
+
+
+# --- looking into the model ---
+
+
+def _copying_residual(model: LanguageModel, tokens: list[int], offset: int, out: Tensor) -> None:
+    """Fill the copying scores `out` [L, H] of one sequence, whose first `offset` tokens are BOS."""
+    unembedding = _unembedding(model, tokens[offset:])  # [T - offset, d]
+
+    def visit(layer: int, attention: Tensor, z: Tensor) -> None:
+        hidden = model.final_norm(_head_outputs(model, layer, z[offset:]))
+        attended = attention[:, offset:, offset:].argmax(-1)
+        out[layer] = copying_score(_logits(hidden, unembedding), attended.to(unembedding.device))
+
+    with _visiting(model, visit):
+        _run(model, tokens)
+
+
+def _copying_embedding(model: LanguageModel, tokens: list[int], _offset: int, out: Tensor) -> None:
+    """The same for the variant `embedding`. A mask that leaves each position itself makes z = v."""
+    unembedding = _unembedding(model, tokens)  # [T, d]
+    narrow = nn.Sequential(*(m for m in model.final_norm if isinstance(m, nn.Linear)))  # OPT-350m
+    attended = {}
+
+    def visit_pattern(layer: int, attention: Tensor, _z: Tensor) -> None:
+        attended[layer] = attention.argmax(-1).to(unembedding.device)  # [H, T]
+
+    def visit_value(layer: int, _attention: Tensor, v: Tensor) -> None:
+        logits = _logits(narrow(_head_outputs(model, layer, v)), unembedding)
+        # Shares do not change with softmax's denominator: exp stands for the probability.
+        probabilities = (logits - logits.amax(-1, keepdim=True)).exp()
+        out[layer] = copying_score(probabilities, attended[layer])
+
+    with _reading_embeddings(model):
+        with _visiting(model, visit_pattern):
+            _run(model, tokens)
+        with _visiting(model, visit_value):
+            _run(model, tokens, itself_only=True)
+
+
+def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> None:
+    """One forward pass without the unembedding; `itself_only` masks all other positions."""
+    inputs = {"input_ids": torch.tensor([tokens], device=model.device), "use_cache": False}
+    if itself_only:
+        T, dtype = len(tokens), model.hf.dtype
+        mask = torch.full((T, T), torch.finfo(dtype).min, dtype=dtype, device=model.device)
+        inputs["attention_mask"] = mask.fill_diagonal_(0)[None, None]  # [1, 1, T, T]
+        inputs["position_ids"] = torch.arange(T, device=model.device)[None]
+    model.hf.base_model(**inputs)
+
+
+def _head_outputs(model: LanguageModel, layer: int, z: Tensor) -> Tensor:
+    """What each head writes to the residual stream [H, T, d], from z [T, H, head_dim]."""
+    with align_module_device(model.attention_outputs[layer]):  # loads weights that are offloaded
+        return torch.einsum("the,hed->htd", z, model.head_weight(layer).to(z))
+
+
+def _unembedding(model: LanguageModel, tokens: list[int]) -> Tensor:
+    """Rows [T, d] of the unembedding for `tokens`, in float32."""
+    module = model.hf.get_output_embeddings()
+    with align_module_device(module):
+        return module.weight[tokens].float()
+
+
+def _logits(hidden: Tensor, unembedding: Tensor) -> Tensor:
+    """Logits [H, T, S] of S tokens from hidden states [H, T, d]."""
+    return hidden.to(unembedding) @ unembedding.T
+
+
+@contextmanager
+def _visiting(model: LanguageModel, visit: Callable[[int, Tensor, Tensor], None]) -> Iterator[None]:
+    """Inside, a forward pass of one row calls `visit(layer, attention [H, T, T], z [T, H, e])`.
+
+    Patterns are visited layer by layer and dropped: those of all layers of a large model at once
+    would take more memory than the model. Only transformers' eager attention returns them.
+    """
+    waiting = {}
+
+    def keep(layer: int, z: Tensor) -> Tensor:
+        waiting[layer] = z[0]
+        return z
+
+    def after(layer: int, _module: nn.Module, _inputs: tuple, output: tuple) -> None:
+        visit(layer, output[1][0], waiting.pop(layer))
+
+    implementation = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation("eager")
+    try:
+        with model.hooked(attention_input=keep), ExitStack() as hooks:
+            for layer, projection in enumerate(model.attention_outputs):
+                attention = model.hf.get_submodule(_name(model, projection).rpartition(".")[0])
+                handle = attention.register_forward_hook(partial(after, layer))
+                hooks.callback(handle.remove)
+            yield
+    finally:
+        model.hf.set_attn_implementation(implementation)
+
+
+@contextmanager
+def _reading_embeddings(model: LanguageModel) -> Iterator[None]:
+    """Inside, every decoder layer reads what the first one reads: the token embeddings."""
+    embeddings = []
+
+    def replace(layer: int, _module: nn.Module, inputs: tuple) -> tuple:
+        if layer == 0:
+            embeddings[:] = inputs[:1]
+        return (embeddings[0].to(inputs[0].device), *inputs[1:])
+
+    with ExitStack() as hooks:
+        for layer, projection in enumerate(model.attention_outputs):
+            # "model.decoder.layers.3.self_attn.out_proj" is in the layer "model.decoder.layers.3"
+            name = re.match(r".*\.\d+(?=\.)", _name(model, projection))[0]
+            handle = model.hf.get_submodule(name).register_forward_pre_hook(partial(replace, layer))
+            hooks.callback(handle.remove)
+        yield
+
+
+def _name(model: LanguageModel, wanted: nn.Module) -> str:
+    return next(name for name, module in model.hf.named_modules() if module is wanted)
+
+
+def _table(model: LanguageModel, scores: Tensor) -> pl.DataFrame:
+    """Rows of the artifact from the scores [sequences, L, H]."""
+    finite = scores.isfinite().all(0).all(-1)  # [L]
+    if not finite.all():
+        layer = int((~finite).nonzero()[0])
+        raise FloatingPointError(
+            f"model {model.hf.name_or_path}: an induction score of layer {layer} is not finite; "
+            "try dtype: float32 or bfloat16 (config key `models`)"
+        )
+    n = len(scores)
+    columns = {
+        "layer": np.repeat(np.arange(model.num_layers), model.num_heads),
+        "head": np.tile(np.arange(model.num_heads), model.num_layers),
+        "score": scores.mean(0).flatten().numpy(),
+        "standard_error": (scores.std(0) / n**0.5).flatten().numpy(),
+        "n": np.full(model.num_layers * model.num_heads, n),
+    }
+    return pl.DataFrame(columns, schema=pl.Schema(SCHEMAS["induction"]))

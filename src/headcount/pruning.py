@@ -1,0 +1,73 @@
+"""Cumulative pruning: the least important components removed first, level by level."""
+
+import json
+
+import numpy as np
+import polars as pl
+
+from headcount.evaluation import Evaluation, Scores
+from headcount.model import LanguageModel
+from headcount.rankings import removed
+from headcount.sweep import Masks
+
+Removal = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # (layer, head) pairs, FFN layers
+
+
+def prune(
+    model: LanguageModel,
+    evaluation: Evaluation,
+    rankings: dict[str, dict[str, pl.DataFrame]],
+    levels: list[tuple[float, float]],
+) -> dict[str, list[dict]]:
+    """Evaluate every (heads level, FFNs level), in percent, under every ranking.
+
+    `rankings` maps a name to the ranking table of each component that is pruned ("heads", "ffns").
+    Equal sets of components are evaluated once, whichever levels and rankings ask for them.
+
+    Returns rows of the artifact `pruning` for each ranking.
+    """
+    wanted = {
+        (name, level): _removal(ranking, *level)
+        for name, ranking in rankings.items()
+        for level in levels
+    }
+    distinct = list(dict.fromkeys(wanted.values()))
+    scores = evaluation.run(model, Masks.removing(model, distinct))
+    rows: dict[str, list[dict]] = {name: [] for name in rankings}
+    for (name, level), removal in wanted.items():
+        rows[name] += _rows(name, level, removal, evaluation, scores, distinct.index(removal))
+    return rows
+
+
+def _removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: float) -> Removal:
+    heads = removed(ranking["heads"], heads_level).rows() if "heads" in ranking else []
+    ffns = removed(ranking["ffns"], ffns_level).rows() if "ffns" in ranking else []
+    return (
+        tuple(sorted((layer, head) for layer, head, *_ in heads)),
+        tuple(sorted(layer for layer, *_ in ffns)),
+    )
+
+
+def _rows(
+    name: str,
+    level: tuple[float, float],
+    removal: Removal,
+    evaluation: Evaluation,
+    scores: Scores,
+    mask: int,
+) -> list[dict]:
+    return [
+        {
+            "ranking": name,
+            "heads_level": level[0],
+            "ffns_level": level[1],
+            "heads_removed": len(removal[0]),
+            "ffns_removed": len(removal[1]),
+            "doc_id": doc_id,
+            "log_likelihoods": scores.log_likelihoods[mask][document],
+            "is_greedy": scores.is_greedy[mask][document],
+            "metric": scores.metric[mask, document],
+            "results": json.dumps(scores.results[mask][document], default=np.ndarray.tolist),
+        }
+        for document, doc_id in enumerate(evaluation.doc_ids)
+    ]

@@ -1,0 +1,89 @@
+"""Rankings: the order in which heads or FFNs are removed, the least important first.
+
+A table of scores has the columns layer, head (null for an FFN) and score, with heads alone or FFNs
+alone; more columns are ignored. A ranking has layer, head, rank and score, sorted by rank; rank 0
+is removed first. `depth` and `random_order` are controls that know nothing of importance.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import polars as pl
+
+COMPONENT = ["layer", "head"]
+
+
+def rank(scores: pl.DataFrame) -> pl.DataFrame:
+    """Rank components by ascending score, ties by (layer, head).
+
+    Raises `FloatingPointError` naming the layer when a score is not finite.
+    """
+    if (bad := scores.filter(~pl.col("score").is_finite())).height:
+        layer, head = bad.select(COMPONENT).row(0)
+        where = f"layer {layer}" + ("" if head is None else f", head {head}")
+        raise FloatingPointError(f"the score of {where} is not finite")
+    ordered = scores.sort("score", *COMPONENT)
+    return ordered.select(
+        pl.col("layer").cast(pl.Int32),
+        pl.col("head").cast(pl.Int32),
+        pl.int_range(pl.len(), dtype=pl.Int32).alias("rank"),
+        pl.col("score").cast(pl.Float64),
+    )
+
+
+def aligned(tables: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+    """The tables of scores, each sorted by (layer, head).
+
+    Raises `ValueError` when there is none, or when they do not hold the same components.
+    """
+    if not tables:
+        raise ValueError("no table of scores was given")
+    tables = [table.sort(COMPONENT) for table in tables]
+    for table in tables:
+        if table.select(COMPONENT).rows() != tables[0].select(COMPONENT).rows():
+            raise ValueError("the tables of scores do not hold the same components")
+    return tables
+
+
+def aggregate(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Mean of the scores over tasks: one table of scores from one for each task.
+
+    Raises `ValueError` when there is none, or when they do not hold the same components.
+    """
+    tables = aligned(tables)
+    mean = np.mean([table["score"] for table in tables], axis=0)
+    return tables[0].select(COMPONENT).with_columns(score=mean)
+
+
+def depth(components: pl.DataFrame) -> pl.DataFrame:
+    """Control: the top layer's components are removed first, head 0 before head 1.
+
+    The score is minus the layer, so that the top layer has the least.
+    """
+    return rank(components.select(*COMPONENT, score=-pl.col("layer").cast(pl.Float64)))
+
+
+def random_order(components: pl.DataFrame, seed: int, index: int) -> pl.DataFrame:
+    """Control: the `index`-th random order of `seed`; the score is the position in that order.
+
+    The order does not depend on that of the rows, and heads and FFNs have streams of their own.
+    """
+    is_ffn = components["head"].null_count() > 0
+    position = np.random.default_rng([seed, index, is_ffn]).permutation(components.height)
+    return rank(components.select(COMPONENT).sort(COMPONENT).with_columns(score=position))
+
+
+def removed(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
+    """The floor(level * N / 100) least important of the N components, in the order of removal.
+
+    `level` is a percentage, taken as the decimal number that it prints as: in binary fractions
+    32.3 % of 1000 is less than 323, and a component would be kept.
+
+    Raises `ValueError` when the level is not between 0 and 100.
+    """
+    if not 0 <= level <= 100:
+        raise ValueError(f"pruning level {level} is not a percentage between 0 and 100")
+    count = math.floor(Fraction(str(level)) * ranking.height / 100)
+    return ranking.sort("rank").head(count)

@@ -1,0 +1,56 @@
+"""Fixtures that several test modules share."""
+
+import pytest
+import tiny
+from headcount import artifacts, tasks
+from headcount import model as models
+
+
+@pytest.fixture(scope="session")
+def task_path(tmp_path_factory):
+    """A directory with the tiny lm-eval tasks."""
+    return tiny.save_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The directory of a tiny OPT."""
+    return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session", params=tiny.CONFIGS)
+def model(request, tmp_path_factory):
+    """A tiny random model of each family."""
+    return models.load(tiny.save_model(tmp_path_factory.mktemp(request.param), request.param))
+
+
+@pytest.fixture(scope="session")
+def opt(checkpoint):
+    return models.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def yaml(task_path):
+    return tasks.find("tiny_a", task_path)
+
+
+@pytest.fixture(scope="session")
+def prompts(yaml, tmp_path_factory):
+    """The artifact `tasks` of tiny_a at two shots."""
+    path = tmp_path_factory.mktemp("prompts") / "2-shot.parquet"
+    rows = tasks.prepare(yaml, 2, tasks.Limits(calibration=24, evaluation=8), seed=0)
+    artifacts.write(path, rows, artifacts.SCHEMAS["tasks"], {})
+    return artifacts.read(path)
+
+
+@pytest.fixture
+def write_prompts(tmp_path):
+    """A function that prepares a task and gives its artifact back, as the pipeline reads it."""
+
+    def write(yaml, shots, limits):
+        path = tmp_path / f"{shots}-shot.parquet"
+        rows = tasks.prepare(yaml, shots, limits, seed=0)
+        artifacts.write(path, rows, artifacts.SCHEMAS["tasks"], {})
+        return artifacts.read(path)
+
+    return write

@@ -1,0 +1,241 @@
+"""Correlations against scipy, bootstrap against a plain loop, the mistake of the paper's code."""
+
+import zlib
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import spearmanr
+
+from headcount import artifacts, correlation
+
+LAYERS, HEADS, DOCUMENTS = 3, 4, 12
+
+
+def table(scores: np.ndarray) -> pl.DataFrame:
+    return pl.DataFrame({"layer": np.arange(len(scores)), "head": 0, "score": scores})
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Importance artifacts of three tasks at 0, 1, 5 shots, and their arrays by (task, shots)."""
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=LAYERS * HEADS)
+    paths, arrays = [], {}
+    for task in ("copa", "boolq", "arc"):
+        for shots in (5, 0, 1):  # not in order: they come from the provenance
+            noise = generator.normal(size=(LAYERS * HEADS, DOCUMENTS))
+            contributions = np.round(true[:, None] + noise, 1)  # rounded: some scores tie
+            weights = generator.integers(3, 9, size=contributions.shape).astype(float)
+            arrays[task, shots] = contributions, weights
+            path = tmp_path / f"file-{len(paths)}.parquet"
+            columns = {
+                "layer": np.repeat(np.arange(LAYERS), HEADS),
+                "head": np.tile(np.arange(HEADS), LAYERS),
+                "score": contributions.sum(1) / weights.sum(1),
+                "standard_error": np.zeros(LAYERS * HEADS),
+                "n": np.full(LAYERS * HEADS, DOCUMENTS),
+                "contributions": list(contributions),
+                "weights": list(weights),
+            }
+            made_by = {"task": task, "shots": shots}
+            artifacts.write(path, columns, artifacts.SCHEMAS["importance"], made_by)
+            paths.append(path)
+    return paths, arrays
+
+
+def plain_scores(arrays: dict, name: str, shots: int, times: dict[str, np.ndarray]) -> np.ndarray:
+    """Scores [N] of a task or the aggregate; document i of a task counts times[task][i]."""
+    if name == "aggregate":
+        tasks = list(dict.fromkeys(task for task, _ in arrays))
+        return np.mean([plain_scores(arrays, task, shots, times) for task in tasks], axis=0)
+    contributions, weights = arrays[name, shots]
+    drawn = np.repeat(
+        np.arange(DOCUMENTS), times[name]
+    )  # the resample itself, document by document
+    return contributions[:, drawn].sum(1) / weights[:, drawn].sum(1)
+
+
+def plain_overlap(a: np.ndarray, b: np.ndarray) -> float:
+    k = round(0.3 * len(a))
+    top_a, top_b = (
+        set(sorted(range(len(scores)), key=lambda i: (scores[i], i))[-k:]) for scores in (a, b)
+    )
+    return len(top_a & top_b) / k
+
+
+def expected_row(arrays: dict, a: str, b: str, shots_a: int, shots_b: int, resamples, seed) -> dict:
+    """A row of the artifact, replicate by replicate, with scipy's rho."""
+    draws = {}
+    for task in {task for task, _ in arrays}:
+        generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
+        draws[task] = generator.multinomial(DOCUMENTS, [1 / DOCUMENTS] * DOCUMENTS, resamples)
+    whole = {task: np.ones(DOCUMENTS, dtype=int) for task in draws}
+    rho, overlap = [], []
+    for times in [whole, *({t: draws[t][i] for t in draws} for i in range(resamples))]:
+        x, y = plain_scores(arrays, a, shots_a, times), plain_scores(arrays, b, shots_b, times)
+        rho.append(spearmanr(x, y).statistic)
+        overlap.append(plain_overlap(x, y))
+    return {
+        "rho": rho[0],
+        "rho_low": np.quantile(rho[1:], 0.025),
+        "rho_high": np.quantile(rho[1:], 0.975),
+        "overlap": overlap[0],
+        "overlap_low": np.quantile(overlap[1:], 0.025),
+        "overlap_high": np.quantile(overlap[1:], 0.975),
+        "overlap_chance": round(0.3 * LAYERS * HEADS) / (LAYERS * HEADS),
+    }
+
+
+def check_rows(found: pl.DataFrame, arrays: dict, resamples: int, seed: int) -> None:
+    for row in found.iter_rows(named=True):
+        pair = row["a"], row["b"], row["shots_a"], row["shots_b"]
+        expected = expected_row(arrays, *pair, resamples, seed)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-12), pair
+
+
+# --- rho ---
+
+
+def test_the_mistake_of_the_papers_code_is_not_repeated():
+    """Correlating argsort indices gives about 0 for scores that agree (rho .95)."""
+    generator = np.random.default_rng(0)
+    a = generator.normal(size=2000)
+    b = a + 0.3 * generator.normal(size=2000)
+    true = spearmanr(a, b).statistic
+    mistaken = spearmanr(np.argsort(a), np.argsort(b)).statistic
+    assert true == pytest.approx(0.95, abs=0.01)
+    assert abs(mistaken) < 0.1
+    assert correlation.agreement(table(a), table(b)).rho == pytest.approx(true, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rho_with_ties_is_scipys(seed):
+    a, b = np.random.default_rng(seed).integers(0, 4, size=(2, 30)).astype(float)
+    rho = correlation.agreement(table(a), table(b)).rho
+    assert rho == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_rho_of_constant_scores_is_not_defined():
+    assert correlation.agreement(table(np.ones(10)), table(np.arange(10.0))).rho is None
+
+
+def test_rows_are_matched_by_component():
+    a, b = table(np.array([3.0, 1, 2])), table(np.array([30.0, 10, 20]))
+    assert correlation.agreement(a, b.sort("score")).rho == pytest.approx(1)
+    with pytest.raises(ValueError, match="same components"):
+        correlation.agreement(a, b.head(2))
+
+
+# --- overlap ---
+
+
+def test_overlap_of_the_top_30_percent():
+    a = np.arange(10.0)  # most important: 7, 8, 9
+    b = np.array([0, 0, 0, 0, 0, 0, 9, 8, 7, 0.0])  # 6, 7, 8
+    found = correlation.agreement(table(a), table(b))
+    assert (found.overlap, found.chance) == (pytest.approx(2 / 3), 0.3)
+
+
+def test_overlap_breaks_ties_as_a_ranking_does():
+    constant = np.zeros(10)  # ranked by (layer, head): 7, 8, 9 come last
+    assert correlation.agreement(table(constant), table(np.arange(10.0))).overlap == 1
+
+
+def test_the_top_is_never_empty():
+    found = correlation.agreement(table(np.array([1.0])), table(np.array([2.0])))
+    assert (found.overlap, found.chance) == (1, 1)
+
+
+# --- tables ---
+
+
+def test_cross_task_equals_a_plain_bootstrap(study):
+    paths, arrays = study
+    found = correlation.cross_task(paths, resamples=40, seed=7)
+    names = ["copa", "boolq", "arc"]
+    pairs = [("copa", "boolq"), ("copa", "arc"), ("boolq", "arc")]
+    pairs += [(name, "aggregate") for name in names]
+    expected = [(*pair, shots, shots) for shots in (0, 1, 5) for pair in pairs]
+    assert found.select("a", "b", "shots_a", "shots_b").rows() == expected
+    check_rows(found, arrays, resamples=40, seed=7)
+
+
+def test_cross_shot_equals_a_plain_bootstrap_with_the_same_documents_at_all_shots(study):
+    paths, arrays = study
+    found = correlation.cross_shot(paths, resamples=40, seed=7)
+    names = ["copa", "boolq", "arc", "aggregate"]
+    expected = [(name, name, a, b) for name in names for a, b in ((0, 1), (0, 5), (1, 5))]
+    assert found.select("a", "b", "shots_a", "shots_b").rows() == expected
+    check_rows(found, arrays, resamples=40, seed=7)
+
+
+def test_tables_are_artifacts(study, tmp_path):
+    for function in (correlation.cross_task, correlation.cross_shot):
+        found = function(study[0], resamples=3, seed=0)
+        schema = artifacts.SCHEMAS["correlation"]
+        artifacts.write(tmp_path / "c.parquet", found.to_arrow(), schema, {})
+        assert pl.read_parquet(tmp_path / "c.parquet").rows() == found.rows()
+
+
+def test_a_task_keeps_its_interval_when_others_leave(study):
+    paths, _ = study
+    everyone = correlation.cross_shot(paths, resamples=20, seed=0)
+    alone = correlation.cross_shot(paths[3:6], resamples=20, seed=0)
+    boolq = pl.col("a") == "boolq"
+    assert alone.filter(boolq).rows() == everyone.filter(boolq).rows()
+
+
+def test_constant_scores_have_no_rho_and_no_interval(tmp_path):
+    paths = []
+    for task, step in (("flat", 0.0), ("steep", 1.0)):
+        columns = {"layer": [0, 1], "head": [None, None], "score": [0, step]}
+        columns |= {"standard_error": [0, 0], "n": [2, 2]}
+        columns |= {"contributions": [[0.0, 0.0], [step, step]], "weights": [[1.0, 1.0]] * 2}
+        paths.append(tmp_path / f"{task}.parquet")
+        made_by = {"task": task, "shots": 0}
+        artifacts.write(paths[-1], columns, artifacts.SCHEMAS["importance"], made_by)
+    row = correlation.cross_task(paths, resamples=10, seed=0).row(0, named=True)
+    assert [row[name] for name in ("rho", "rho_low", "rho_high")] == [None] * 3
+    assert row["overlap"] == 1.0
+
+
+def test_missing_and_double_files_are_refused(study):
+    paths, _ = study
+    with pytest.raises(ValueError, match="no importance of task arc at 1 shots"):
+        correlation.cross_task(paths[:-1], resamples=0, seed=0)
+    with pytest.raises(ValueError, match="both copa at 5 shots"):
+        correlation.cross_shot([*paths, paths[0]], resamples=0, seed=0)
+
+
+# --- transfer ---
+
+
+def cross_task_table(rows: list[tuple]) -> pl.DataFrame:
+    columns = ["a", "b", "shots_a", "shots_b", "rho"]
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def test_closest_and_farthest():
+    found = cross_task_table(
+        [
+            ("a", "b", 0, 0, 0.9),
+            ("a", "c", 0, 0, 0.9),
+            ("b", "c", 0, 0, -0.2),
+            ("c", "d", 0, 0, None),
+            ("a", "aggregate", 0, 0, 0.99),
+            ("b", "aggregate", 0, 0, -0.99),
+            ("a", "b", 5, 5, 0.1),
+            ("a", "c", 5, 5, 0.2),
+        ]
+    )
+    assert correlation.closest_and_farthest(found, "a", 0) == ("b", "b")  # ties by name
+    assert correlation.closest_and_farthest(found, "b", 0) == ("a", "c")  # not the aggregate
+    assert correlation.closest_and_farthest(found, "c", 0) == ("a", "d")  # null is the lowest
+    assert correlation.closest_and_farthest(found, "a", 5) == ("c", "b")
+
+
+def test_a_task_alone_has_no_closest():
+    alone = cross_task_table([("a", "aggregate", 0, 0, 1.0)])
+    with pytest.raises(ValueError, match=r"'a' has no other task .* at 0 shots"):
+        correlation.closest_and_farthest(alone, "a", 0)

@@ -1,0 +1,133 @@
+"""Importance scores against autograd through the unmodified model, and against removal by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from headcount import importance
+from headcount.evaluation import Evaluation
+from headcount.model import LanguageModel
+from test_sweep import naive, random_prompts
+
+
+def reference_products(model, prompt, component):
+    """<A_t, d loss / d A_t> [T, N] of one prompt, with plain hooks on the unmodified model.
+
+    Written apart from the library: parameters require gradients, as in the paper's code.
+    """
+    model.hf.requires_grad_(True)
+    kept, handles = [], []
+    heads = component == "heads"
+    for module in model.attention_outputs if heads else model.ffn_outputs:
+
+        def keep(module, inputs, output):
+            tensor = inputs[0] if heads else output
+            tensor.retain_grad()
+            kept.append(tensor)
+
+        handles.append(module.register_forward_hook(keep))
+    try:
+        logits = model.hf(input_ids=torch.tensor([prompt.tokens])).logits[0].log_softmax(-1)
+        count = len(prompt.targets)
+        (-logits[-count:][range(count), prompt.targets].mean()).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.hf.requires_grad_(False)
+    products = []
+    for tensor in kept:
+        product = (tensor * tensor.grad).detach().reshape(len(prompt.tokens), -1)
+        parts = product.split(model.head_dim, -1) if heads else [product]
+        products += [part.sum(-1) for part in parts]
+    return torch.stack(products, -1).double().numpy()
+
+
+@pytest.mark.parametrize("component", ["heads", "ffns"])
+@pytest.mark.parametrize("reduction", ["token", "example"])
+def test_gradient_scores_equal_autograd_one_prompt_at_a_time(model, component, reduction):
+    prompts = random_prompts(5, seed=1)
+    products = [reference_products(model, prompt, component) for prompt in prompts]
+    layers = [layer for layer, _ in importance.components(model, component)]
+    if reduction == "example":
+        expected = np.mean([np.abs(product.sum(0)) for product in products], axis=0)
+    else:
+        positions = sum(len(prompt.tokens) for prompt in prompts)
+        targets = sum(len(prompt.targets) for prompt in prompts)
+        divisor = np.where(np.array(layers) == model.num_layers - 1, targets, positions)
+        expected = sum(np.abs(product).sum(0) for product in products) / divisor
+    for max_tokens in (1, 5000):  # the scores do not depend on the batch
+        scores = importance.gradient(model, prompts, component, reduction, max_tokens)
+        rows = scores.rows(model, component)
+        assert [(row["layer"], row["head"]) for row in rows] == importance.components(
+            model, component
+        )
+        np.testing.assert_allclose([row["score"] for row in rows], expected, rtol=1e-3, atol=1e-7)
+
+
+def test_gradient_score_is_the_derivative_by_a_gate(opt):
+    """sum_t <z_t, d loss / d z_t> is d loss / d gate, by finite differences of a gate."""
+    opt = LanguageModel(copy.deepcopy(opt.hf).double(), opt.tokenizer)
+    prompt = random_prompts(1, seed=5)[0]
+    scores = importance.gradient(opt, [prompt], "heads", "example").contributions[0]
+    for index in (0, 5, 11):
+        layer, head = importance.components(opt, "heads")[index]
+        losses = []
+        for gate in (1 - 1e-6, 1 + 1e-6):
+
+            def scale(at, z, layer=layer, head=head, gate=gate):
+                if at == layer:
+                    z = z.clone()
+                    z[:, :, head] *= gate
+                return z
+
+            with opt.hooked(attention_input=scale), torch.inference_mode():
+                logits = opt.hf(input_ids=torch.tensor([prompt.tokens])).logits[0].log_softmax(-1)
+            count = len(prompt.targets)
+            losses.append(-logits[-count:][range(count), prompt.targets].mean().item())
+        derivative = (losses[1] - losses[0]) / 2e-6
+        assert scores[index] == pytest.approx(abs(derivative), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("component", ["heads", "ffns"])
+def test_oracle_is_the_metric_lost_when_the_weights_are_zeroed_by_hand(
+    opt, yaml, prompts, component
+):
+    evaluation = Evaluation(prompts, "calibration", yaml)
+    pairs = [(row["context"], row["continuation"]) for row in evaluation.requests]
+    encoded = opt.encode(pairs)
+
+    def accuracies(heads, ffns):
+        scores = [naive(opt, prompt, heads, ffns)[0] for prompt in encoded]
+        choices = np.array(scores).reshape(-1, 3)  # every document has three
+        gold = [doc["answer"] for doc in evaluation.docs]
+        return (choices.argmax(1) == gold).astype(float)
+
+    scores = importance.oracle(opt, evaluation, component)
+    rows = scores.rows(opt, component)
+    whole = accuracies([], [])
+    for row in rows[:: 4 if component == "heads" else 1]:
+        layer, head = row["layer"], row["head"]
+        without = accuracies(*(([], [layer]) if head is None else ([(layer, head)], [])))
+        assert row["score"] == pytest.approx((whole - without).mean())
+        assert row["n"] == len(evaluation.docs)
+    assert any(row["score"] != 0 for row in rows)
+
+
+def test_standard_error_of_the_oracle_is_that_of_a_mean():
+    contributions = np.random.default_rng(0).normal(size=(20, 1))
+    scores = importance.Importance(contributions, np.ones((20, 1)))
+    model = type("Model", (), {"num_layers": 1, "num_heads": 1})
+    (row,) = scores.rows(model, "ffns")
+    assert row["standard_error"] == pytest.approx(contributions.std(ddof=1) / 20**0.5)
+
+
+def test_scores_that_are_not_finite_name_model_and_layer(opt):
+    weight = opt.attention_outputs[1].weight
+    saved = weight.clone()
+    try:
+        weight.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match=r"layer \d, head"):
+            importance.gradient(opt, random_prompts(2), "heads", "token")
+    finally:
+        weight.copy_(saved)

@@ -1,0 +1,315 @@
+"""Induction scores against patterns worked out by hand and plain loops over model and tokens."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import polars as pl
+import pytest
+import tiny
+import torch
+from transformers import OPTConfig, OPTForCausalLM
+
+from headcount import artifacts, induction
+from headcount.model import LanguageModel
+
+SEQUENCES, SEED = 3, 5
+
+
+# --- prefix matching of a pattern ---
+
+
+def following(tokens: list[int]) -> list[list[int]]:
+    """For each position, those that follow an earlier occurrence of its token."""
+    return [
+        [k + 1 for k in range(q) if tokens[k] == tokens[q]]  # the definition, by the tokens alone
+        for q in range(len(tokens))
+    ]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_perfect_induction_head_scores_one_and_a_previous_token_head_none(offset):
+    tokens = [99] * offset + [3, 1, 4, 5, 9] * 4
+    T = len(tokens)
+    attention = torch.zeros(3, T, T)
+    for q, keys in enumerate(following(tokens)):
+        attention[0, q, keys or [0]] = 1 / max(len(keys), 1)  # shared by all earlier occurrences
+        attention[1, q, (keys or [0])[-1]] = 1  # the most recent only
+        attention[2, q, max(q - 1, 0)] = 1  # the previous token
+    score = induction.prefix_matching_score(attention, 5, 4, offset)
+    assert score.tolist() == pytest.approx([1, 1, 0])
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_uniform_head_scores_the_share_of_positions_that_follow(offset):
+    tokens = [99] * offset + [3, 1, 4, 5, 9, 2] * 4
+    T = len(tokens)
+    uniform = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
+    expected = np.mean([len(following(tokens)[q]) / (q + 1) for q in range(offset + 6, T)])
+    score = induction.prefix_matching_score(uniform[None], 6, 4, offset)
+    assert score.item() == pytest.approx(expected)
+
+
+# --- copying of logits ---
+
+
+def plain_copying(logits, attended: list[int]) -> float:
+    """Copying score of one head; row t holds what it adds to the logits of tokens 0 to t."""
+    shares = []
+    for t in range(1, len(attended)):
+        context = [float(logits[t][s]) for s in range(t + 1)]
+        mean = sum(context) / len(context)
+        raised = [max(value - mean, 0) for value in context]
+        shares.append(raised[attended[t]] / sum(raised) if sum(raised) else 0)
+    return sum(shares) / len(shares)
+
+
+def test_copying_of_logits_worked_out_by_hand():
+    #                  t = 1: mean 1, raised 1, 0      t = 2: mean 2, raised 0, 1, 3
+    logits = torch.tensor([[[7.0, 0, 0], [2, 0, 50], [-2, 3, 5]]])
+    score = induction.copying_score(logits, torch.tensor([[0, 0, 1]]))
+    assert score.item() == pytest.approx((1 + 1 / 4) / 2)
+
+
+def test_a_head_that_raises_nothing_copies_nothing():
+    score = induction.copying_score(torch.ones(1, 4, 4), torch.zeros(1, 4, dtype=torch.long))
+    assert score.item() == 0
+
+
+def test_copying_of_random_logits_is_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 9, 9, generator=generator)
+    attention = torch.rand(3, 9, 9, generator=generator).tril()
+    score = induction.copying_score(logits, attention.argmax(-1))
+    expected = [plain_copying(logits[h], attention[h].argmax(-1).tolist()) for h in range(3)]
+    assert score.tolist() == pytest.approx(expected)
+
+
+# --- random tokens ---
+
+
+def test_ordinary_tokens_are_neither_special_nor_at_the_ends():
+    found = induction.ordinary_tokens(tiny.tokenizer(), exclude_fraction=0.1)
+    ordinary = [i for i in range(len(tiny.VOCABULARY)) if i not in (0, 1, 2)]  # unk, pad, eos
+    assert found.tolist() == ordinary[4:-4]
+
+
+def test_sequences_are_repeated_distinct_and_seeded(opt):
+    first, again, other = (
+        inputs(opt, induction.prefix_matching, SEQUENCES, seed) for seed in (SEED, SEED, SEED + 1)
+    )
+    assert first == again != other
+    length = (opt.window - 1) // 4  # 25 tokens four times do not fit
+    for tokens in first:
+        sequence = tokens[1 : 1 + length]
+        assert tokens == [2] + sequence * 4 and len(set(sequence)) == length
+    assert inputs(opt, induction.prefix_matching, SEQUENCES + 2, SEED)[:SEQUENCES] == first
+    for tokens in inputs(opt, induction.copying, SEQUENCES, SEED):
+        assert (
+            len(set(tokens))
+            == len(tokens)
+            == 1 + len(induction.ordinary_tokens(opt.tokenizer, 0.04))
+        )
+
+
+def test_lengths_rise_by_two_where_the_window_allows():
+    wide = LanguageModel(OPTForCausalLM(copying_config(positions=400)), tiny.tokenizer())
+    prefix = inputs(wide, induction.prefix_matching, 4, SEED)
+    assert [len(tokens) for tokens in prefix] == [1 + 4 * n for n in (25, 27, 29, 31)]
+
+
+# --- models ---
+
+
+def inputs(model: LanguageModel, function, sequences: int, seed: int, **options) -> list[list[int]]:
+    """The token sequences that `function` runs the model on."""
+    seen = []
+
+    def keep(_module, arguments):
+        seen.append(arguments[0][0].tolist())
+
+    handle = model.hf.get_input_embeddings().register_forward_pre_hook(keep)
+    try:
+        function(model, sequences, seed, **options)
+    finally:
+        handle.remove()
+    return seen
+
+
+@contextmanager
+def eager(model: LanguageModel):
+    implementation = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation("eager")
+    yield
+    model.hf.set_attn_implementation(implementation)
+
+
+def patterns(model: LanguageModel, tokens: list[int]) -> list[torch.Tensor]:
+    """Attention [H, T, T] of every layer, by transformers' own output."""
+    with eager(model), torch.no_grad():
+        output = model.hf(torch.tensor([tokens]), output_attentions=True, use_cache=False)
+    return [attention[0] for attention in output.attentions]
+
+
+def head_outputs(projection, inputs: torch.Tensor, heads: int) -> list[torch.Tensor]:
+    """Output [T, d] of each head: the projection of its slice alone, less its bias."""
+    outputs = []
+    for h in range(heads):
+        alone = torch.zeros_like(inputs)
+        part = slice(h * inputs.shape[-1] // heads, (h + 1) * inputs.shape[-1] // heads)
+        alone[:, part] = inputs[:, part]
+        outputs.append(projection(alone) - projection(torch.zeros_like(inputs)))
+    return outputs
+
+
+def check(found: pl.DataFrame, expected: list[list[float]], model: LanguageModel) -> None:
+    """`expected` has the scores of each sequence, heads in the order (layer, head)."""
+    pairs = [(i, h) for i in range(model.num_layers) for h in range(model.num_heads)]
+    assert found.select("layer", "head").rows() == pairs
+    assert found["score"].to_list() == pytest.approx(np.mean(expected, 0), abs=1e-5)
+    error = np.std(expected, 0, ddof=1) / len(expected) ** 0.5
+    assert found["standard_error"].to_list() == pytest.approx(error, abs=1e-5)
+    assert found["n"].to_list() == [len(expected)] * len(pairs)
+
+
+def test_prefix_matching_is_a_plain_loop_over_attention(model):
+    found = induction.prefix_matching(model, SEQUENCES, SEED)
+    expected = []
+    for tokens in inputs(model, induction.prefix_matching, SEQUENCES, SEED):
+        length = (len(tokens) - 1) // 4
+        queries = range(1 + length, len(tokens))
+        expected.append(
+            [
+                np.mean([attention[h, q, following(tokens)[q]].sum().item() for q in queries])
+                for attention in patterns(model, tokens)
+                for h in range(model.num_heads)
+            ]
+        )
+    check(found, expected, model)
+
+
+def test_copying_is_a_plain_loop_over_heads(model):
+    found = induction.copying(model, SEQUENCES, SEED)
+    expected = []
+    for tokens in inputs(model, induction.copying, SEQUENCES, SEED):
+        z, scores = {}, []
+        hooks = [
+            projection.register_forward_pre_hook(
+                lambda _, args, z=z, i=i: z.update({i: args[0][0]})
+            )
+            for i, projection in enumerate(model.attention_outputs)
+        ]
+        attentions = patterns(model, tokens)
+        for hook in hooks:
+            hook.remove()
+        for i, projection in enumerate(model.attention_outputs):
+            for h, output in enumerate(head_outputs(projection, z[i], model.num_heads)):
+                logits = model.hf.get_output_embeddings()(model.final_norm(output))
+                context = logits[1:, tokens[1:]]  # BOS, at position 0, is no candidate
+                attended = attentions[i][h, 1:, 1:].argmax(-1).tolist()
+                scores.append(plain_copying(context, attended))
+        expected.append(scores)
+    check(found, expected, model)
+
+
+def test_the_variant_embedding_is_the_code_of_the_paper(opt):
+    """Every layer on the embeddings; the current position's value; softmax, without final norm."""
+    found = induction.copying(opt, SEQUENCES, SEED, variant="embedding")
+    decoder = opt.hf.model.decoder
+    seen = inputs(opt, induction.copying, SEQUENCES, SEED, variant="embedding")[::2]  # two passes
+    expected = []
+    for tokens in seen:
+        ids = torch.tensor([tokens])
+        embeddings = decoder.embed_tokens(ids)
+        embeddings = embeddings + decoder.embed_positions(torch.ones_like(ids), 0)
+        causal = torch.full((len(tokens),) * 2, float("-inf")).triu(1)[None, None]
+        scores = []
+        for layer in decoder.layers:
+            hidden = layer.self_attn_layer_norm(embeddings)
+            with eager(opt):
+                attention = layer.self_attn(hidden, attention_mask=causal)[1][0]
+            value = layer.self_attn.v_proj(hidden)[0]
+            outputs = head_outputs(layer.self_attn.out_proj, value, opt.num_heads)
+            for h, output in enumerate(outputs):
+                probabilities = opt.hf.lm_head(output).softmax(-1)[:, tokens]
+                scores.append(plain_copying(probabilities, attention[h].argmax(-1).tolist()))
+        expected.append(scores)
+    check(found, expected, opt)
+
+
+def test_the_variant_embedding_runs_on_every_family(model):
+    found = induction.copying(model, SEQUENCES, SEED, variant="embedding")
+    assert found["score"].is_between(0, 1).all() and found["score"].max() > 0
+
+
+def copying_config(positions: int) -> OPTConfig:
+    return OPTConfig(
+        **tiny.SIZE,
+        hidden_size=96,
+        word_embed_proj_dim=96,
+        ffn_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
+    )
+
+
+def test_a_head_that_copies_scores_one_and_one_that_suppresses_none():
+    """Two heads that attend to their own token: the first raises its logit, the second lowers it.
+
+    Token i is the i-th unit vector, so that a head of width 48 can carry all 48 tokens.
+    """
+    model = LanguageModel(OPTForCausalLM(copying_config(positions=100)), tiny.tokenizer())
+    size, half = len(tiny.VOCABULARY), 48
+    assert size <= half
+    decoder = model.hf.model.decoder
+    attention = decoder.layers[0].self_attn
+    with torch.no_grad():
+        for parameter in decoder.layers[0].parameters():
+            parameter.zero_()
+        decoder.layers[0].self_attn_layer_norm.weight.fill_(1)
+        decoder.embed_positions.weight.zero_()
+        decoder.embed_tokens.weight.zero_()
+        decoder.embed_tokens.weight[range(size), range(size)] = 1
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            for h in range(2):
+                projection.weight[range(h * half, (h + 1) * half), range(half)] = 3
+        attention.out_proj.weight[range(half), range(half)] = 1  # head 0
+        attention.out_proj.weight[range(half), range(half, 2 * half)] = -1  # head 1
+    scores = induction.copying(model, 2, SEED)["score"].to_list()
+    assert scores == pytest.approx([1, 0], abs=1e-6)
+
+
+def test_scores_are_artifacts(opt, tmp_path):
+    for function in (induction.prefix_matching, induction.copying):
+        found = function(opt, SEQUENCES, SEED)
+        path = tmp_path / "i.parquet"
+        artifacts.write(path, found.to_arrow(), artifacts.SCHEMAS["induction"], {})
+        assert pl.read_parquet(path).rows() == found.rows()
+
+
+def test_the_model_is_left_as_it_was(opt):
+    tokens = torch.arange(3, 20)[None]
+    before = opt.hf(tokens).logits
+    induction.prefix_matching(opt, 2, SEED)
+    induction.copying(opt, 2, SEED, variant="embedding")
+    assert opt.hf.config._attn_implementation == "sdpa"
+    assert torch.equal(opt.hf(tokens).logits, before)
+
+
+def test_scores_that_are_not_finite_name_model_and_layer(checkpoint):
+    from headcount import model as models
+
+    broken = models.load(checkpoint)
+    broken.hf.model.decoder.layers[1].self_attn.q_proj.weight[0, 0] = float("nan")
+    for function in (induction.prefix_matching, induction.copying):
+        with pytest.raises(FloatingPointError, match=rf"{checkpoint.name}.*layer 1"):
+            function(broken, 2, SEED)
+
+
+def test_what_cannot_be_done_is_refused(opt):
+    with pytest.raises(ValueError, match="variant 'embeddings'"):
+        induction.copying(opt, 2, SEED, variant="embeddings")
+    with pytest.raises(ValueError, match="at least 2"):
+        induction.prefix_matching(opt, 1, SEED)
+    with pytest.raises(ValueError, match="too few to repeat"):
+        induction.prefix_matching(opt, 2, SEED, exclude_fraction=0.5)

@@ -1,0 +1,207 @@
+"""Prompts are lm-eval's own, calibration and evaluation are disjoint, bad input is named."""
+
+import json
+from pathlib import Path
+
+import lm_eval
+import pytest
+import yaml as pyyaml
+from datasets import Dataset
+from headcount import squad, tasks
+from headcount.evaluation import Evaluation
+from headcount.sweep import Masks
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+LIMITS = tasks.Limits(calibration=10, evaluation=8)
+
+
+class Recorder(LM):
+    """An lm-eval model that keeps the requests that the harness makes of it."""
+
+    def loglikelihood(self, requests):
+        self.seen = [request.args for request in requests]
+        return [(-1.0, False)] * len(requests)
+
+    loglikelihood_rolling = generate_until = None
+
+
+def harness(model, task, directory, shots, limit):
+    manager = TaskManager(include_path=str(directory), include_defaults=False)
+    return lm_eval.simple_evaluate(
+        model, tasks=[task], num_fewshot=shots, limit=limit, task_manager=manager
+    )
+
+
+@pytest.mark.parametrize("shots", [0, 1, 5])
+def test_evaluation_prompts_are_those_that_lm_eval_makes(task_path, yaml, shots):
+    recorder = Recorder()
+    harness(recorder, "tiny_a", task_path, shots, limit=8)
+    rows = tasks.prepare(yaml, shots, LIMITS, seed=0)
+    ours = [(r["context"], r["continuation"]) for r in rows if r["split"] == "evaluation"]
+    assert ours == recorder.seen
+
+
+@pytest.mark.parametrize("shots", [0, 5])
+def test_unpruned_metrics_equal_lm_eval(model, task_path, yaml, shots, write_prompts):
+    reference = harness(
+        HFLM(model.hf, tokenizer=model.tokenizer, batch_size=4), "tiny_a", task_path, shots, 8
+    )
+    evaluation = Evaluation(write_prompts(yaml, shots, LIMITS), "evaluation", yaml)
+    scores = evaluation.run(model, Masks.removing(model, [([], [])]))
+    ours = evaluation.metrics.aggregate(scores.results[0])
+    assert ours["acc"] == reference["results"]["tiny_a"]["acc,none"]
+    assert ours["acc_norm"] == reference["results"]["tiny_a"]["acc_norm,none"]
+    assert scores.metric[0].mean() == ours["acc"]
+
+
+@pytest.mark.parametrize("shots", [0, 1, 3])
+def test_calibration_documents_are_none_of_those_evaluated(yaml, shots):
+    rows = tasks.prepare(yaml, shots, LIMITS, seed=0)
+    ids = {
+        split: {json.loads(r["doc"])["id"] for r in rows if r["split"] == split and r["doc"]}
+        for split in ("calibration", "evaluation")
+    }
+    assert (len(ids["calibration"]), len(ids["evaluation"])) == (10, 8)
+    assert not ids["calibration"] & ids["evaluation"]
+
+
+def test_a_query_is_not_among_its_own_examples(yaml):
+    for row in tasks.prepare(yaml, 5, tasks.Limits(24, 8), seed=0):
+        query = row["context"].split("\n\n")[-1]
+        assert row["context"].count(query) == 1
+
+
+def test_the_same_documents_are_drawn_for_every_number_of_shots_and_for_a_seed(yaml):
+    def drawn(shots, seed):
+        rows = tasks.prepare(yaml, shots, LIMITS, seed)
+        return [r["doc_id"] for r in rows if r["split"] == "calibration"]
+
+    assert drawn(0, seed=0) == drawn(3, seed=0)
+    assert drawn(0, seed=0) != drawn(0, seed=1)
+
+
+def test_two_preparations_are_equal(yaml):
+    assert tasks.prepare(yaml, 5, LIMITS, seed=3) == tasks.prepare(yaml, 5, LIMITS, seed=3)
+
+
+def test_gold_is_the_right_choice_and_the_leading_space_is_there(yaml):
+    for row in tasks.prepare(yaml, 0, LIMITS, seed=0):
+        if row["doc"]:
+            doc = json.loads(row["doc"])
+        assert row["gold"] == (row["choice"] == doc["answer"])
+        assert row["continuation"] == " " + doc["choices"][row["choice"]]
+
+
+def test_held_out_tasks_have_no_calibration_documents(yaml):
+    rows = tasks.prepare(yaml, 0, LIMITS, seed=0, calibrate=False)
+    assert {row["split"] for row in rows} == {"evaluation"}
+
+
+# --- other kinds of task ---
+
+
+def edited(yaml, directory, **changes):
+    config = {**pyyaml.safe_load(Path(yaml).read_text()), **changes}
+    path = directory / "edited.yaml"
+    path.write_text(pyyaml.safe_dump({k: v for k, v in config.items() if v is not None}))
+    return path
+
+
+def test_without_a_training_split_documents_beyond_the_limit_calibrate(yaml, tmp_path):
+    single = edited(yaml, tmp_path, training_split=None, fewshot_split=None)
+    rows = tasks.prepare(single, 1, tasks.Limits(100, 8), seed=0)
+    ids = {s: {r["doc_id"] for r in rows if r["split"] == s} for s in ("calibration", "evaluation")}
+    assert ids == {"evaluation": set(range(8)), "calibration": set(range(8, 12))}
+    with pytest.raises(tasks.TaskError, match=r"single split.*limits: evaluation"):
+        tasks.prepare(single, 1, tasks.Limits(100, None), seed=0)
+
+
+def test_a_task_without_a_mean_metric_is_judged_by_accuracy(yaml, tmp_path, opt, write_prompts):
+    mcc = edited(yaml, tmp_path, metric_list=[{"metric": "mcc"}])
+    evaluation = Evaluation(write_prompts(mcc, 0, LIMITS), "evaluation", mcc)
+    assert evaluation.metrics.name == "acc"
+    results = evaluation.run(opt, Masks.removing(opt, [([], [])])).results[0]
+    assert set(evaluation.metrics.aggregate(results)) == {"mcc", "acc"}
+
+
+def test_a_single_log_likelihood_as_in_lambada(yaml, tmp_path, opt, write_prompts):
+    lambada = edited(
+        yaml,
+        tmp_path,
+        output_type="loglikelihood",
+        doc_to_choice=None,
+        doc_to_target=" {{choices[answer]}}",
+        metric_list=[{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc"}],
+    )
+    evaluation = Evaluation(write_prompts(lambada, 1, LIMITS), "evaluation", lambada)
+    scores = evaluation.run(opt, Masks.removing(opt, [([], [])]))
+    reference = harness(HFLM(opt.hf, tokenizer=opt.tokenizer), "tiny_a", tmp_path, 1, 8)
+    results = reference["results"]["tiny_a"]
+    ours = evaluation.metrics.aggregate(scores.results[0])
+    assert ours["acc"] == results["acc,none"]
+    assert ours["perplexity"] == pytest.approx(results["perplexity,none"], rel=1e-5)
+    assert evaluation.chance is None
+
+
+def test_contexts_longer_than_the_window_are_cut_as_lm_eval_does_and_counted(
+    opt, yaml, task_path, write_prompts
+):
+    evaluation = Evaluation(write_prompts(yaml, 12, LIMITS), "evaluation", yaml)
+    scores = evaluation.run(opt, Masks.removing(opt, [([], [])]))
+    assert 0 < evaluation.truncated <= len(evaluation.requests)
+    hflm = HFLM(opt.hf, tokenizer=opt.tokenizer)
+    reference = harness(hflm, "tiny_a", task_path, 12, 8)
+    samples = reference["samples"]["tiny_a"]
+    for ours, sample in zip(scores.log_likelihoods[0], samples, strict=True):
+        theirs = [value[0] for value in sample["filtered_resps"]]
+        assert ours == pytest.approx([float(value) for value in theirs], abs=1e-4)
+
+
+def test_a_mirror_is_read_in_place_of_the_hub(yaml, tmp_path):
+    hub = edited(yaml, tmp_path, dataset_path="who/what", dataset_kwargs=None)
+    home = tmp_path / "mirror" / "who__what" / "default"
+    home.mkdir(parents=True)
+    local = tasks.load(yaml).dataset
+    for split in ("train", "validation"):
+        Dataset.from_list(list(local[split])).to_parquet(home / f"{split}.parquet")
+    mirrored = tasks.prepare(hub, 2, LIMITS, seed=0, datasets=tmp_path / "mirror")
+    assert mirrored == tasks.prepare(yaml, 2, LIMITS, seed=0)
+    assert home / "train.parquet" in tasks.source_files(hub, tmp_path / "mirror")
+    (home / "train.parquet").unlink()
+    with pytest.raises(tasks.TaskError, match=str(home / "train.parquet")):
+        tasks.prepare(hub, 2, LIMITS, seed=0, datasets=tmp_path / "mirror")
+
+
+# --- bad input ---
+
+
+def test_an_unknown_task_is_named_with_those_that_come_close(task_path):
+    with pytest.raises(tasks.TaskError, match=r"'tiny_aa' \(close: tiny_a"):
+        tasks.find("tiny_aa", task_path)
+
+
+def test_lm_eval_tasks_are_found_by_name():
+    assert tasks.find("copa") == Path("lm_eval/tasks/super_glue/copa/default.yaml")
+
+
+def test_more_shots_than_examples_is_an_error(yaml):
+    with pytest.raises(tasks.TaskError, match="24 shots need 25 examples, there are 24"):
+        tasks.prepare(yaml, 24, LIMITS, seed=0)
+
+
+def test_a_task_that_generates_text_is_refused(yaml, tmp_path):
+    with pytest.raises(tasks.TaskError, match="output_type"):
+        tasks.load(edited(yaml, tmp_path, output_type="generate_until"))
+
+
+def test_squad_scores_ignore_case_articles_and_punctuation():
+    assert squad.compute_exact("The Eiffel Tower", "eiffel tower!") == 1
+    assert squad.compute_f1("the cat sat", "a cat ran") == pytest.approx(0.5)
+    assert squad.compute_f1("", "cat") == 0
+
+
+def test_source_files_of_a_task_are_its_configuration_code_and_data(yaml):
+    files = [path.name for path in tasks.source_files(yaml)]
+    assert files == ["train.jsonl", "validation.jsonl", "tiny_a.yaml"]

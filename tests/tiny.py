@@ -1,0 +1,121 @@
+"""A study small enough for a test: random models, a word-level tokenizer, lm-eval tasks."""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers import AutoModelForCausalLM as Auto
+
+WORDS = [f"w{i}" for i in range(40)]
+VOCABULARY = ["<unk>", "<pad>", "</s>", "Q:", "A:", "yes", "no", "maybe", *WORDS]
+
+SIZE = {"vocab_size": len(VOCABULARY), "bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+CONFIGS = {
+    "opt": OPTConfig(
+        **SIZE,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        dropout=0.0,
+    ),
+    "llama": LlamaConfig(  # grouped-query attention, gated FFN
+        **SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    ),
+    "gpt2": GPT2Config(  # fused projections, Conv1D
+        **SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=64, resid_pdrop=0, attn_pdrop=0
+    ),
+    "gpt_neox": GPTNeoXConfig(  # attention and FFN in parallel
+        **SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    ),
+}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words separated by white space; a sequence begins with </s>, as OPT's do."""
+    words = models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="<unk>")
+    fast = Tokenizer(words)
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast.post_processor = processors.TemplateProcessing(
+        single="</s> $A", special_tokens=[("</s>", 2)]
+    )
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="</s>", **special)
+
+
+def save_model(directory: Path, family: str = "opt", seed: int = 0) -> Path:
+    """A random model with weights far larger than usual, so that every component has an effect."""
+    torch.manual_seed(seed)
+    model = Auto.from_config(CONFIGS[family])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3 if parameter.dim() > 1 else 0.1)
+    model.save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
+def save_tasks(directory: Path, names: tuple[str, ...] = ("tiny_a", "tiny_b")) -> Path:
+    """Multiple-choice tasks of random words: 24 documents to train on, 12 to evaluate.
+
+    Choices are one or two words long, so that prompts share inputs in some documents only.
+    """
+    for name in names:
+        draw = random.Random(name)
+        for split, size in (("train", 24), ("validation", 12)):
+            lines = []
+            for i in range(size):
+                choices = [" ".join(draw.sample(WORDS, draw.choice([1, 1, 2]))) for _ in range(3)]
+                doc = {
+                    "id": f"{split}-{i}",
+                    "question": " ".join(draw.choices(WORDS, k=draw.randint(2, 6))),
+                    "choices": choices,
+                    "answer": draw.randrange(3),
+                }
+                lines.append(json.dumps(doc))
+            data = directory / "data" / name / f"{split}.jsonl"
+            data.parent.mkdir(parents=True, exist_ok=True)
+            data.write_text("\n".join(lines) + "\n")
+        files = {s: str(directory / "data" / name / f"{s}.jsonl") for s in ("train", "validation")}
+        config = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": files},
+            "output_type": "multiple_choice",
+            "training_split": "train",
+            "validation_split": "validation",
+            "fewshot_split": "train",
+            "doc_to_text": "Q: {{question}} A:",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
+            "metric_list": [
+                {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+                for metric in ("acc", "acc_norm")
+            ],
+            "metadata": {"version": 1.0},
+        }
+        (directory / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return directory

@@ -1,0 +1,87 @@
+# What every rule file shares: checks of the configuration, names, content hashes, resources.
+from difflib import get_close_matches
+from functools import cache
+
+import jsonschema
+import yaml
+from headcount import artifacts
+from headcount import tasks as lm_eval_tasks
+from snakemake.exceptions import WorkflowError
+
+SCHEMA = f"{workflow.basedir}/workflow/schemas/config.schema.yaml"
+SCRIPTS = Path(workflow.basedir, "scripts")
+CONDA = f"{workflow.basedir}/envs/headcount.yaml"
+
+
+def check_config():
+    """One line for each mistake, with the key it is at; then the defaults are filled in."""
+    schema = yaml.safe_load(Path(SCHEMA).read_text())
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
+    lines = [f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors]
+    if twice := sorted(set(config.get("tasks", [])) & set(config.get("heldout_tasks", []))):
+        lines.append(f"  heldout_tasks: {', '.join(twice)} cannot be among tasks as well")
+    if lines:
+        study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
+        raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
+    validate(config, SCHEMA)
+
+
+check_config()
+
+
+@cache
+def task_yaml(task):
+    """The file that defines `task`: an unknown one stops the study before anything runs."""
+    try:
+        return str(lm_eval_tasks.find(task, config["task_path"]))
+    except lm_eval_tasks.TaskError as error:
+        raise WorkflowError(f"tasks, heldout_tasks, task_path: {error}")
+
+
+HELDOUT = config["heldout_tasks"]
+STUDIED = config["tasks"]
+CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
+for task in [*STUDIED, *HELDOUT]:
+    task_yaml(task)
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, config["models"])),
+    task="|".join(map(re.escape, [*STUDIED, *HELDOUT])),
+    shots=r"\d+",
+    component="heads|ffns|combined",
+
+
+# --- what makes a job stale: its slice of the configuration and content, never a time ---
+
+
+@cache
+def code(script):
+    """Content hash of a script and of the library modules that it imports."""
+    return artifacts.code_hash(SCRIPTS / script)
+
+
+@cache
+def task_source(task):
+    """Content hash of the files that define a task, and of its local data."""
+    return artifacts.files_hash(lm_eval_tasks.source_files(task_yaml(task), config["datasets"]))
+
+
+@cache
+def model_source(model):
+    """Content hash of a local checkpoint; a hub model is known by its name and revision."""
+    source = config["models"][model]["source"]
+    return artifacts.checkpoint_hash(source) if Path(source).is_dir() else source
+
+
+# --- resources, by the model that a job loads ---
+
+
+def of_model(key):
+    """An input function for the `key` of the model's entry in the configuration."""
+    return lambda wildcards: config["models"][wildcards.model][key]
+
+
+def computes(model):
+    """What decides a model's numbers beside its weights."""
+    return {key: config["models"][model][key] for key in ("dtype", "device_map")}

@@ -1,0 +1,30 @@
+# Model + prompts -> how much each head and each FFN matters.
+
+
+rule score_importance:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+    output:
+        "artifacts/{model}/importance/{task}/{shots}-shot/{component}.parquet",
+    log:
+        "artifacts/logs/{model}/importance/{task}/{shots}-shot/{component}.log",
+    wildcard_constraints:
+        task="|".join(map(re.escape, STUDIED)),
+        component="heads|ffns",
+    conda:
+        CONDA
+    params:
+        yaml=lambda wildcards: task_yaml(wildcards.task),
+        computes=lambda wildcards: computes(wildcards.model),
+        importance=lambda wildcards: config["importance"][wildcards.component],
+        documents=config["importance"]["documents"],
+        code=code("score_importance.py"),
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
+    message:
+        "Importance of {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
+    script:
+        "../../scripts/score_importance.py"

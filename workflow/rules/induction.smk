@@ -1,0 +1,27 @@
+# Model -> how much of an induction head each head is.
+
+
+rule score_induction:
+    input:
+        model="artifacts/{model}/model.json",
+    output:
+        "artifacts/{model}/induction/{kind}.parquet",
+    log:
+        "artifacts/logs/{model}/induction/{kind}.log",
+    wildcard_constraints:
+        kind="prefix_matching|copying",
+    conda:
+        CONDA
+    params:
+        computes=lambda wildcards: computes(wildcards.model),
+        induction=config["induction"],
+        seed=config["seed"],
+        code=code("score_induction.py"),
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
+    message:
+        "Score {wildcards.kind} of {wildcards.model}'s heads"
+    script:
+        "../../scripts/score_induction.py"

@@ -1,0 +1,110 @@
+# Model + prompts + rankings -> every document's log-likelihoods and metric at every level.
+# One job loads the model once and evaluates all levels of all rankings.
+
+SHARED = ["aggregate", *CONTROLS]  # rankings that studied and held-out tasks are pruned by
+
+
+def rankings_of(names):
+    """Input function: the ranking files of `names` for each component that the job prunes."""
+
+    def files(wildcards):
+        both = wildcards.component == "combined"
+        return collect(
+            "artifacts/{model}/rankings/{ranking}/{shots}-shot/{component}.parquet",
+            model=wildcards.model,
+            shots=wildcards.shots,
+            ranking=names(wildcards),
+            component=["heads", "ffns"] if both else wildcards.component,
+        )
+
+    return files
+
+
+def pruned(ranking):
+    """The file of a task pruned by `ranking`."""
+    return (
+        "artifacts/{model}/pruning/{task}/{shots}-shot/{component}/by-" + ranking + ".parquet"
+    )
+
+
+rule prune:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
+    output:
+        [pruned("{task}"), *map(pruned, SHARED)],
+    log:
+        "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}.log",
+    wildcard_constraints:
+        task="|".join(map(re.escape, STUDIED)),
+    conda:
+        CONDA
+    params:
+        yaml=lambda wildcards: task_yaml(wildcards.task),
+        computes=lambda wildcards: computes(wildcards.model),
+        levels=lambda wildcards: config["levels"][wildcards.component],
+        rankings=lambda wildcards: [wildcards.task, *SHARED],
+        heldout=False,
+        code=code("prune.py"),
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
+    message:
+        "Prune {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
+    script:
+        "../../scripts/prune.py"
+
+
+use rule prune as prune_heldout with:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        rankings=rankings_of(lambda wildcards: SHARED),
+    output:
+        [*map(pruned, SHARED)],
+    log:
+        "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-heldout.log",
+    wildcard_constraints:
+        task="|".join(map(re.escape, HELDOUT)) or "(?!)",
+    params:
+        yaml=lambda wildcards: task_yaml(wildcards.task),
+        computes=lambda wildcards: computes(wildcards.model),
+        levels=lambda wildcards: config["levels"][wildcards.component],
+        rankings=SHARED,
+        heldout=True,
+        code=code("prune.py"),
+
+
+# A task pruned by the rankings of the tasks whose scores correlate most and least with its own.
+rule prune_transfer:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        rankings=rankings_of(lambda wildcards: STUDIED),
+        cross_task="artifacts/{model}/correlation/cross_task/{component}.parquet",
+    output:
+        [*map(pruned, ["closest", "farthest"])],
+    log:
+        "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-transfer.log",
+    wildcard_constraints:
+        task="|".join(map(re.escape, STUDIED)),
+        component="heads|ffns",
+    conda:
+        CONDA
+    params:
+        yaml=lambda wildcards: task_yaml(wildcards.task),
+        computes=lambda wildcards: computes(wildcards.model),
+        levels=lambda wildcards: config["levels"][wildcards.component],
+        rankings=["closest", "farthest"],
+        heldout=False,
+        code=code("prune.py"),
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
+    message:
+        "Transfer to {wildcards.task}, {wildcards.shots} shots: {wildcards.model}'s {wildcards.component}"
+    script:
+        "../../scripts/prune.py"

@@ -1,0 +1,62 @@
+# Importance -> the order in which components are removed: a task's own, the aggregate, controls.
+
+
+rule rank_by_task:
+    input:
+        "artifacts/{model}/importance/{task}/{shots}-shot/{component}.parquet",
+    output:
+        "artifacts/{model}/rankings/{task}/{shots}-shot/{component}.parquet",
+    log:
+        "artifacts/logs/{model}/rankings/{task}/{shots}-shot/{component}.log",
+    conda:
+        CONDA
+    params:
+        ranking=lambda wildcards: wildcards.task,
+        code=code("rank.py"),
+    message:
+        "Rank {wildcards.model}'s {wildcards.component} by {wildcards.task}, {wildcards.shots} shots"
+    script:
+        "../../scripts/rank.py"
+
+
+rule rank_by_aggregate:
+    input:
+        collect(
+            "artifacts/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
+            task=STUDIED,
+        ),
+    output:
+        "artifacts/{model}/rankings/aggregate/{shots}-shot/{component}.parquet",
+    log:
+        "artifacts/logs/{model}/rankings/aggregate/{shots}-shot/{component}.log",
+    conda:
+        CONDA
+    params:
+        ranking="aggregate",
+        code=code("rank.py"),
+    message:
+        "Rank {wildcards.model}'s {wildcards.component} by the mean over tasks, {wildcards.shots} shots"
+    script:
+        "../../scripts/rank.py"
+
+
+rule rank_controls:
+    input:
+        "artifacts/{model}/model.json",
+    output:
+        collect(
+            "artifacts/{{model}}/rankings/{ranking}/{{shots}}-shot/{{component}}.parquet",
+            ranking=CONTROLS,
+        ),
+    log:
+        "artifacts/logs/{model}/rankings/controls/{shots}-shot/{component}.log",
+    conda:
+        CONDA
+    params:
+        rankings=CONTROLS,
+        seed=config["seed"],
+        code=code("rank_controls.py"),
+    message:
+        "Depth and random orders of {wildcards.model}'s {wildcards.component}"
+    script:
+        "../../scripts/rank_controls.py"

@@ -1,0 +1,24 @@
+# lm-eval task -> the prompts of its calibration and evaluation documents.
+
+
+rule prepare_task:
+    output:
+        "artifacts/tasks/{task}/{shots}-shot.parquet",
+    log:
+        "artifacts/logs/tasks/{task}/{shots}-shot.log",
+    conda:
+        CONDA
+    params:
+        yaml=lambda wildcards: task_yaml(wildcards.task),
+        source=lambda wildcards: task_source(wildcards.task),
+        heldout=lambda wildcards: wildcards.task in HELDOUT,
+        limits=config["limits"],
+        datasets=config["datasets"],
+        seed=config["seed"],
+        code=code("prepare_task.py"),
+    resources:
+        mem_mb=2000,
+    message:
+        "Prompts of {wildcards.task}, {wildcards.shots} shots"
+    script:
+        "../../scripts/prepare_task.py"
