@@ -4,7 +4,7 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, correlation  # noqa: E402
+from headcount import artifacts, correlation
 
 function = getattr(correlation, snakemake.wildcards.across)
 artifacts.write(

@@ -4,7 +4,7 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, tasks  # noqa: E402
+from headcount import artifacts, tasks
 
 parameters = snakemake.params
 rows = tasks.prepare(

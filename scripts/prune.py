@@ -6,11 +6,11 @@ import job
 
 job.begin(snakemake)
 
-import polars as pl  # noqa: E402
+import polars as pl
 
-from headcount import artifacts, correlation, pruning  # noqa: E402
-from headcount import model as models  # noqa: E402
-from headcount.evaluation import Evaluation  # noqa: E402
+from headcount import artifacts, correlation, pruning
+from headcount import model as models
+from headcount.evaluation import Evaluation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = job.model_facts(snakemake.input.model)
@@ -25,7 +25,7 @@ for path in snakemake.input.rankings:
 
 # The name of each output -> the ranking that it prunes by, the same unless it transfers.
 by = {name: name for name in parameters.rankings}
-if "cross_task" in snakemake.input.keys():
+if parameters.transfer:
     cross_task = pl.read_parquet(snakemake.input.cross_task)
     task, shots = wildcards.task, int(wildcards.shots)
     by["closest"], by["farthest"] = correlation.closest_and_farthest(cross_task, task, shots)

@@ -4,9 +4,9 @@ import job
 
 job.begin(snakemake)
 
-import polars as pl  # noqa: E402
+import polars as pl
 
-from headcount import artifacts, rankings  # noqa: E402
+from headcount import artifacts, rankings
 
 tables = [pl.read_parquet(path, columns=["layer", "head", "score"]) for path in snakemake.input]
 artifacts.write(

@@ -4,9 +4,9 @@ import job
 
 job.begin(snakemake)
 
-import polars as pl  # noqa: E402
+import polars as pl
 
-from headcount import artifacts, rankings  # noqa: E402
+from headcount import artifacts, rankings
 
 facts = job.model_facts(snakemake.input[0])
 heads = range(facts["heads"]) if snakemake.wildcards.component == "heads" else [None]

@@ -7,7 +7,7 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, model  # noqa: E402
+from headcount import artifacts, model
 
 facts = model.resolve(
     snakemake.params.source,

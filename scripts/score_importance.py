@@ -4,9 +4,9 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, importance  # noqa: E402
-from headcount import model as models  # noqa: E402
-from headcount.evaluation import Evaluation, split_rows  # noqa: E402
+from headcount import artifacts, importance
+from headcount import model as models
+from headcount.evaluation import Evaluation, split_rows
 
 parameters = snakemake.params
 component = snakemake.wildcards.component

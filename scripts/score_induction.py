@@ -4,8 +4,8 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, induction  # noqa: E402
-from headcount import model as models  # noqa: E402
+from headcount import artifacts, induction
+from headcount import model as models
 
 facts = job.model_facts(snakemake.input.model)
 model = models.load(facts["path"], **snakemake.params.computes)

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+
 from headcount import artifacts, tasks
 from headcount import model as models
 

@@ -5,10 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from test_sweep import naive, random_prompts
+
 from headcount import importance
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel
-from test_sweep import naive, random_prompts
 
 
 def reference_products(model, prompt, component):

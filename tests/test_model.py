@@ -5,8 +5,9 @@ import copy
 import pytest
 import tiny
 import torch
-from headcount import model as models
 from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, OPTConfig, T5Config
+
+from headcount import model as models
 
 TOKENS = torch.tensor([[2, *range(8, 30)], [2, *range(20, 42)]])
 

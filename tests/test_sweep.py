@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from headcount.model import Prompt
 from headcount.sweep import Masks, batches, log_likelihoods
 

@@ -7,12 +7,13 @@ import lm_eval
 import pytest
 import yaml as pyyaml
 from datasets import Dataset
-from headcount import squad, tasks
-from headcount.evaluation import Evaluation
-from headcount.sweep import Masks
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+
+from headcount import squad, tasks
+from headcount.evaluation import Evaluation
+from headcount.sweep import Masks
 
 LIMITS = tasks.Limits(calibration=10, evaluation=8)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM as Auto
 from transformers import (
     GPT2Config,
     GPTNeoXConfig,
@@ -14,7 +15,6 @@ from transformers import (
     OPTConfig,
     PreTrainedTokenizerFast,
 )
-from transformers import AutoModelForCausalLM as Auto
 
 WORDS = [f"w{i}" for i in range(40)]
 VOCABULARY = ["<unk>", "<pad>", "</s>", "Q:", "A:", "yes", "no", "maybe", *WORDS]

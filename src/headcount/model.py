@@ -186,7 +186,7 @@ def _gate_heads(keep: Tensor, _module: nn.Module, inputs: tuple) -> tuple:
 
 
 def _gate_ffn(keep: Tensor, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-    """Zero the output of removed FFNs, bias included; keep: [B], output: [B, T, d] or [B * T, d]."""
+    """Zero the output [B, T, d] or [B * T, d] of removed FFNs, bias included; keep: [B]."""
     rows = output.reshape(len(keep), -1)  # OPT flattens the positions of its FFN in some versions
     return (rows * keep.to(output)[:, None]).view_as(output)
 

@@ -117,8 +117,8 @@ def log_likelihoods(
     if not total.isfinite().all():
         mask, prompt = (~total.isfinite()).nonzero()[0].tolist()
         raise FloatingPointError(
-            f"model {model.hf.name_or_path}: log-likelihood of prompt {prompt} under mask {mask} is "
-            f"{total[mask, prompt]}; try dtype: float32"
+            f"model {model.hf.name_or_path}: the log-likelihood of prompt {prompt} under mask "
+            f"{mask} is {total[mask, prompt]}; try dtype: float32"
         )
     return total, greedy
 
@@ -126,7 +126,7 @@ def log_likelihoods(
 def _score(
     model: LanguageModel, batch: Batch, heads: Tensor, ffns: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability [M, S] (float64) and greedy hit [M, S] of each scored token under each mask."""
+    """Log-probability [M, S] (float64) and greedy hit [M, S] of each scored token and mask."""
     M, R = len(heads), len(batch.tokens)
     tokens = batch.tokens.repeat(M, 1)  # [M * R, T], mask-major
     rows = (torch.arange(M)[:, None] * R + batch.rows).flatten()  # [M * S]
