@@ -2,21 +2,28 @@
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 
 from headcount.artifacts import package_versions
 
 
 def begin(snakemake) -> None:
-    """Send log messages to the rule's log file; errors go there and to the terminal."""
-    Path(snakemake.log[0]).parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        filename=snakemake.log[0],
-        filemode="w",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    """Send what the job prints and logs to its log file; an error is told on the terminal too."""
+    log = Path(snakemake.log[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal = os.fdopen(os.dup(2), "w")
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+    def report(kind, error, trace):
+        sys.__excepthook__(kind, error, trace)
+        print(f"{kind.__name__}: {error}\n(traceback in {log})", file=terminal, flush=True)
+
+    sys.excepthook = report
 
 
 def model_facts(path: str) -> dict:

@@ -46,6 +46,7 @@ rule prune:
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=lambda wildcards: [wildcards.task, *SHARED],
         heldout=False,
+        transfer=False,
         code=code("prune.py"),
     threads: of_model("threads")
     resources:
@@ -74,6 +75,7 @@ use rule prune as prune_heldout with:
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=SHARED,
         heldout=True,
+        transfer=False,
         code=code("prune.py"),
 
 
@@ -99,6 +101,7 @@ rule prune_transfer:
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=["closest", "farthest"],
         heldout=False,
+        transfer=True,
         code=code("prune.py"),
     threads: of_model("threads")
     resources:

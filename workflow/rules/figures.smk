@@ -1,0 +1,2 @@
+# Artifacts -> the tables and figures that people look at.
+FIGURES = []
