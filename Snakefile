@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 from snakemake.utils import min_version, validate
@@ -27,6 +28,15 @@ include: "workflow/rules/pruning.smk"
 include: "workflow/rules/correlation.smk"
 include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
+
+
+onstart:
+    # Jobs on this machine share the seconds that importing torch and lm-eval takes.
+    if workflow.local_exec:
+        sys.path.insert(0, str(SCRIPTS))
+        import preloaded
+
+        preloaded.start()
 
 
 rule all:

@@ -6,11 +6,17 @@ import os
 import sys
 from pathlib import Path
 
+import preloaded
+
 from headcount.artifacts import package_versions
 
 
 def begin(snakemake) -> None:
-    """Send what the job prints and logs to its log file; an error is told on the terminal too."""
+    """Go on in a process with everything imported, if there is one; then set up the job's log.
+
+    What the job prints and logs goes to its log file; an error is told on the terminal too.
+    """
+    preloaded.hand_over(snakemake)
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.fdopen(os.dup(2), "w")
