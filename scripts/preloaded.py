@@ -3,8 +3,8 @@
 Importing them costs several CPU seconds, more than most jobs of a small study compute. `start` runs
 a server beside the main Snakemake process; `hand_over`, in the process of a job, asks it to fork a
 child that runs the job's script, waits for it, and leaves with its exit status. Each job remains a
-process of its own: it can be killed, it frees its memory, and it holds its own GPU. Without a server
-(a node of a cluster, a notebook) the script simply goes on where it is.
+process of its own: it can be killed, it frees its memory, it holds its own GPU. Without a server
+(on a node of a cluster) the script simply goes on where it is.
 
 Snakemake's service rules are not used for this: all consumers of a service start at once.
 """

@@ -31,18 +31,24 @@ check_config()
 
 @cache
 def task_yaml(task):
-    """The file that defines `task`: an unknown one stops the study before anything runs."""
-    try:
-        return str(lm_eval_tasks.find(task, config["task_path"]))
-    except lm_eval_tasks.TaskError as error:
-        raise WorkflowError(f"tasks, heldout_tasks, task_path: {error}")
+    """The file that defines a task."""
+    return str(lm_eval_tasks.find(task, config["task_path"]))
+
+
+@cache
+def task_source(task):
+    """Content hash of the files that define a task, and of its local data."""
+    return artifacts.files_hash(lm_eval_tasks.source_files(task_yaml(task), config["datasets"]))
 
 
 HELDOUT = config["heldout_tasks"]
 STUDIED = config["tasks"]
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
-for task in [*STUDIED, *HELDOUT]:
-    task_yaml(task)
+for task in [*STUDIED, *HELDOUT]:  # an unknown one stops the study before anything runs
+    try:
+        task_source(task)
+    except lm_eval_tasks.TaskError as error:
+        raise WorkflowError(f"tasks, heldout_tasks, task_path, datasets: {error}")
 
 
 wildcard_constraints:
@@ -59,12 +65,6 @@ wildcard_constraints:
 def code(script):
     """Content hash of a script and of the library modules that it imports."""
     return artifacts.code_hash(SCRIPTS / script)
-
-
-@cache
-def task_source(task):
-    """Content hash of the files that define a task, and of its local data."""
-    return artifacts.files_hash(lm_eval_tasks.source_files(task_yaml(task), config["datasets"]))
 
 
 @cache
