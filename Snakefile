@@ -13,9 +13,8 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
-validate(config, "workflow/schemas/config.schema.yaml")
-
 # The library is found without being installed, in this process and in the jobs.
+sys.path.insert(0, f"{workflow.basedir}/src")
 os.environ["PYTHONPATH"] = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
 
 

@@ -119,3 +119,14 @@ def save_tasks(directory: Path, names: tuple[str, ...] = ("tiny_a", "tiny_b")) -
         }
         (directory / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return directory
+
+
+def spoil(directory: Path) -> None:
+    """Make a weight of a saved model's layer 1 not a number."""
+    from safetensors.torch import load_file, save_file
+
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if ".1." in name and "out_proj.weight" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})

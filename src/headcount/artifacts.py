@@ -125,10 +125,10 @@ def write(path: str | Path, rows, schema: pa.Schema, provenance: dict) -> None:
     Raises `ValueError` when a null stands where the schema allows none.
     """
     table = pa.Table.from_pylist(rows, schema) if isinstance(rows, list) else pa.table(rows)
-    table = table.select(schema.names).cast(schema)
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: column {field.name!r} holds nulls")
+    table = table.select(schema.names).cast(schema)
     metadata = {b"headcount": json.dumps(provenance, sort_keys=True).encode()}
     with atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")

@@ -1,0 +1,100 @@
+"""Artifacts appear complete or not at all; hashes follow content and imports."""
+
+import pyarrow as pa
+import pytest
+
+from headcount import artifacts
+
+SCHEMA = pa.schema([pa.field("layer", pa.int32(), nullable=False), pa.field("head", pa.int32())])
+
+
+def test_what_is_written_is_read_with_schema_and_provenance(tmp_path):
+    path = tmp_path / "deep" / "a.parquet"
+    artifacts.write(path, [{"layer": 1, "head": None}], SCHEMA, {"seed": 0})
+    assert artifacts.read(path).to_pylist() == [{"layer": 1, "head": None}]
+    assert artifacts.read(path).schema.equals(SCHEMA)
+    assert artifacts.provenance(path) == {"seed": 0}
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.parquet"
+    artifacts.write(path, [{"layer": 1, "head": 2}], SCHEMA, {})
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError), artifacts.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_null_where_none_may_be_names_file_and_column(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'layer' holds nulls"):
+        artifacts.write(tmp_path / "a.parquet", [{"layer": None}], SCHEMA, {})
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_equal_rows_give_equal_files(tmp_path):
+    for name in ("a", "b"):
+        artifacts.write(tmp_path / name, [{"layer": 1, "head": 2}], SCHEMA, {"seed": 0})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of modules, of which a script imports some, in every spelling."""
+    home = tmp_path / "headcount"
+    home.mkdir()
+    for name, text in {
+        "artifacts": "",
+        "a": "from headcount import b",
+        "b": "import math",
+        "c": "def f():\n    from . import d",
+        "d": "",
+        "unused": "",
+    }.items():
+        (home / f"{name}.py").write_text(text)
+    monkeypatch.setattr(artifacts, "__file__", str(home / "artifacts.py"))
+    script = tmp_path / "script.py"
+    script.write_text("import headcount.c\nfrom headcount.a import x\nimport numpy")
+    return home, script
+
+
+@pytest.mark.parametrize("module,counts", [*[(m, True) for m in "abcd"], ("unused", False)])
+def test_code_hash_follows_imports(package, module, counts):
+    home, script = package
+    before = artifacts.code_hash(script)
+    (home / f"{module}.py").open("a").write("\n# changed\n")
+    assert (artifacts.code_hash(script) != before) == counts
+
+
+def test_code_hash_follows_the_script_and_not_its_place(package, tmp_path):
+    _, script = package
+    before = artifacts.code_hash(script)
+    elsewhere = tmp_path / "elsewhere" / "script.py"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(script.read_text())
+    assert artifacts.code_hash(elsewhere) == before
+    script.open("a").write("\n# changed\n")
+    assert artifacts.code_hash(script) != before
+
+
+def test_files_hash_follows_content_names_and_size_alone(tmp_path):
+    (tmp_path / "a").write_text("one")
+    before = artifacts.files_hash([tmp_path / "a"])
+    (tmp_path / "a").touch()
+    assert artifacts.files_hash([tmp_path / "a"]) == before
+    (tmp_path / "a").write_text("two")
+    assert artifacts.files_hash([tmp_path / "a"]) != before
+
+
+def test_a_large_file_is_sampled_from_its_first_byte_to_its_last(tmp_path):
+    path = tmp_path / "weights"
+    with path.open("wb") as file:
+        file.truncate(65 * 2**20)
+    hashes = {artifacts.checkpoint_hash(tmp_path)}
+    for offset in (0, 65 * 2**20 - 1):
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"x")
+        hashes.add(artifacts.checkpoint_hash(tmp_path))
+    assert len(hashes) == 3

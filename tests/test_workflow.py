@@ -1,0 +1,245 @@
+"""The workflow on a tiny study: what is stale runs again and nothing else, bad input is named."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import tiny
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+STUDY = {
+    "models": {"tiny": {"source": "model", "device_map": "cpu"}},
+    "tasks": ["tiny_a", "tiny_b"],
+    "heldout_tasks": ["tiny_c"],
+    "task_path": "lm_tasks",
+    "shots": [0, 2],
+    "limits": {"calibration": 10, "evaluation": 8},
+    "levels": {
+        "heads": [0, 25, 50],
+        "ffns": [0, 34],
+        "combined": {"heads": [0, 50], "ffns": [0, 34]},
+    },
+    "random_rankings": 1,
+    "induction": {"sequences": 2},
+    "bootstrap": {"resamples": 20},
+}
+FIGURES = {
+    "head_importance",
+    "ffn_importance",
+    "head_pruning",
+    "ffn_pruning",
+    "combined_pruning",
+    "cross_task",
+    "transfer",
+    "cross_shot",
+    "induction",
+    "retention",
+    "summary",
+}
+
+
+class Study:
+    """A copy of the repository with a tiny study of its own, so that a test can edit any file."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    @classmethod
+    def create(cls, directory: Path) -> "Study":
+        for name in ("workflow", "scripts", "src", "envs"):
+            ignored = shutil.ignore_patterns("__pycache__", "resources", "*.egg-info")
+            shutil.copytree(REPOSITORY / name, directory / name, ignore=ignored)
+        shutil.copy(REPOSITORY / "Snakefile", directory)
+        (directory / "profiles").symlink_to("workflow/profiles")
+        tiny.save_model(directory / "model")
+        tiny.save_tasks(directory / "lm_tasks", ("tiny_a", "tiny_b", "tiny_c"))
+        study = cls(directory)
+        study.configure()
+        return study
+
+    def copy(self, directory: Path) -> "Study":
+        shutil.copytree(self.directory, directory, symlinks=True)
+        return Study(directory)
+
+    def configure(self, **changes) -> None:
+        (self.directory / "config.yaml").write_text(yaml.safe_dump({**STUDY, **changes}))
+
+    def append(self, path: str, text: str) -> None:
+        with (self.directory / path).open("a") as file:
+            file.write(text)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.directory,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+
+    def stale(self) -> dict[str, int]:
+        """Rule -> number of jobs that a dry run would execute."""
+        result = self.run("--dry-run")
+        assert result.returncode == 0, result.stdout
+        if "Nothing to be done" in result.stdout:
+            return {}
+        table = result.stdout.split("Job stats:")[1].split("\n\n")[0]
+        jobs = dict(re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE))
+        return {rule: int(n) for rule, n in jobs.items() if rule not in ("total", "all")}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The tiny study, run to the end."""
+    study = Study.create(tmp_path_factory.mktemp("study"))
+    result = study.run()
+    assert result.returncode == 0, result.stdout
+    return study
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """A copy of the finished study that the test may edit."""
+    return finished.copy(tmp_path / "study")
+
+
+def test_every_figure_is_made_in_three_formats(finished):
+    directory = finished.directory / "artifacts" / "tiny" / "figures"
+    expected = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "html")}
+    assert {path.name for path in directory.iterdir()} == expected
+    assert all(path.stat().st_size > 1000 for path in directory.iterdir())
+
+
+def test_a_finished_study_has_nothing_to_do(finished):
+    assert finished.stale() == {}
+
+
+def test_touching_every_file_runs_nothing(study):
+    for path in sorted(study.directory.rglob("*")):
+        if ".snakemake" not in path.parts and path.is_file():
+            path.touch()
+    assert study.stale() == {}
+
+
+def test_two_runs_give_equal_artifacts(finished, tmp_path):
+    again = Study.create(tmp_path / "again")
+    assert again.run("artifacts/tiny/tables/retention.parquet").returncode == 0
+    made = sorted(again.directory.glob("artifacts/**/*.parquet"))
+    assert len(made) > 20
+    for path in made:
+        first = finished.directory / path.relative_to(again.directory)
+        assert pl.read_parquet(path).equals(pl.read_parquet(first)), path
+
+
+def test_a_comment_in_induction_reruns_its_stage_and_what_follows(study):
+    study.append("src/headcount/induction.py", "\n# a comment\n")
+    assert study.stale() == {"score_induction": 2, "draw_induction": 1, "draw_retention": 1}
+
+
+def test_a_comment_in_the_pruning_module_leaves_importance_alone(study):
+    study.append("src/headcount/pruning.py", "\n# a comment\n")
+    stale = study.stale()
+    assert stale["prune"] == 12 and stale["prune_heldout"] == 4 and stale["prune_transfer"] == 4
+    assert not {"prepare_task", "score_importance", "correlate", "score_induction"} & set(stale)
+
+
+def test_a_changed_figure_draws_figures_only(study):
+    study.append("src/headcount/figures.py", "\n# a comment\n")
+    assert study.stale() == {f"draw_{name}": 1 for name in FIGURES}
+
+
+def test_changed_data_of_a_task_reruns_that_task(study):
+    path = study.directory / "lm_tasks" / "data" / "tiny_a" / "validation.jsonl"
+    path.write_text(path.read_text().replace("w1 ", "w2 "))
+    stale = study.stale()
+    assert stale["prepare_task"] == 2
+    assert stale["score_importance"] == 4  # two numbers of shots, heads and FFNs
+    assert "score_induction" not in stale
+
+
+def test_changed_weights_rerun_everything_but_the_prompts(study):
+    tiny.save_model(study.directory / "model", seed=1)
+    stale = study.stale()
+    assert stale["resolve_model"] == 1 and stale["score_importance"] == 8
+    assert "prepare_task" not in stale
+
+
+def test_one_more_number_of_shots_runs_what_is_new(study):
+    study.configure(shots=[0, 1, 2])
+    stale = study.stale()
+    assert stale["prepare_task"] == 3
+    assert stale["score_importance"] == 4
+    assert stale["prune"] == 6
+
+
+def test_the_bootstrap_touches_no_model(study):
+    study.configure(bootstrap={"resamples": 30})
+    stale = study.stale()
+    rules = set(stale) - {f"draw_{name}" for name in FIGURES}
+    assert rules == {"correlate", "prune_transfer"}  # the latter reads who correlates most
+
+
+def test_a_missing_artifact_is_made_again(study):
+    (study.directory / "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet").unlink()
+    assert study.stale()["score_importance"] == 1
+
+
+# --- bad input: a clear message, before any model is loaded ---
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"tsaks": ["tiny_a"]}, r"'tsaks' was unexpected"),
+        ({"tasks": ["tiny_aa"]}, r"unknown task 'tiny_aa' \(close: tiny_a"),
+        ({"task_path": "nowhere"}, r"task_path: nowhere is not a directory"),
+        ({"levels": {"heads": [0, 120]}}, r"levels\.heads\[1\]: 120 is greater than the maximum"),
+        ({"levels": {"heads": [10]}}, r"levels\.heads: "),
+        ({"seed": "one"}, r"seed: 'one' is not of type 'integer'"),
+        ({"heldout_tasks": ["tiny_a"]}, r"tiny_a cannot be among tasks as well"),
+        ({"models": {"m": {"source": "model", "dtpye": "x"}}}, r"models\.m: .*'dtpye'"),
+        ({"models": {}}, r"models: "),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_named(study, changes, message):
+    study.configure(**changes)
+    result = study.run("--dry-run")
+    assert result.returncode != 0
+    assert re.search(message, result.stdout), result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def fails(study, target, message):
+    """The target is not made, the reason is told, and nothing half-written stays."""
+    result = study.run(target)
+    assert result.returncode != 0
+    assert re.search(message, result.stdout), result.stdout
+    assert not (study.directory / target).exists()
+    assert not list((study.directory / target).parent.glob(".*"))
+
+
+def test_more_shots_than_examples_is_told(study):
+    study.configure(shots=[24])
+    fails(study, "artifacts/tasks/tiny_a/24-shot.parquet", "24 shots need 25 examples")
+
+
+def test_a_model_that_is_nowhere_is_told(study, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    study.configure(models={"tiny": {"source": "no/such-model"}})
+    fails(study, "artifacts/tiny/model.json", "no/such-model")
+
+
+def test_scores_that_are_not_finite_are_told(study):
+    model = study.directory / "model"
+    tiny.save_model(model)
+    tiny.spoil(model)
+    target = "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet"
+    fails(study, target, r"model .*layer \d, head \d+ is not finite")
