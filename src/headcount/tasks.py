@@ -70,7 +70,7 @@ def _site_packages() -> Path:
     return Path(importlib.util.find_spec("lm_eval").origin).parents[1]
 
 
-def _installed(yaml: str | Path) -> Path:
+def installed(yaml: str | Path) -> Path:
     """Where a file that `find` names is."""
     return _site_packages() / yaml if Path(yaml).parts[0] == "lm_eval" else Path(yaml)
 
@@ -81,7 +81,7 @@ def source_files(yaml: str | Path, datasets: str | Path | None = None) -> list[P
     Local data are the `data_files` that the configuration names, or the splits in the mirror
     `datasets`. What lm-eval downloads from the hub is not among them.
     """
-    yaml = _installed(yaml)
+    yaml = installed(yaml)
     config, files = _raw_config(yaml), [yaml, *yaml.parent.glob("*.py")]
     while "include" in config:
         yaml = yaml.parent / config.pop("include")
@@ -124,7 +124,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
     from lm_eval.tasks._yaml_loader import load_yaml
 
     _supply_squad_metrics()
-    config = {**load_yaml(_installed(yaml), resolve_func=True), **overrides}
+    config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
     for structural in ("tag", "group", "task_list"):
         config.pop(structural, None)
     if "class" in config or config.get("output_type") not in ("multiple_choice", "loglikelihood"):
