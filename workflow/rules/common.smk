@@ -17,9 +17,15 @@ def check_config():
     """One line for each mistake, with the key it is at; then the defaults are filled in."""
     schema = yaml.safe_load(Path(SCHEMA).read_text())
     errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
-    lines = [f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors]
-    if twice := sorted(set(config.get("tasks", [])) & set(config.get("heldout_tasks", []))):
-        lines.append(f"  heldout_tasks: {', '.join(twice)} cannot be among tasks as well")
+    lines = [
+        f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors
+    ]
+    if twice := sorted(
+        set(config.get("tasks", [])) & set(config.get("heldout_tasks", []))
+    ):
+        lines.append(
+            f"  heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
+        )
     if lines:
         study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
         raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
@@ -38,7 +44,9 @@ def task_yaml(task):
 @cache
 def task_source(task):
     """Content hash of the files that define a task, and of its local data."""
-    return artifacts.files_hash(lm_eval_tasks.source_files(task_yaml(task), config["datasets"]))
+    return artifacts.files_hash(
+        lm_eval_tasks.source_files(task_yaml(task), config["datasets"])
+    )
 
 
 HELDOUT = config["heldout_tasks"]

@@ -1,2 +1,223 @@
-# Artifacts -> the tables and figures that people look at.
-FIGURES = []
+# Artifacts -> the tables and figures that people look at: one rule a figure, one function a table
+# (headcount.tables) and one a figure (headcount.figures), all by the figure's name.
+
+FIGURES = [
+    "head_importance",
+    "ffn_importance",
+    "head_pruning",
+    "ffn_pruning",
+    "combined_pruning",
+    "cross_task",
+    "transfer",
+    "cross_shot",
+    "induction",
+    "retention",
+    "summary",
+]
+ORDERS = [*STUDIED, "aggregate", *CONTROLS]
+
+
+def drawn(name):
+    """The files of a figure: its table, and itself in three formats."""
+    return {
+        "table": f"artifacts/{{model}}/tables/{name}.parquet",
+        "png": report(
+            f"artifacts/{{model}}/figures/{name}.png",
+            caption=f"../report/{name}.rst",
+            category="{model}",
+        ),
+        "svg": f"artifacts/{{model}}/figures/{name}.svg",
+        "html": f"artifacts/{{model}}/figures/{name}.html",
+    }
+
+
+def importance_of(component):
+    """The importance of a component, for every task and number of shots."""
+    return collect(
+        f"artifacts/{{{{model}}}}/importance/{{task}}/{{shots}}-shot/{component}.parquet",
+        task=STUDIED,
+        shots=config["shots"],
+    )
+
+
+def rankings_at(component, names):
+    """Rankings of a component at every number of shots."""
+    return collect(
+        f"artifacts/{{{{model}}}}/rankings/{{ranking}}/{{shots}}-shot/{component}.parquet",
+        ranking=names,
+        shots=config["shots"],
+    )
+
+
+def pruned_by(component, tasks, names):
+    """Tasks pruned by rankings; "own" stands for a task's own."""
+    return [
+        f"artifacts/{{model}}/pruning/{task}/{shots}-shot/{component}/by-{ranking}.parquet"
+        for task in tasks
+        for shots in config["shots"]
+        for ranking in [task if name == "own" else name for name in names]
+    ]
+
+
+rule draw_head_importance:
+    input:
+        importance=importance_of("heads"),
+        rankings=rankings_at("heads", ["aggregate"]),
+    output:
+        **drawn("head_importance"),
+    log:
+        "artifacts/logs/{model}/figures/head_importance.log",
+    conda:
+        CONDA
+    params:
+        figure="head_importance",
+        options={},
+        code=code("draw.py"),
+    message:
+        "Draw {params.figure} of {wildcards.model}"
+    script:
+        "../../scripts/draw.py"
+
+
+use rule draw_head_importance as draw_ffn_importance with:
+    input:
+        importance=importance_of("ffns"),
+        rankings=rankings_at("ffns", ["aggregate"]),
+    output:
+        **drawn("ffn_importance"),
+    log:
+        "artifacts/logs/{model}/figures/ffn_importance.log",
+    params:
+        figure="ffn_importance",
+        options={},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_head_pruning with:
+    input:
+        pruning=pruned_by("heads", STUDIED, ["own", *SHARED]),
+    output:
+        **drawn("head_pruning"),
+    log:
+        "artifacts/logs/{model}/figures/head_pruning.log",
+    params:
+        figure="head_pruning",
+        options={"resamples": config["bootstrap"]["resamples"], "seed": config["seed"]},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_ffn_pruning with:
+    input:
+        pruning=pruned_by("ffns", STUDIED, ["own", *SHARED]),
+    output:
+        **drawn("ffn_pruning"),
+    log:
+        "artifacts/logs/{model}/figures/ffn_pruning.log",
+    params:
+        figure="ffn_pruning",
+        options={"resamples": config["bootstrap"]["resamples"], "seed": config["seed"]},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_combined_pruning with:
+    input:
+        pruning=pruned_by("combined", STUDIED, ["own", *SHARED]),
+    output:
+        **drawn("combined_pruning"),
+    log:
+        "artifacts/logs/{model}/figures/combined_pruning.log",
+    params:
+        figure="combined_pruning",
+        options={"resamples": config["bootstrap"]["resamples"], "seed": config["seed"]},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_cross_task with:
+    input:
+        correlation=collect(
+            "artifacts/{{model}}/correlation/cross_task/{component}.parquet",
+            component=["heads", "ffns"],
+        ),
+    output:
+        **drawn("cross_task"),
+    log:
+        "artifacts/logs/{model}/figures/cross_task.log",
+    params:
+        figure="cross_task",
+        options={},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_transfer with:
+    input:
+        pruning=pruned_by("heads", STUDIED, ["own", "closest", "farthest", *SHARED])
+        + pruned_by("heads", HELDOUT, SHARED),
+    output:
+        **drawn("transfer"),
+    log:
+        "artifacts/logs/{model}/figures/transfer.log",
+    params:
+        figure="transfer",
+        options={"resamples": config["bootstrap"]["resamples"], "seed": config["seed"]},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_cross_shot with:
+    input:
+        correlation=collect(
+            "artifacts/{{model}}/correlation/cross_shot/{component}.parquet",
+            component=["heads", "ffns"],
+        ),
+    output:
+        **drawn("cross_shot"),
+    log:
+        "artifacts/logs/{model}/figures/cross_shot.log",
+    params:
+        figure="cross_shot",
+        options={},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_induction with:
+    input:
+        prefix_matching="artifacts/{model}/induction/prefix_matching.parquet",
+        copying="artifacts/{model}/induction/copying.parquet",
+        rankings=rankings_at("heads", ["aggregate"]),
+    output:
+        **drawn("induction"),
+    log:
+        "artifacts/logs/{model}/figures/induction.log",
+    params:
+        figure="induction",
+        options={},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_retention with:
+    input:
+        prefix_matching="artifacts/{model}/induction/prefix_matching.parquet",
+        copying="artifacts/{model}/induction/copying.parquet",
+        rankings=rankings_at("heads", ORDERS),
+    output:
+        **drawn("retention"),
+    log:
+        "artifacts/logs/{model}/figures/retention.log",
+    params:
+        figure="retention",
+        options={"levels": config["levels"]["heads"]},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_summary with:
+    input:
+        head_pruning="artifacts/{model}/tables/head_pruning.parquet",
+        ffn_pruning="artifacts/{model}/tables/ffn_pruning.parquet",
+        combined_pruning="artifacts/{model}/tables/combined_pruning.parquet",
+    output:
+        **drawn("summary"),
+    log:
+        "artifacts/logs/{model}/figures/summary.log",
+    params:
+        figure="summary",
+        options={},
+        code=code("draw.py"),

@@ -14,16 +14,16 @@ rule score_importance:
         component="heads|ffns",
     conda:
         CONDA
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         importance=lambda wildcards: config["importance"][wildcards.component],
         documents=config["importance"]["documents"],
         code=code("score_importance.py"),
-    threads: of_model("threads")
-    resources:
-        mem_mb=of_model("mem_mb"),
-        gpu=of_model("gpus"),
     message:
         "Importance of {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
     script:

@@ -12,15 +12,15 @@ rule score_induction:
         kind="prefix_matching|copying",
     conda:
         CONDA
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
     params:
         computes=lambda wildcards: computes(wildcards.model),
         induction=config["induction"],
         seed=config["seed"],
         code=code("score_induction.py"),
-    threads: of_model("threads")
-    resources:
-        mem_mb=of_model("mem_mb"),
-        gpu=of_model("gpus"),
     message:
         "Score {wildcards.kind} of {wildcards.model}'s heads"
     script:

@@ -8,14 +8,14 @@ rule resolve_model:
         "artifacts/logs/{model}/model.log",
     conda:
         CONDA
+    resources:
+        mem_mb=of_model("mem_mb"),
     params:
         source=of_model("source"),
         revision=of_model("revision"),
         gguf_file=of_model("gguf_file"),
         content=lambda wildcards: model_source(wildcards.model),
         code=code("resolve_model.py"),
-    resources:
-        mem_mb=of_model("mem_mb"),
     message:
         "Resolve {wildcards.model}"
     script:

@@ -1,7 +1,10 @@
 # Model + prompts + rankings -> every document's log-likelihoods and metric at every level.
 # One job loads the model once and evaluates all levels of all rankings.
 
-SHARED = ["aggregate", *CONTROLS]  # rankings that studied and held-out tasks are pruned by
+SHARED = [
+    "aggregate",
+    *CONTROLS,
+]  # rankings that studied and held-out tasks are pruned by
 
 
 def rankings_of(names):
@@ -23,7 +26,9 @@ def rankings_of(names):
 def pruned(ranking):
     """The file of a task pruned by `ranking`."""
     return (
-        "artifacts/{model}/pruning/{task}/{shots}-shot/{component}/by-" + ranking + ".parquet"
+        "artifacts/{model}/pruning/{task}/{shots}-shot/{component}/by-"
+        + ranking
+        + ".parquet"
     )
 
 
@@ -40,6 +45,10 @@ rule prune:
         task="|".join(map(re.escape, STUDIED)),
     conda:
         CONDA
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
@@ -48,10 +57,6 @@ rule prune:
         heldout=False,
         transfer=False,
         code=code("prune.py"),
-    threads: of_model("threads")
-    resources:
-        mem_mb=of_model("mem_mb"),
-        gpu=of_model("gpus"),
     message:
         "Prune {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
     script:
@@ -95,6 +100,10 @@ rule prune_transfer:
         component="heads|ffns",
     conda:
         CONDA
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
@@ -103,10 +112,6 @@ rule prune_transfer:
         heldout=False,
         transfer=True,
         code=code("prune.py"),
-    threads: of_model("threads")
-    resources:
-        mem_mb=of_model("mem_mb"),
-        gpu=of_model("gpus"),
     message:
         "Transfer to {wildcards.task}, {wildcards.shots} shots: {wildcards.model}'s {wildcards.component}"
     script:

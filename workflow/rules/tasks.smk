@@ -8,6 +8,8 @@ rule prepare_task:
         "artifacts/logs/tasks/{task}/{shots}-shot.log",
     conda:
         CONDA
+    resources:
+        mem_mb=2000,
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         source=lambda wildcards: task_source(wildcards.task),
@@ -16,8 +18,6 @@ rule prepare_task:
         datasets=config["datasets"],
         seed=config["seed"],
         code=code("prepare_task.py"),
-    resources:
-        mem_mb=2000,
     message:
         "Prompts of {wildcards.task}, {wildcards.shots} shots"
     script:
