@@ -15,10 +15,10 @@ from headcount.tables import MEAN
 ORDERS = {  # order -> name in the legend, colour, dash
     "own": ("own importance", "#0072B2", [1, 0]),
     "aggregate": ("aggregate importance", "#D55E00", [1, 0]),
-    "closest": ("closest task's", "#56B4E9", [1, 0]),
-    "farthest": ("farthest task's", "#E69F00", [1, 0]),
-    "depth": ("top layer first", "#009E73", [5, 3]),
-    "random": ("random", "#777777", [2, 2]),
+    "closest": ("closest task's importance", "#56B4E9", [1, 0]),
+    "farthest": ("farthest task's importance", "#E69F00", [1, 0]),
+    "depth": ("depth (top layer first)", "#009E73", [5, 3]),
+    "random": ("random order", "#777777", [2, 2]),
 }
 CELL = 22  # pixels of a heatmap's cell, less where there are many
 LARGEST = 640  # pixels of a heatmap's side
@@ -171,7 +171,7 @@ def _order_scales(table: pl.DataFrame) -> tuple[alt.Color, alt.StrokeDash]:
     """Colour and dash of the orders that the table has, in one legend."""
     present = [order for order in ORDERS if order in set(table["order"])]
     names, colors, dashes = zip(*(ORDERS[order] for order in present), strict=True)
-    legend = alt.Legend(title="removed first", orient="right", symbolSize=300, symbolStrokeWidth=2)
+    legend = alt.Legend(title="removed first by", symbolType="stroke", symbolSize=300)
     return (
         alt.Color("name:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
         alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
@@ -194,8 +194,9 @@ def _curve_panels(
         "value:Q", title=y_title, scale=alt.Scale(domain=[low, max(1.0, table["high"].max())])
     )
     base = alt.Chart(_named(table).filter(pl.col("task").is_in(tasks)))
-    band = base.mark_area(opacity=0.13).encode(
-        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color
+    fill = alt.Fill("name:N", scale=color.scale, legend=None)
+    band = base.mark_area(opacity=0.12).encode(
+        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", fill=fill
     )
     line = base.mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.7).encode(
         x=across,
@@ -423,6 +424,7 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
     ]
     rows = pl.concat(frames)
     color, _ = _order_scales(rows)
+    color.legend.symbolType = "square"
     names = [name for name, _, _ in ORDERS.values() if name in set(rows["name"])]
     base = alt.Chart(rows).encode(
         y=alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labels=False, ticks=False))
@@ -436,7 +438,7 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
     numbers = base.mark_text(align="left", dx=4, fontSize=10).encode(
         x=across, text=alt.Text("share:Q", format=".0f")
     )
-    paper = base.mark_rule(strokeWidth=1.5, color="black").encode(
+    paper = base.mark_rule(strokeWidth=1.5, color="black", opacity=0.7).encode(
         x="max(paper):Q", y=alt.value(0), y2=alt.value("height")
     )
     chart = (bars + numbers + paper).properties(width=190, height=15 * len(names))

@@ -1,0 +1,85 @@
+"""The summary in the terminal: how many heads, FFNs and both can go, and where the figures are."""
+
+from pathlib import Path
+
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from headcount.artifacts import provenance
+from headcount.tables import MEAN, TOLERANCE
+
+ORDERS = ("own", "aggregate", "depth", "random")
+
+
+class NoSummaryError(FileNotFoundError):
+    """No study was finished below the directory."""
+
+
+def show(artifacts: Path, console: Console | None = None) -> None:
+    """Print the summary of every model below `artifacts` that has one.
+
+    Raises `NoSummaryError`, which names the remedy, when there is none.
+    """
+    console = console or Console()
+    files = sorted(artifacts.glob("*/tables/summary.parquet"))
+    if not files:
+        raise NoSummaryError(
+            f"no summary below {artifacts}/: run `make all`, or `snakemake --cores all all`"
+        )
+    for path in files:
+        console.print(_table(path))
+        if truncated := _truncated(path.parent):
+            console.print(f"[yellow]{truncated} prompts were cut to the model's window.[/yellow]")
+        console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .html\n")
+
+
+def _truncated(tables: Path) -> int:
+    """Prompts cut to the window, of the tasks pruned, at all shots."""
+    table = pl.read_parquet(tables / "head_pruning.parquet")
+    return table.unique(("shots", "task")).filter(pl.col("task") != MEAN)["truncated"].sum()
+
+
+def _table(path: Path) -> Table:
+    """Rows: heads, FFNs and both at each number of shots; columns: the orders and the paper."""
+    rows = pl.read_parquet(path)
+    table = Table(
+        title=f"{provenance(path)['model']}: how much can go for at most "
+        f"{100 * TOLERANCE:g} points of mean metric",
+        caption="own: each task by its own importance; depth and random know nothing of it",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("shots", "", "unpruned", *ORDERS, "OPT-66B (paper)"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    shown = None
+    for (shots, component), group in rows.sort("shots", maintain_order=True).group_by(
+        "shots", "component", maintain_order=True
+    ):
+        orders = {row["order"]: row for row in group.iter_rows(named=True)}
+        own = orders["own"]
+        if shots != shown and shown is not None:
+            table.add_section()
+        table.add_row(
+            str(shots) if shots != shown else "",
+            {"ffns": "FFNs"}.get(component, component),
+            f"{own['whole']:.3f}",
+            *(_cell(component, orders[order]) for order in ORDERS),
+            _paper(component, own),
+        )
+        shown = shots
+    return table
+
+
+def _cell(component: str, row: dict) -> str:
+    """Percent and number of components that can go."""
+    heads = f"{row['heads_removed']:.0f} % ({row['heads_count']})"
+    ffns = f"{row['ffns_removed']:.0f} % ({row['ffns_count']})"
+    return {"heads": heads, "ffns": ffns, "both": f"{heads} + {ffns}"}[component]
+
+
+def _paper(component: str, row: dict) -> str:
+    heads, ffns = row["paper_heads"], row["paper_ffns"]
+    if heads is None:
+        return "-"
+    return {"heads": f"{heads} %", "ffns": f"{ffns} %", "both": f"{heads} % + {ffns} %"}[component]
