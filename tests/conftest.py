@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+from study import Study
 
 from headcount import artifacts, tasks
 from headcount import model as models
@@ -55,3 +56,12 @@ def write_prompts(tmp_path):
         return artifacts.read(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The tiny study, run to the end."""
+    study = Study.create(tmp_path_factory.mktemp("study"))
+    result = study.run()
+    assert result.returncode == 0, result.stdout
+    return study

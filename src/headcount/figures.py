@@ -154,7 +154,8 @@ def induction(table: pl.DataFrame) -> alt.TopLevelMixin:
             + ("rho undefined" if row["rho"] is None else f"rho {row['rho']:.2f}")
             for row in _shots(agreements).iter_rows(named=True)
         ]
-        color = alt.Color("score:Q", title=kind, scale=alt.Scale(scheme="viridis"))
+        scale = alt.Scale(scheme="viridis", domain=[0, rows["score"].max()])
+        color = alt.Color("score:Q", title=kind, scale=scale)
         first = rows.filter(shots=rows["shots"].min())
         subtitle = ["top 30 % of the heads, with the aggregate importance", *overlaps]
         heads = _head_map(first, color, ["score", "standard_error"])
@@ -340,11 +341,12 @@ def _matrix(table: pl.DataFrame, first: str, second: str, names: list) -> alt.La
     )
     if len(names) > 15:
         return cells
-    text = base.mark_text(fontSize=9.5).encode(
-        text=alt.Text("rho:Q", format=".2f"),
-        color=alt.condition("abs(datum.rho) > 0.6", alt.value("white"), alt.value("black")),
+    white = alt.condition("abs(datum.rho) > 0.6", alt.value("white"), alt.value("black"))
+    rho = base.mark_text(fontSize=10, dy=-5).encode(text="rho_text:N", color=white)
+    overlap = base.mark_text(fontSize=8.5, dy=8).encode(
+        text=alt.Text("overlap:Q", format=".0%"), color=white
     )
-    return cells + text
+    return cells + rho + overlap
 
 
 def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
@@ -353,18 +355,21 @@ def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
     names += [b for b in table["b"].unique(maintain_order=True) if b not in names]
     mirrored = table.rename({"a": "b", "b": "a"}).select(table.columns)
     table = _both_named(pl.concat([table, mirrored]).with_columns(shots="shots_a"))
-    side = (30 if len(names) <= 15 else 16) * len(names)
+    number = pl.col("rho").round(2).map_elements("{:.2f}".format, return_dtype=pl.String)
+    table = table.with_columns(rho_text=number.fill_null("-"))  # undefined: a constant score
+
+    side = (32 if len(names) <= 15 else 16) * len(names)
     chart = _matrix(table, "a", "b", names).properties(width=side, height=side)
     chart = chart.facet(
-        row=alt.Row("component:N", title=None, sort=["heads", "FFNs"]),
+        row=alt.Row("component:N", title=None, sort=["heads", "FFNs"], header=_row_header()),
         column=alt.Column("panel:N", title=None, sort=_panels(table)),
         spacing=12,
     )
-    return _titled(
-        chart,
-        "Do tasks need the same components?",
-        "correlation of importance scores between tasks, and with their mean (aggregate)",
-    )
+    subtitle = [
+        "large: correlation of importance scores between tasks, and with their mean (aggregate)",
+        "small: share of their top 30 % of components in common (chance: about 30 %)",
+    ]
+    return _titled(chart, "Do tasks need the same components?", subtitle)
 
 
 def _both_named(table: pl.DataFrame) -> pl.DataFrame:

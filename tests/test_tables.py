@@ -1,0 +1,200 @@
+"""The tables behind the figures, against plain loops over hand-made artifacts."""
+
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from headcount import artifacts, summary, tables
+
+MODEL = {"name": "m", "layers": 2, "heads": 5}
+HEADS = [(layer, head) for layer in range(2) for head in range(5)]
+LEVELS = [0.0, 50.0, 100.0]
+DOCUMENTS = 40
+
+
+def metric(task, order, level):
+    """Zeros and ones of every document: worse the more is removed, worst by a random order."""
+    rate = 0.9 - level / 100 * {"own": 0.1, "aggregate": 0.3, "depth": 0.5}.get(order, 0.7)
+    generator = np.random.default_rng([len(task), len(order), int(level)])
+    return (generator.random(DOCUMENTS) < rate).astype(float)
+
+
+@pytest.fixture
+def pruning(tmp_path):
+    """Two tasks pruned by their own, the aggregate, the depth and two random orders."""
+    paths = []
+    for task in ("a", "bb"):
+        for ranking in (task, "aggregate", "depth", "random-0", "random-1"):
+            order = "own" if ranking == task else ranking
+            rows = [
+                {
+                    "ranking": ranking,
+                    "heads_level": level,
+                    "ffns_level": 0.0,
+                    "heads_removed": int(level // 10),
+                    "ffns_removed": 0,
+                    "doc_id": document,
+                    "log_likelihoods": [-1.0],
+                    "is_greedy": [True],
+                    "metric": value,
+                    "results": "{}",
+                }
+                for level in LEVELS
+                for document, value in enumerate(metric(task, order, level))
+            ]
+            made = {
+                "model": MODEL,
+                "task": task,
+                "shots": 1,
+                "ranking": ranking,
+                "metric": "acc",
+                "chance": 0.25,
+                "heldout": False,
+                "truncated": 3,
+            }
+            paths.append(str(tmp_path / f"{task}-{ranking}.parquet"))
+            artifacts.write(paths[-1], rows, artifacts.SCHEMAS["pruning"], made)
+    return paths
+
+
+def row(table, **where):
+    (found,) = table.filter(**where).iter_rows(named=True)
+    return found
+
+
+def test_values_are_means_over_documents_tasks_and_random_orders(pruning):
+    table = tables.head_pruning(pruning, resamples=50, seed=0)
+    for level in LEVELS:
+        at = {"heads_level": level, "shots": 1}
+        own = {task: metric(task, "own", level).mean() for task in ("a", "bb")}
+        for task, value in own.items():
+            assert row(table, task=task, order="own", **at)["value"] == pytest.approx(value)
+        mean = row(table, task=tables.MEAN, order="own", **at)
+        assert mean["value"] == pytest.approx(np.mean(list(own.values())))
+        assert mean["chance"] == 0.25 and mean["truncated"] == 6
+        both = [metric("a", f"random-{i}", level).mean() for i in (0, 1)]
+        random = row(table, task="a", order="random", **at)
+        assert random["value"] == pytest.approx(np.mean(both))
+        assert random["heads_removed"] == level and random["heads_count"] == level // 10
+
+
+def test_intervals_are_those_of_a_bootstrap_over_documents(pruning):
+    table = tables.head_pruning(pruning, resamples=4000, seed=0)
+    found = row(table, task="a", order="own", heads_level=50.0)
+    values = metric("a", "own", 50.0)
+    dropped = metric("a", "own", 0.0) - values
+    generator = np.random.default_rng(7)
+    means, drops = [], []
+    for _ in range(4000):  # document by document, with replacement
+        chosen = generator.integers(DOCUMENTS, size=DOCUMENTS)
+        means.append(values[chosen].mean())
+        drops.append(dropped[chosen].mean())
+    assert [found["low"], found["high"]] == pytest.approx(
+        np.percentile(means, [2.5, 97.5]), abs=0.026
+    )
+    assert [found["drop_low"], found["drop_high"]] == pytest.approx(
+        np.percentile(drops, [2.5, 97.5]), abs=0.026
+    )
+    assert row(table, task="a", order="own", heads_level=0.0)["drop_high"] == 0.0
+
+
+def points(drops):
+    """A grid: (heads level, FFNs level) -> drop."""
+    return pl.DataFrame(
+        [
+            {"heads_level": h, "ffns_level": f, "heads_removed": h, "ffns_removed": f, "drop": drop}
+            for (h, f), drop in drops.items()
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "drops,expected",
+    [
+        ({(0, 0): 0, (10, 0): 0.04, (20, 0): 0.05, (30, 0): 0.051}, (20, 0)),
+        ({(0, 0): 0, (10, 0): 0.06, (20, 0): 0.0}, (0, 0)),  # a later recovery does not count
+        ({(0, 0): 0, (10, 0): 0, (0, 20): 0, (10, 20): 0.2}, (0, 20)),
+        ({(0, 0): 0, (10, 0): 0, (0, 20): 0.2, (10, 20): 0.0}, (10, 0)),
+        ({(0, 0): 0, (10, 0): 0, (0, 20): 0, (10, 20): 0.01}, (10, 20)),
+    ],
+)
+def test_as_much_goes_as_stays_within_five_points_all_the_way(drops, expected):
+    (found,) = tables._furthest(points(drops)).iter_rows(named=True)
+    assert (found["heads_level"], found["ffns_level"]) == expected
+
+
+def ranking(path, name, order):
+    rows = [
+        {"layer": layer, "head": head, "rank": rank, "score": float(rank)}
+        for rank, (layer, head) in enumerate(order)
+    ]
+    made = {"ranking": name, "shots": 0}
+    artifacts.write(path, rows, artifacts.SCHEMAS["rankings"], made)
+    return str(path)
+
+
+@pytest.fixture
+def scores(tmp_path):
+    """Prefix matching that grows with the head's index, copying in one head alone."""
+    paths = []
+    for name, values in (("prefix", range(10)), ("copying", [0] * 9 + [2])):
+        rows = [
+            {"layer": layer, "head": head, "score": value, "standard_error": 0.0, "n": 2}
+            for (layer, head), value in zip(HEADS, values, strict=True)
+        ]
+        paths.append(str(tmp_path / f"{name}.parquet"))
+        artifacts.write(paths[-1], rows, artifacts.SCHEMAS["induction"], {})
+    return paths
+
+
+def test_retention_is_the_share_of_the_scores_that_is_left(scores, tmp_path):
+    files = [
+        ranking(tmp_path / "r1", "aggregate", HEADS),
+        ranking(tmp_path / "r2", "a", HEADS),
+        ranking(tmp_path / "r3", "bb", HEADS[::-1]),
+    ]
+    table = tables.retention(*scores, files, levels=[0, 30, 100])
+
+    def share(kind, order, level):
+        return row(table, kind=kind, order=order, level=float(level))["share"]
+
+    assert share("prefix matching", "aggregate", 30) == pytest.approx(100 * (45 - 0 - 1 - 2) / 45)
+    assert share("copying", "aggregate", 30) == 100
+    # own: the mean over the tasks' rankings; bb removes the heads 9, 8 and 7
+    assert share("prefix matching", "own", 30) == pytest.approx(100 * (42 / 45 + 21 / 45) / 2)
+    assert share("copying", "own", 30) == 50
+    assert share("copying", "own", 0) == 100 and share("copying", "own", 100) == 0
+
+
+def test_induction_heads_are_compared_with_the_aggregate_importance(scores, tmp_path):
+    table = tables.induction(*scores, [ranking(tmp_path / "r", "aggregate", HEADS)])
+    prefix = table.filter(kind="prefix matching")
+    assert prefix["score"].to_list() == list(range(10))
+    assert set(prefix["rho"]) == {1.0} and set(prefix["overlap"]) == {1.0}
+    assert set(prefix["chance"]) == {0.3}
+
+
+def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
+    home = tmp_path / "artifacts" / "m" / "tables"
+    made = {"model": "m"}
+    curves = tables.head_pruning(pruning, resamples=20, seed=0)
+    for name in ("head_pruning", "ffn_pruning", "combined_pruning"):
+        table = curves.to_arrow()
+        artifacts.write(home / f"{name}.parquet", table, table.schema, made)
+    files = [
+        str(home / f"{n}.parquet") for n in ("head_pruning", "ffn_pruning", "combined_pruning")
+    ]
+    table = tables.summary(*files)
+    artifacts.write(home / "summary.parquet", table.to_arrow(), table.to_arrow().schema, made)
+    console = Console(width=160, record=True, file=io.StringIO())
+    summary.show(tmp_path / "artifacts", console)
+    text = console.export_text()
+    own = row(table, component="heads", order="own")
+    assert f"{own['heads_removed']:.0f} % ({own['heads_count']})" in text
+    assert f"{own['whole']:.3f}" in text and "70 %" in text
+    assert "6 prompts were cut" in text and "figures" in text
+    with pytest.raises(summary.NoSummaryError, match="make all"):
+        summary.show(tmp_path / "nothing")
