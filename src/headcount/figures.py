@@ -5,6 +5,7 @@ which colour-blind readers can tell apart). Layer 0 is at the bottom.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import altair as alt
 import polars as pl
@@ -168,13 +169,23 @@ def induction(table: pl.DataFrame) -> alt.TopLevelMixin:
 # --- curves ---
 
 
-def _order_scales(table: pl.DataFrame) -> tuple[alt.Color, alt.StrokeDash]:
-    """Colour and dash of the orders that the table has, in one legend."""
+class _Orders(NamedTuple):
+    """How the orders of a table are told apart: in lines, in areas, in bars."""
+
+    color: alt.Color
+    fill: alt.Fill
+    dash: alt.StrokeDash
+
+
+def _orders(table: pl.DataFrame, symbol: str = "stroke") -> _Orders:
+    """Encodings of the orders that the table has, with one legend."""
     present = [order for order in ORDERS if order in set(table["order"])]
     names, colors, dashes = zip(*(ORDERS[order] for order in present), strict=True)
-    legend = alt.Legend(title="removed first by", symbolType="stroke", symbolSize=300)
-    return (
-        alt.Color("name:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
+    legend = alt.Legend(title="removed first by", symbolType=symbol, symbolSize=300)
+    scale = alt.Scale(domain=names, range=colors)
+    return _Orders(
+        alt.Color("name:N", scale=scale, legend=legend),
+        alt.Fill("name:N", scale=scale, legend=None),
         alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
     )
 
@@ -188,22 +199,21 @@ def _curve_panels(
     table: pl.DataFrame, x: str, x_title: str, y_title: str, tasks: list[str], height: int
 ) -> alt.TopLevelMixin:
     """Curves with intervals and the level of chance: a row a task, a column a number of shots."""
-    color, dash = _order_scales(table)
+    orders = _orders(table)
     across = alt.X(x, title=x_title, scale=alt.Scale(domain=[0, 100], nice=False))
     low = min(0.0, table["low"].min())
     up = alt.Y(
         "value:Q", title=y_title, scale=alt.Scale(domain=[low, max(1.0, table["high"].max())])
     )
     base = alt.Chart(_named(table).filter(pl.col("task").is_in(tasks)))
-    fill = alt.Fill("name:N", scale=color.scale, legend=None)
     band = base.mark_area(opacity=0.12).encode(
-        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", fill=fill
+        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", fill=orders.fill
     )
     line = base.mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.7).encode(
         x=across,
         y=up,
-        color=color,
-        strokeDash=dash,
+        color=orders.color,
+        strokeDash=orders.dash,
         tooltip=["task", "panel", "name", "ranking", x, "value", "low", "high", "drop"],
     )
     chance = base.mark_rule(color="#bbbbbb", strokeDash=[1, 3]).encode(y="mean(chance):Q")
@@ -262,15 +272,15 @@ def transfer(table: pl.DataFrame) -> alt.TopLevelMixin:
 
 def retention(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Share of the induction scores left against the share of heads removed."""
-    color, dash = _order_scales(table)
+    orders = _orders(table)
     chart = (
         alt.Chart(_named(table))
         .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.8)
         .encode(
             x=alt.X("removed:Q", title="% of heads removed", scale=alt.Scale(domain=[0, 100])),
             y=alt.Y("share:Q", title="% of the score left", scale=alt.Scale(domain=[0, 100])),
-            color=color,
-            strokeDash=dash,
+            color=orders.color,
+            strokeDash=orders.dash,
             tooltip=["panel", "kind", "name", "removed", "share"],
         )
         .properties(width=210, height=170)
@@ -292,7 +302,7 @@ def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Heads by FFNs removed: mean metric over tasks, a row for each order."""
     table = _named(table.filter(task=MEAN))
     names = [name for name, _, _ in ORDERS.values() if name in set(table["name"])]
-    wide, tall = table["heads_level"].n_unique(), table["ffns_level"].n_unique()
+    wide, tall = table["heads_removed"].n_unique(), table["ffns_removed"].n_unique()
     label = {"labelAngle": 0, "format": ".0f"}
     base = alt.Chart(table).encode(
         x=alt.X("heads_removed:O", title="% of heads removed", axis=alt.Axis(**label)),
@@ -428,8 +438,7 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
         )
     ]
     rows = pl.concat(frames)
-    color, _ = _order_scales(rows)
-    color.legend.symbolType = "square"
+    orders = _orders(rows, symbol="square")
     names = [name for name, _, _ in ORDERS.values() if name in set(rows["name"])]
     base = alt.Chart(rows).encode(
         y=alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labels=False, ticks=False))
@@ -437,7 +446,7 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
     across = alt.X("share:Q", title="% removed", scale=alt.Scale(domain=[0, 100]))
     bars = base.mark_bar(height=11).encode(
         x=across,
-        color=color,
+        color=orders.color,
         tooltip=["panel", "what", "name", "share", "drop", "drop_low", "drop_high", "whole"],
     )
     numbers = base.mark_text(align="left", dx=4, fontSize=10).encode(
