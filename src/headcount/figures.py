@@ -170,10 +170,9 @@ def induction(table: pl.DataFrame) -> alt.TopLevelMixin:
 
 
 class _Orders(NamedTuple):
-    """How the orders of a table are told apart: in lines, in areas, in bars."""
+    """How the orders of a table are told apart."""
 
     color: alt.Color
-    fill: alt.Fill
     dash: alt.StrokeDash
 
 
@@ -181,11 +180,11 @@ def _orders(table: pl.DataFrame, symbol: str = "stroke") -> _Orders:
     """Encodings of the orders that the table has, with one legend."""
     present = [order for order in ORDERS if order in set(table["order"])]
     names, colors, dashes = zip(*(ORDERS[order] for order in present), strict=True)
-    legend = alt.Legend(title="removed first by", symbolType=symbol, symbolSize=300)
-    scale = alt.Scale(domain=names, range=colors)
+    legend = alt.Legend(
+        title="order of removal", symbolType=symbol, symbolSize=300, symbolOpacity=1
+    )
     return _Orders(
-        alt.Color("name:N", scale=scale, legend=legend),
-        alt.Fill("name:N", scale=scale, legend=None),
+        alt.Color("name:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
         alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
     )
 
@@ -207,7 +206,7 @@ def _curve_panels(
     )
     base = alt.Chart(_named(table).filter(pl.col("task").is_in(tasks)))
     band = base.mark_area(opacity=0.12).encode(
-        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", fill=orders.fill
+        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=orders.color
     )
     line = base.mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.7).encode(
         x=across,
