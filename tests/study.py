@@ -56,7 +56,7 @@ class Study:
         shutil.copy(REPOSITORY / "Snakefile", directory)
         (directory / "profiles").symlink_to("workflow/profiles")
         tiny.save_model(directory / "model")
-        tiny.save_tasks(directory / "lm_tasks", ("tiny_a", "tiny_b", "tiny_c"))
+        tiny.save_tasks(directory / "lm_tasks", ("tiny_a", "tiny_b", "tiny_c"), root=directory)
         study = cls(directory)
         study.configure()
         return study

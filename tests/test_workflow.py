@@ -50,7 +50,7 @@ def test_a_comment_in_induction_reruns_its_stage_and_what_follows(study):
 def test_a_comment_in_the_pruning_module_leaves_importance_alone(study):
     study.append("src/headcount/pruning.py", "\n# a comment\n")
     stale = study.stale()
-    assert stale["prune"] == 12 and stale["prune_heldout"] == 4 and stale["prune_transfer"] == 4
+    assert stale["prune"] == 12 and stale["prune_heldout"] == 2 and stale["prune_transfer"] == 4
     assert not {"prepare_task", "score_importance", "correlate", "score_induction"} & set(stale)
 
 
@@ -90,9 +90,9 @@ def test_the_bootstrap_touches_no_model(study):
     assert rules == {"correlate", "prune_transfer"}  # the latter reads who correlates most
 
 
-def test_a_missing_artifact_is_made_again(study):
-    (study.directory / "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet").unlink()
-    assert study.stale()["score_importance"] == 1
+def test_a_missing_figure_is_drawn_again(study):
+    (study.directory / "artifacts/tiny/figures/retention.png").unlink()
+    assert study.stale() == {"draw_retention": 1}
 
 
 # --- bad input: a clear message, before any model is loaded ---

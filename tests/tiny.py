@@ -78,10 +78,13 @@ def save_model(directory: Path, family: str = "opt", seed: int = 0) -> Path:
     return directory
 
 
-def save_tasks(directory: Path, names: tuple[str, ...] = ("tiny_a", "tiny_b")) -> Path:
+def save_tasks(
+    directory: Path, names: tuple[str, ...] = ("tiny_a", "tiny_b"), root: Path | None = None
+) -> Path:
     """Multiple-choice tasks of random words: 24 documents to train on, 12 to evaluate.
 
-    Choices are one or two words long, so that prompts share inputs in some documents only.
+    Choices are one or two words long, so that prompts share inputs in some documents only. With
+    `root` the tasks name their data relative to it.
     """
     for name in names:
         draw = random.Random(name)
@@ -99,7 +102,10 @@ def save_tasks(directory: Path, names: tuple[str, ...] = ("tiny_a", "tiny_b")) -
             data = directory / "data" / name / f"{split}.jsonl"
             data.parent.mkdir(parents=True, exist_ok=True)
             data.write_text("\n".join(lines) + "\n")
-        files = {s: str(directory / "data" / name / f"{s}.jsonl") for s in ("train", "validation")}
+        home = directory / "data" / name
+        if root:
+            home = home.relative_to(root)
+        files = {split: str(home / f"{split}.jsonl") for split in ("train", "validation")}
         config = {
             "task": name,
             "dataset_path": "json",
