@@ -103,14 +103,28 @@ def head_importance(table: pl.DataFrame) -> alt.TopLevelMixin:
     color = alt.Color(
         "share:Q",
         title=["score, share of", "the task's largest"],
-        scale=alt.Scale(scheme="viridis", domain=[0, 1]),
+        # The top layer's scores are means over the target positions alone, and dwarf the others.
+        scale=alt.Scale(scheme="viridis", domain=[0, 1], type="sqrt"),
     )
     chart = _head_map(_shots(table), color, ["task", "panel", "score", "standard_error"]).facet(
         row=alt.Row("task:N", title=None, sort=_tasks(table, "aggregate"), header=_row_header()),
         column=alt.Column("panel:N", title=None, sort=_panels(table)),
         spacing=8,
     )
-    return _titled(chart, "Which heads matter", "importance of every attention head, by task")
+    return _titled(
+        chart,
+        "Which heads matter",
+        f"importance of every head, by task ({_estimators(table)}); colours by square root",
+    )
+
+
+def _estimators(table: pl.DataFrame) -> str:
+    """The estimator that made the scores, as the subtitle explains it."""
+    meanings = {
+        "gradient": "gradient: what a gate on it would change of the loss",
+        "oracle": "oracle: metric lost on its removal",
+    }
+    return " and ".join(meanings[name] for name in table["estimator"].drop_nulls().unique().sort())
 
 
 def _row_header() -> alt.Header:
@@ -136,12 +150,17 @@ def ffn_importance(table: pl.DataFrame) -> alt.TopLevelMixin:
     )
     chart = cells
     if layers <= 16:
-        chart = cells + base.mark_text(fontSize=9).encode(text=alt.Text("score:Q", format=".2f"))
+        chart = cells + base.mark_text(fontSize=9).encode(
+            text=alt.Text("score:Q", format=".2f"),
+            color=alt.condition(
+                f"abs(datum.score) > {0.6 * largest}", alt.value("white"), alt.value("black")
+            ),
+        )
     cell = 30 if layers <= 16 else _cell(layers)
     chart = chart.properties(width=30 * len(tasks), height=cell * layers)
     chart = chart.facet(column=alt.Column("panel:N", title=None, sort=_panels(table)))
     return _titled(
-        chart, "Which FFNs matter", "oracle: metric lost when the FFN of a layer is removed"
+        chart, "Which FFNs matter", f"importance of every FFN, by task ({_estimators(table)})"
     )
 
 
@@ -305,9 +324,7 @@ def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
     label = {"labelAngle": 0, "format": ".0f"}
     base = alt.Chart(table).encode(
         x=alt.X("heads_removed:O", title="% of heads removed", axis=alt.Axis(**label)),
-        y=alt.Y(
-            "ffns_removed:O", title="% of FFNs removed", sort="descending", axis=alt.Axis(**label)
-        ),
+        y=alt.Y("ffns_removed:O", title="% of FFNs", sort="descending", axis=alt.Axis(**label)),
     )
     middle = (table["value"].min() + table["value"].max()) / 2
     cells = base.mark_rect().encode(
@@ -318,7 +335,7 @@ def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
         text=alt.Text("value:Q", format=".2f"),
         color=alt.condition(f"datum.value < {middle}", alt.value("white"), alt.value("black")),
     )
-    chart = (cells + text).properties(width=34 * wide, height=26 * tall)
+    chart = (cells + text).properties(width=34 * wide, height=28 * tall)
     chart = chart.facet(
         row=alt.Row("name:N", title=None, sort=names, header=_row_header()),
         column=alt.Column("panel:N", title=None, sort=_panels(table)),
@@ -404,7 +421,7 @@ def cross_shot(table: pl.DataFrame) -> alt.TopLevelMixin:
         yOffset=alt.YOffset("pair:N", sort=pairs),
         color=color,
     )
-    scale = alt.Scale(domain=[min(0.0, table["rho_low"].min() or 0.0), 1.0])
+    scale = alt.Scale(domain=[-1.0 if (table["rho_low"].min() or 0.0) < 0 else 0.0, 1.0])
     dots = base.mark_point(filled=True, size=45, opacity=1).encode(
         x=alt.X("rho:Q", title="Spearman's rho", scale=scale),
         tooltip=["a", "pair", "rho", "rho_low", "rho_high", "overlap", "overlap_chance"],
@@ -448,13 +465,16 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
         color=orders.color,
         tooltip=["panel", "what", "name", "share", "drop", "drop_low", "drop_high", "whole"],
     )
-    numbers = base.mark_text(align="left", dx=4, fontSize=10).encode(
-        x=across, text=alt.Text("share:Q", format=".0f")
+    label = {"x": across, "text": alt.Text("share:Q", format=".0f")}
+    style = {"align": "left", "dx": 4, "fontSize": 10}
+    halo = base.mark_text(**style, stroke="white", strokeWidth=3, strokeJoin="round").encode(
+        **label
     )
+    numbers = halo + base.mark_text(**style).encode(**label)
     paper = base.mark_rule(strokeWidth=1.5, color="black", opacity=0.7).encode(
         x="max(paper):Q", y=alt.value(0), y2=alt.value("height")
     )
-    chart = (bars + numbers + paper).properties(width=190, height=15 * len(names))
+    chart = (bars + paper + numbers).properties(width=190, height=15 * len(names))
     chart = chart.facet(
         row=alt.Row(
             "what:N",

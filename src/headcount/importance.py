@@ -15,8 +15,6 @@ from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import MAX_TOKENS, Batch, Masks, batches
 
-GRADIENT_MAX_TOKENS = MAX_TOKENS // 2  # activations are kept for the backward pass
-
 
 @dataclass
 class Importance:
@@ -64,7 +62,7 @@ def gradient(
     prompts: list[Prompt],
     component: str,
     reduction: str,
-    max_tokens: int = GRADIENT_MAX_TOKENS,
+    max_tokens: int = MAX_TOKENS,
 ) -> Importance:
     """How much the loss of the gold targets changes with a gate on each component.
 

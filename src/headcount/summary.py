@@ -47,10 +47,11 @@ def _table(path: Path) -> Table:
     table = Table(
         title=f"{provenance(path)['model']}: how much can go for at most "
         f"{100 * TOLERANCE:g} points of mean metric",
-        caption="own: each task by its own importance; depth and random know nothing of it",
+        caption="both: heads+FFNs; own: each task by its own importance, aggregate: by the mean of "
+        "all; depth and random know nothing of it; paper: Bansal et al. (2023), OPT-66B",
         box=box.SIMPLE_HEAD,
     )
-    for column in ("shots", "", "unpruned", *ORDERS, "OPT-66B (paper)"):
+    for column in ("shots", "", "unpruned", *ORDERS, "paper"):
         table.add_column(column, justify="left" if column == "" else "right")
     shown = None
     for (shots, component), group in rows.sort("shots", maintain_order=True).group_by(
@@ -64,22 +65,19 @@ def _table(path: Path) -> Table:
             str(shots) if shots != shown else "",
             {"ffns": "FFNs"}.get(component, component),
             f"{own['whole']:.3f}",
-            *(_cell(component, orders[order]) for order in ORDERS),
-            _paper(component, own),
+            *(
+                _cell(component, orders[order]["heads_removed"], orders[order]["ffns_removed"])
+                for order in ORDERS
+            ),
+            _cell(component, own["paper_heads"], own["paper_ffns"]),
         )
         shown = shots
     return table
 
 
-def _cell(component: str, row: dict) -> str:
-    """Percent and number of components that can go."""
-    heads = f"{row['heads_removed']:.0f} % ({row['heads_count']})"
-    ffns = f"{row['ffns_removed']:.0f} % ({row['ffns_count']})"
-    return {"heads": heads, "ffns": ffns, "both": f"{heads} + {ffns}"}[component]
-
-
-def _paper(component: str, row: dict) -> str:
-    heads, ffns = row["paper_heads"], row["paper_ffns"]
+def _cell(component: str, heads: float | None, ffns: float | None) -> str:
+    """Percent of the heads, of the FFNs, or of both ("50+17 %") that can go."""
     if heads is None:
         return "-"
-    return {"heads": f"{heads} %", "ffns": f"{ffns} %", "both": f"{heads} % + {ffns} %"}[component]
+    both = f"{heads:.0f}+{ffns:.0f} %"
+    return {"heads": f"{heads:.0f} %", "ffns": f"{ffns:.0f} %", "both": both}[component]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
 
-MAX_TOKENS = 8192  # positions in a batch, padding and masks included
+MAX_TOKENS = 4096  # positions in a batch, padding and masks included
 
 
 @dataclass

@@ -42,7 +42,8 @@ def head_importance(importance: Sequence[str], rankings: Sequence[str]) -> pl.Da
     """Scores of every task, and of the aggregate ranking, beside the task's largest.
 
     Columns: shots, task ("aggregate" for the mean), layer, head, score, standard_error (null for
-    the aggregate), share (of the largest score of the same task and shots).
+    the aggregate), share (of the largest score of the same task and shots), estimator (null for
+    the aggregate).
     """
     columns = ["layer", "head", "score"]
     frames = [_labelled(path, pl.read_parquet(path)) for path in importance]
@@ -57,6 +58,7 @@ def head_importance(importance: Sequence[str], rankings: Sequence[str]) -> pl.Da
         *columns,
         "standard_error",
         share=pl.col("score") / pl.col("score").max().over("shots", "task"),
+        estimator="estimator",
     )
 
 
@@ -65,7 +67,11 @@ ffn_importance = head_importance  # the same table of FFNs; `head` is null
 
 def _labelled(path: str, frame: pl.DataFrame) -> pl.DataFrame:
     made = artifacts.provenance(path)
-    return frame.with_columns(task=pl.lit(made.get("task")), shots=pl.lit(made["shots"], pl.Int32))
+    return frame.with_columns(
+        task=pl.lit(made.get("task")),
+        shots=pl.lit(made["shots"], pl.Int32),
+        estimator=pl.lit(made.get("estimator"), pl.String),
+    )
 
 
 # --- pruning ---
