@@ -15,7 +15,8 @@ if not workflow.overwrite_configfiles:
 
 # The library is found without being installed, in this process and in the jobs.
 sys.path.insert(0, f"{workflow.basedir}/src")
-os.environ["PYTHONPATH"] = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
+library = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
+os.environ.update(PYTHONPATH=library)
 
 
 include: "workflow/rules/common.smk"

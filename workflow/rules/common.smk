@@ -1,4 +1,4 @@
-# What every rule file shares: checks of the configuration, names, content hashes, resources.
+# What all stages share: checks of the configuration, names, content hashes, resources.
 from difflib import get_close_matches
 from functools import cache
 
@@ -52,6 +52,8 @@ def task_source(task):
 HELDOUT = config["heldout_tasks"]
 STUDIED = config["tasks"]
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
+# Rankings that studied and held-out tasks are pruned by.
+SHARED = ["aggregate", *CONTROLS]
 for task in [*STUDIED, *HELDOUT]:  # an unknown one stops the study before anything runs
     try:
         task_source(task)
@@ -93,3 +95,70 @@ def of_model(key):
 def computes(model):
     """What decides a model's numbers beside its weights."""
     return {key: config["models"][model][key] for key in ("dtype", "device_map")}
+
+
+# --- artifacts, by what they are about ---
+
+
+def rankings_of(names):
+    """Input function: the ranking files of `names` for each component that the job prunes."""
+
+    def files(wildcards):
+        both = wildcards.component == "combined"
+        return collect(
+            "artifacts/{model}/rankings/{ranking}/{shots}-shot/{component}.parquet",
+            model=wildcards.model,
+            shots=wildcards.shots,
+            ranking=names(wildcards),
+            component=["heads", "ffns"] if both else wildcards.component,
+        )
+
+    return files
+
+
+def pruned(ranking):
+    """The file of a task pruned by `ranking`."""
+    directory = "artifacts/{model}/pruning/{task}/{shots}-shot/{component}"
+    return f"{directory}/by-{ranking}.parquet"
+
+
+def drawn(name):
+    """The files of a figure: its table, and itself in three formats."""
+    return {
+        "table": f"artifacts/{{model}}/tables/{name}.parquet",
+        "png": report(
+            f"artifacts/{{model}}/figures/{name}.png",
+            caption=f"../report/{name}.rst",
+            category="{model}",
+        ),
+        "svg": f"artifacts/{{model}}/figures/{name}.svg",
+        "html": f"artifacts/{{model}}/figures/{name}.html",
+    }
+
+
+def importance_of(component):
+    """The importance of a component, for every task and number of shots."""
+    return collect(
+        f"artifacts/{{{{model}}}}/importance/{{task}}/{{shots}}-shot/{component}.parquet",
+        task=STUDIED,
+        shots=config["shots"],
+    )
+
+
+def rankings_at(component, names):
+    """Rankings of a component at every number of shots."""
+    return collect(
+        f"artifacts/{{{{model}}}}/rankings/{{ranking}}/{{shots}}-shot/{component}.parquet",
+        ranking=names,
+        shots=config["shots"],
+    )
+
+
+def pruned_by(component, tasks, names):
+    """Tasks pruned by rankings; "own" stands for a task's own."""
+    return [
+        f"artifacts/{{model}}/pruning/{task}/{shots}-shot/{component}/by-{ranking}.parquet"
+        for task in tasks
+        for shots in config["shots"]
+        for ranking in [task if name == "own" else name for name in names]
+    ]

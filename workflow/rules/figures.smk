@@ -17,48 +17,6 @@ FIGURES = [
 ORDERS = [*STUDIED, "aggregate", *CONTROLS]
 
 
-def drawn(name):
-    """The files of a figure: its table, and itself in three formats."""
-    return {
-        "table": f"artifacts/{{model}}/tables/{name}.parquet",
-        "png": report(
-            f"artifacts/{{model}}/figures/{name}.png",
-            caption=f"../report/{name}.rst",
-            category="{model}",
-        ),
-        "svg": f"artifacts/{{model}}/figures/{name}.svg",
-        "html": f"artifacts/{{model}}/figures/{name}.html",
-    }
-
-
-def importance_of(component):
-    """The importance of a component, for every task and number of shots."""
-    return collect(
-        f"artifacts/{{{{model}}}}/importance/{{task}}/{{shots}}-shot/{component}.parquet",
-        task=STUDIED,
-        shots=config["shots"],
-    )
-
-
-def rankings_at(component, names):
-    """Rankings of a component at every number of shots."""
-    return collect(
-        f"artifacts/{{{{model}}}}/rankings/{{ranking}}/{{shots}}-shot/{component}.parquet",
-        ranking=names,
-        shots=config["shots"],
-    )
-
-
-def pruned_by(component, tasks, names):
-    """Tasks pruned by rankings; "own" stands for a task's own."""
-    return [
-        f"artifacts/{{model}}/pruning/{task}/{shots}-shot/{component}/by-{ranking}.parquet"
-        for task in tasks
-        for shots in config["shots"]
-        for ranking in [task if name == "own" else name for name in names]
-    ]
-
-
 rule draw_head_importance:
     input:
         importance=importance_of("heads"),

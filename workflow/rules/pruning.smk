@@ -1,36 +1,6 @@
 # Model + prompts + rankings -> every document's log-likelihoods and metric at every level.
 # One job loads the model once and evaluates all levels of all rankings.
 
-SHARED = [
-    "aggregate",
-    *CONTROLS,
-]  # rankings that studied and held-out tasks are pruned by
-
-
-def rankings_of(names):
-    """Input function: the ranking files of `names` for each component that the job prunes."""
-
-    def files(wildcards):
-        both = wildcards.component == "combined"
-        return collect(
-            "artifacts/{model}/rankings/{ranking}/{shots}-shot/{component}.parquet",
-            model=wildcards.model,
-            shots=wildcards.shots,
-            ranking=names(wildcards),
-            component=["heads", "ffns"] if both else wildcards.component,
-        )
-
-    return files
-
-
-def pruned(ranking):
-    """The file of a task pruned by `ranking`."""
-    return (
-        "artifacts/{model}/pruning/{task}/{shots}-shot/{component}/by-"
-        + ranking
-        + ".parquet"
-    )
-
 
 rule prune:
     input:
