@@ -20,10 +20,25 @@ def checkpoint(tmp_path_factory):
     return tiny.save_model(tmp_path_factory.mktemp("model"))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-readme", action="store_true", help="write the table of families that passed"
+    )
+
+
+@pytest.fixture(scope="session")
+def all_models(tmp_path_factory):
+    """Family -> a tiny random model of it."""
+    return {
+        family: models.load(tiny.save_model(tmp_path_factory.mktemp(family), family))
+        for family in tiny.CONFIGS
+    }
+
+
 @pytest.fixture(scope="session", params=tiny.CONFIGS)
-def model(request, tmp_path_factory):
+def model(request, all_models):
     """A tiny random model of each family."""
-    return models.load(tiny.save_model(tmp_path_factory.mktemp(request.param), request.param))
+    return all_models[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_sweep import naive, random_prompts
+from test_sweep import naive, random_prompts, within
 
 from headcount import importance
 from headcount.evaluation import Evaluation
@@ -20,7 +20,8 @@ def reference_products(model, prompt, component):
     model.hf.requires_grad_(True)
     kept, handles = [], []
     heads = component == "heads"
-    for module in model.attention_outputs if heads else model.ffn_outputs:
+    for part in model.parts:
+        module = part.attention_output if heads else part.ffn_writes
 
         def keep(module, inputs, output):
             tensor = inputs[0] if heads else output
@@ -57,8 +58,8 @@ def test_gradient_scores_equal_autograd_one_prompt_at_a_time(model, component, r
         targets = sum(len(prompt.targets) for prompt in prompts)
         divisor = np.where(np.array(layers) == model.num_layers - 1, targets, positions)
         expected = sum(np.abs(product).sum(0) for product in products) / divisor
-    for max_tokens in (1, 5000):  # the scores do not depend on the batch
-        scores = importance.gradient(model, prompts, component, reduction, max_tokens)
+    for memory in (0.001, 1000):  # the scores do not depend on the batch, nor on recomputation
+        scores = within(memory, importance.gradient, model, prompts, component, reduction)
         rows = scores.rows(model, component)
         assert [(row["layer"], row["head"]) for row in rows] == importance.components(
             model, component

@@ -203,7 +203,8 @@ def test_copying_is_a_plain_loop_over_heads(model):
             hook.remove()
         for i, projection in enumerate(model.attention_outputs):
             for h, output in enumerate(head_outputs(projection, z[i], model.num_heads)):
-                logits = model.hf.get_output_embeddings()(model.final_norm(output))
+                unembedding = model.hf.get_output_embeddings().weight  # without a bias, as of Phi
+                logits = model.final_norm(output) @ unembedding.T
                 context = logits[1:, tokens[1:]]  # BOS, at position 0, is no candidate
                 attended = attentions[i][h, 1:, 1:].argmax(-1).tolist()
                 scores.append(plain_copying(context, attended))

@@ -1,12 +1,19 @@
-"""The batched evaluation equals one prompt, one mask, one plain forward pass."""
+"""The sweep equals one prompt, one mask, one full forward pass; its parts keep their promises."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from headcount.families import matrix
 from headcount.model import Prompt
-from headcount.sweep import Masks, batches, log_likelihoods
+from headcount.sweep import Masks, log_likelihoods
+from headcount.sweep.sharing import tree
+from headcount.sweep.states import States
+from headcount.sweep.trie import blocks
 
 
 def random_prompts(count, seed=0):
@@ -27,9 +34,7 @@ def naive(model, prompt, removed_heads, removed_ffns):
     with torch.inference_mode():
         for layer, head in removed_heads:
             columns = slice(head * model.head_dim, (head + 1) * model.head_dim)
-            projection = model.attention_outputs[layer]
-            linear = isinstance(projection, torch.nn.Linear)
-            (projection.weight.T if linear else projection.weight)[columns] = 0
+            matrix(model.attention_outputs[layer])[:, columns] = 0
         for layer in removed_ffns:
             for parameter in model.ffn_outputs[layer].parameters():
                 parameter.zero_()
@@ -40,11 +45,17 @@ def naive(model, prompt, removed_heads, removed_ffns):
     return chosen.sum().item(), predicted.argmax(-1).tolist() == prompt.targets
 
 
-@pytest.mark.parametrize("max_tokens", [1, 100, 10_000])
-def test_equals_the_naive_loop_whatever_the_batch(model, max_tokens):
-    prompts = random_prompts(6)
-    removals = [([], []), ([(0, 1), (2, 3)], []), ([], [1]), ([(1, 0), (1, 1), (1, 2)], [0, 2])]
-    sums, greedy = log_likelihoods(model, prompts, Masks.removing(model, removals), max_tokens)
+def within(memory, function, model, *arguments):
+    """Call the function with the model's memory limited to so many MB."""
+    before, model.memory = model.memory, memory
+    try:
+        return function(model, *arguments)
+    finally:
+        model.memory = before
+
+
+def assert_equals_naive_loop(model, prompts, removals, memory):
+    sums, greedy = within(memory, log_likelihoods, model, prompts, Masks.removing(model, removals))
     for mask, removal in enumerate(removals):
         for index, prompt in enumerate(prompts):
             expected, is_greedy = naive(model, prompt, *removal)
@@ -52,29 +63,41 @@ def test_equals_the_naive_loop_whatever_the_batch(model, max_tokens):
             assert bool(greedy[mask, index]) == is_greedy
 
 
+@pytest.mark.parametrize("memory", [0.001, 0.2, 1000])
+def test_equals_the_naive_loop_whatever_the_memory(model, memory):
+    removals = [([], []), ([(0, 1), (2, 3)], []), ([], [1]), ([(1, 0), (1, 1), (1, 2)], [0, 2])]
+    assert_equals_naive_loop(model, random_prompts(6), removals, memory)
+
+
+tokens = st.integers(8, 11)  # few, so that prompts often begin alike
+prompts = st.builds(
+    lambda context, targets: Prompt([2, *context, *targets[:-1]], targets, truncated=False),
+    st.lists(tokens, max_size=30),
+    st.lists(tokens, min_size=1, max_size=4),
+)
+removals = st.tuples(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=8, unique=True),
+    st.lists(st.integers(0, 2), max_size=3, unique=True),
+)
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "gpt_neox"])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    asked=st.lists(prompts, min_size=1, max_size=6),
+    gone=st.lists(removals, min_size=1, max_size=4),
+    memory=st.sampled_from([0.001, 0.02, 0.2, 5]),
+)
+def test_any_trie_any_masks_any_memory(all_models, family, asked, gone, memory):
+    assert_equals_naive_loop(all_models[family], asked, gone, memory)
+
+
 def test_greedy_is_true_where_greedy_decoding_gives_the_targets(model):
     with torch.inference_mode():
         best = model.hf(input_ids=torch.tensor([[2, 9, 10]])).logits[0, -1].argmax().item()
-    prompts = [Prompt([2, 9, 10], [best], False), Prompt([2, 9, 10], [(best + 1) % 48], False)]
-    _, greedy = log_likelihoods(model, prompts, Masks.removing(model, [([], [])]))
+    asked = [Prompt([2, 9, 10], [best], False), Prompt([2, 9, 10], [(best + 1) % 48], False)]
+    _, greedy = log_likelihoods(model, asked, Masks.removing(model, [([], [])]))
     assert greedy.tolist() == [[True, False]]
-
-
-def test_prompts_with_one_input_share_a_row():
-    prompts = [Prompt([2, 9, 10], [token], False) for token in (11, 12, 13)]
-    (batch,) = batches(prompts, max_tokens=100)
-    assert batch.tokens.tolist() == [[2, 9, 10]]
-    assert batch.prompts.tolist() == [0, 1, 2]
-    (batch,) = batches(prompts, max_tokens=100, share=False)
-    assert batch.prompts_of_rows.tolist() == [0, 1, 2]
-
-
-def test_batches_keep_to_their_size():
-    prompts = random_prompts(40)
-    sizes = [batch.tokens.numel() for batch in batches(prompts, max_tokens=90, masks=2)]
-    assert max(sizes) * 2 <= 90
-    scored = torch.cat([batch.prompts for batch in batches(prompts, max_tokens=90)])
-    assert sorted(set(scored.tolist())) == list(range(len(prompts)))
 
 
 def test_a_log_likelihood_that_is_not_finite_names_the_model(opt):
@@ -86,3 +109,84 @@ def test_a_log_likelihood_that_is_not_finite_names_the_model(opt):
             log_likelihoods(opt, random_prompts(1), Masks.removing(opt, [([], [])]))
     finally:
         norm.weight.copy_(saved)
+
+
+# --- shared prefixes ---
+
+
+def distinct_prefixes(asked):
+    """Nodes of the tokens' trie, counted by hand."""
+    return len({tuple(p.tokens[:end]) for p in asked for end in range(1, len(p.tokens) + 1)})
+
+
+def test_a_common_context_is_packed_once():
+    context = [2, *range(8, 28)]
+    choices = [[30], [30, 31], [32, 33, 34], [35]]
+    asked = [Prompt([*context, *choice[:-1]], choice, False) for choice in choices]
+    (block,) = blocks(asked, max_tokens=1000)
+    assert len(block) == distinct_prefixes(asked) == len(context) + 1 + 2
+    assert block.tokens.tolist()[: len(context)] == context
+    assert sum(map(len, blocks(asked, 1000, share=False))) == sum(len(p.tokens) for p in asked)
+
+
+@given(asked=st.lists(prompts, min_size=1, max_size=12), max_tokens=st.integers(1, 60))
+@settings(deadline=None)
+def test_a_token_sees_its_prefix_and_nothing_else(asked, max_tokens):
+    packing = blocks(asked, max_tokens)
+    found = {}
+    for block in packing:
+        sees = [[] for _ in range(len(block))]
+        for unit in block.units:
+            keys = [index for part in unit.keys for index in range(part.start, part.stop)]
+            for row, query in enumerate(range(unit.queries.start, unit.queries.stop)):
+                shown = range(len(keys)) if unit.mask is None else unit.mask[row].nonzero()[:, 0]
+                sees[query] = [keys[k] for k in shown if unit.mask is not None or k <= row]
+        for row, target, prompt in zip(block.rows, block.targets, block.prompts, strict=True):
+            place = int(block.scored[row])
+            assert block.positions[sees[place]].tolist() == list(range(len(sees[place])))
+            prefix = block.tokens[sees[place]].tolist()
+            found.setdefault(int(prompt), []).append((prefix, int(target)))
+    for index, prompt in enumerate(asked):
+        first = len(prompt.tokens) - len(prompt.targets) + 1
+        expected = [(prompt.tokens[: first + j], t) for j, t in enumerate(prompt.targets)]
+        assert sorted(found[index], key=lambda pair: len(pair[0])) == expected
+
+
+def test_blocks_keep_to_their_size():
+    asked = random_prompts(40)
+    packing = blocks(asked, max_tokens=90)
+    assert max(map(len, packing)) <= 90
+    assert sorted(set(torch.cat([b.prompts for b in packing]).tolist())) == list(range(len(asked)))
+
+
+# --- shared layers ---
+
+
+def test_masks_share_the_layers_below_their_first_difference(opt):
+    """Removing each of L FFNs passes L (L + 1) / 2 states beside the whole model's L."""
+    L = opt.num_layers
+    states = tree(Masks.removing(opt, [([], []), *(([], [layer]) for layer in range(L))]))
+    assert states.passes == L + L * (L + 1) // 2
+    assert len(set(states.leaves)) == L + 1 == states.width
+
+
+def test_equal_masks_are_swept_once(opt):
+    states = tree(Masks.removing(opt, [([(1, 2)], [])] * 5))
+    assert (states.passes, states.leaves) == (opt.num_layers, [0] * 5)
+
+
+# --- memory ---
+
+
+def test_states_that_do_not_fit_lie_on_disk_until_they_are_dropped():
+    with States(capacity=100) as states:
+        tensors = [torch.randn(2, 5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)] * 2
+        for key, tensor in enumerate(tensors):
+            states.put(key, tensor)
+        assert len(states.held) == 3 and len(states.filed) == 1
+        for key, tensor in enumerate(tensors):
+            assert torch.equal(states.get(key).view(2, 5), tensor)
+            states.drop(key)
+        assert states.used == 0 and not states.filed
+        directory = states.directory.name
+    assert not Path(directory).exists()

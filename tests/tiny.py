@@ -9,48 +9,62 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM as Auto
 from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 WORDS = [f"w{i}" for i in range(40)]
 VOCABULARY = ["<unk>", "<pad>", "</s>", "Q:", "A:", "yes", "no", "maybe", *WORDS]
 
 SIZE = {"vocab_size": len(VOCABULARY), "bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+OPT = {
+    **SIZE,
+    "hidden_size": 32,
+    "ffn_dim": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+}
+COMMON = {
+    **SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+GROUPED = {**COMMON, "num_key_value_heads": 2}  # two query heads to a key-value head
+WINDOW = {"sliding_window": 6}  # shorter than the tests' prompts
 CONFIGS = {
-    "opt": OPTConfig(
-        **SIZE,
-        hidden_size=32,
-        word_embed_proj_dim=32,
-        ffn_dim=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        dropout=0.0,
-    ),
-    "llama": LlamaConfig(  # grouped-query attention, gated FFN
-        **SIZE,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-    ),
-    "gpt2": GPT2Config(  # fused projections, Conv1D
+    "opt": OPTConfig(**OPT, word_embed_proj_dim=32),
+    # Norms after the sums, embeddings narrower than the residual stream.
+    "opt_350m": OPTConfig(**OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "gpt2": GPT2Config(  # one projection for queries, keys and values, Conv1D
         **SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=64, resid_pdrop=0, attn_pdrop=0
     ),
-    "gpt_neox": GPTNeoXConfig(  # attention and FFN in parallel
-        **SIZE,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=64,
+    "gpt_neox": GPTNeoXConfig(**COMMON),  # attention and FFN in parallel
+    "llama": LlamaConfig(**GROUPED),
+    "mistral": MistralConfig(**GROUPED, **WINDOW),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=12),  # 4 heads of 12 in a stream of 32
+    # Every second layer has a sliding window, norms after the blocks, squashed scores and logits.
+    "gemma2": Gemma2Config(**GROUPED, **WINDOW, head_dim=8, query_pre_attn_scalar=8),
+    "gemma3": Gemma3TextConfig(
+        **GROUPED, **WINDOW, head_dim=8, query_pre_attn_scalar=8, sliding_window_pattern=2
     ),
+    "phi": PhiConfig(**COMMON, resid_pdrop=0.0),
+    "phi3": Phi3Config(**GROUPED, resid_pdrop=0.0),  # one projection for queries, keys and values
 }
 
 
@@ -71,8 +85,10 @@ def save_model(directory: Path, family: str = "opt", seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = Auto.from_config(CONFIGS[family])
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.normal_(0, 0.3 if parameter.dim() > 1 else 0.1)
+            if "norm" in name and "bias" not in name and not family.startswith("gemma"):
+                parameter += 1  # Gemma's norms add it themselves
     model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep import MAX_TOKENS, Batch, Masks, batches
+from headcount.sweep import Masks
+from headcount.sweep.ablation import Ablation
+from headcount.sweep.gradients import gate_gradients
 
 
 @dataclass
@@ -62,7 +64,6 @@ def gradient(
     prompts: list[Prompt],
     component: str,
     reduction: str,
-    max_tokens: int = MAX_TOKENS,
 ) -> Importance:
     """How much the loss of the gold targets changes with a gate on each component.
 
@@ -79,50 +80,20 @@ def gradient(
     """
     if reduction not in ("token", "example"):
         raise ValueError(f"reduction {reduction!r} is neither token nor example")
-    width = len(components(model, component))
-    contributions = torch.zeros(len(prompts), width, dtype=torch.float64)
-    for batch in batches(prompts, max_tokens, share=False):
-        products = _products(model, batch, component)  # [P, T, N]
-        reduced = products.sum(1).abs() if reduction == "example" else products.abs().sum(1)
-        contributions[batch.prompts_of_rows] = reduced.double().cpu()
+    of_layer = 1 if component == "ffns" else model.num_heads
+    sums = torch.zeros(model.num_layers, len(prompts), of_layer, dtype=torch.float64)
+    for layer, block, products in gate_gradients(model, prompts, component):
+        terms = products.cpu().double()  # [N, H or 1]
+        sums[layer].index_add_(0, block.owners, terms.abs() if reduction == "token" else terms)
+    contributions = sums.abs().transpose(0, 1).flatten(1)  # [prompts, L * H] or [prompts, L]
     _check_finite(contributions, model, component)
-    weights = np.ones((len(prompts), width))
+    weights = np.ones(contributions.shape)
     if reduction == "token":
-        top = components(model, component)[-1][0]
-        is_top = np.array([layer == top for layer, _ in components(model, component)])  # [N]
-        positions = np.array([[len(prompt.tokens)] for prompt in prompts])  # [P, 1]
-        targets = np.array([[len(prompt.targets)] for prompt in prompts])
-        weights *= np.where(is_top, targets, positions)
+        positions = np.array([len(prompt.tokens) for prompt in prompts])
+        targets = np.array([len(prompt.targets) for prompt in prompts])
+        weights *= positions[:, None]
+        weights[:, -of_layer:] = targets[:, None]
     return Importance(contributions.numpy(), weights)
-
-
-def _products(model: LanguageModel, batch: Batch, component: str) -> Tensor:
-    """<A_t, d loss / d A_t> of every prompt, position and component: [P, T, N].
-
-    The parameters are frozen: the graph begins at the first layer's activations.
-    """
-    activations: list[Tensor] = []
-
-    def keep(_layer: int, activation: Tensor) -> Tensor:
-        activations.append(activation.requires_grad_())
-        return activation
-
-    hook = {"attention_input": keep} if component == "heads" else {"ffn_output": keep}
-    with model.hooked(**hook):
-        logits = model.logits_at(batch.tokens, batch.rows, batch.positions)  # [S, vocabulary]
-    targets = batch.targets.to(logits.device)
-    losses = -logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]  # [S]
-    lengths = torch.bincount(batch.rows).to(losses)  # [P] targets of each prompt
-    loss = (losses / lengths[batch.rows]).sum()
-    gradients = torch.autograd.grad(loss, activations)
-    P, T = batch.tokens.shape
-    return torch.cat(
-        [
-            (a.detach().float() * g.float()).sum(-1).reshape(P, T, -1).cpu()  # [P, T, H or 1]
-            for a, g in zip(activations, gradients, strict=True)
-        ],
-        dim=-1,
-    )
 
 
 def _check_finite(scores: Tensor, model: LanguageModel, component: str) -> None:
@@ -139,11 +110,17 @@ def _check_finite(scores: Tensor, model: LanguageModel, component: str) -> None:
 # --- oracle ---
 
 
-def oracle(model: LanguageModel, evaluation: Evaluation, component: str) -> Importance:
+def oracle(
+    model: LanguageModel,
+    evaluation: Evaluation,
+    component: str,
+    ablation: Ablation | None = None,
+) -> Importance:
     """Metric of the whole model minus metric with the component removed, for every document."""
     removals = [([], [])]
     for layer, head in components(model, component):
         removals.append(([], [layer]) if head is None else ([(layer, head)], []))
-    metric = evaluation.run(model, Masks.removing(model, removals)).metric  # [1 + N, documents]
+    masks = Masks.removing(model, removals, ablation)
+    metric = evaluation.run(model, masks).metric  # [1 + N, documents]
     contributions = (metric[0] - metric[1:]).T  # [documents, N]
     return Importance(contributions, np.ones_like(contributions))

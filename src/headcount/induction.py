@@ -10,7 +10,6 @@ the first ones. Prefix matching repeats 25 + 2 i distinct tokens four times, cop
 tokens without a repeat.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -62,8 +61,8 @@ def copying(
 ) -> pl.DataFrame:
     """Copying score (0 to 1) of every head: rows of the artifact `induction`.
 
-    A head's output z W_O, without the projection's bias, gives logits of the tokens in context;
-    see `copying_score`.
+    A head's output z W_O, without the bias of the projection or of the unembedding, gives logits of
+    the tokens in context; see `copying_score`.
 
     - `variant="residual"`: z as it is in the model's forward pass, and logits through the final
       norm. BOS is no candidate: a head that rests on it would count as copying it.
@@ -247,9 +246,8 @@ def _visiting(model: LanguageModel, visit: Callable[[int, Tensor, Tensor], None]
     model.hf.set_attn_implementation("eager")
     try:
         with model.hooked(attention_input=keep), ExitStack() as hooks:
-            for layer, projection in enumerate(model.attention_outputs):
-                attention = model.hf.get_submodule(_name(model, projection).rpartition(".")[0])
-                handle = attention.register_forward_hook(partial(after, layer))
+            for layer, part in enumerate(model.parts):
+                handle = part.attention.register_forward_hook(partial(after, layer))
                 hooks.callback(handle.remove)
             yield
     finally:
@@ -267,16 +265,10 @@ def _reading_embeddings(model: LanguageModel) -> Iterator[None]:
         return (embeddings[0].to(inputs[0].device), *inputs[1:])
 
     with ExitStack() as hooks:
-        for layer, projection in enumerate(model.attention_outputs):
-            # "model.decoder.layers.3.self_attn.out_proj" is in the layer "model.decoder.layers.3"
-            name = re.match(r".*\.\d+(?=\.)", _name(model, projection))[0]
-            handle = model.hf.get_submodule(name).register_forward_pre_hook(partial(replace, layer))
+        for layer, module in enumerate(model.layers):
+            handle = module.register_forward_pre_hook(partial(replace, layer))
             hooks.callback(handle.remove)
         yield
-
-
-def _name(model: LanguageModel, wanted: nn.Module) -> str:
-    return next(name for name, module in model.hf.named_modules() if module is wanted)
 
 
 def _table(model: LanguageModel, scores: Tensor) -> pl.DataFrame:

@@ -1,19 +1,20 @@
 """A causal language model whose attention heads and feed-forward networks can be removed.
 
-Transformers' own modelling code runs unchanged. A head is gated at its slice `z` of the *input* of
-the attention output projection (in the output the heads are already mixed), an FFN at the output of
-its last projection, that is at what it adds to the residual stream. Without a mask no hook is
-installed: the model is bit for bit the unmodified one.
+Transformers' own modelling code runs unchanged. A head is removed at its slice `z` of the *input*
+of the attention output projection (in the output the heads are already mixed), an FFN at what it
+adds to the residual stream. While nothing is removed nothing is installed: the model is bit for bit
+the unmodified one. Where the parts are: `headcount.families`.
 
 | name | shape | where |
 | --- | --- | --- |
+| hidden | [rows B, positions T, d_model] | the residual stream between two layers |
 | z | [rows B, positions T, heads H, head_dim] | input of the attention output projection |
-| FFN output | [rows B, positions T, d_model] | output of the FFN's output projection |
-| heads mask | [rows B, layers L, heads H] | 1 keeps, 0 removes |
-| FFNs mask | [rows B, layers L] | 1 keeps, 0 removes |
+| FFN output | [rows B, positions T, d_model] | what the FFN adds to the residual stream |
+| heads mask | [layers L, heads H] | True keeps, False removes |
+| FFNs mask | [layers L] | True keeps, False removes |
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,23 +24,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from headcount import families
 from headcount.artifacts import checkpoint_hash
+from headcount.families import ModelError
 
-# Names, inside a decoder layer, of the two projections that write to the residual stream.
-# OPT; Llama, Mistral, Qwen, Gemma; GPT-2; GPT-NeoX; Phi.
-ATTENTION_OUTPUTS = (
-    "self_attn.out_proj",
-    "self_attn.o_proj",
-    "attn.c_proj",
-    "attention.dense",
-    "self_attn.dense",
-)
-FFN_OUTPUTS = ("fc2", "mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2")
-FINAL_NORMS = ("final_layer_norm", "norm", "ln_f")  # in the decoder that holds the layers
-
-
-class ModelError(ValueError):
-    """A model that does not load, or whose heads and FFNs cannot be found."""
+# Before the unembedding, in the decoder that holds the layers; OPT-350m has a projection instead.
+MEMORY = 1000  # MB
+FINAL_NORMS = ("final_layer_norm", "norm", "ln_f", "final_layernorm", "project_out")
 
 
 @dataclass
@@ -56,27 +47,38 @@ class Prompt:
 
 
 class LanguageModel:
-    """A frozen causal language model, its tokenizer, and where its heads and FFNs are."""
+    """A frozen causal language model, its tokenizer, and where its heads and FFNs are.
 
-    def __init__(self, hf: PreTrainedModel, tokenizer):
+    `memory`, in MB, is what may be held beside the weights while the model is swept.
+
+    Raises `ModelError` when heads or FFNs are not found.
+    """
+
+    def __init__(self, hf: PreTrainedModel, tokenizer, memory: float = MEMORY):
+        self.memory = memory
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        path, self.layout = families.decoder(hf)
+        self.layers = hf.get_submodule(path)
+        self.parts = [families.parts(layer, self.layout) for layer in self.layers]
+        self.attention_outputs = [part.attention_output for part in self.parts]
+        self.ffn_outputs = [part.ffn_output for part in self.parts]
         config = hf.config.get_text_config()
-        decoder, layers = _decoder_layers(hf, config)
-        self.attention_outputs = [_submodule(layer, ATTENTION_OUTPUTS) for layer in layers]
-        self.ffn_outputs = [_submodule(layer, FFN_OUTPUTS) for layer in layers]
-        self.num_layers = len(layers)
+        self.num_layers = len(self.layers)
         self.num_heads = config.num_attention_heads
-        inputs = _in_features(self.attention_outputs[0])
+        self.num_kv_heads = getattr(config, "num_key_value_heads", None) or self.num_heads
+        self.d_model, inputs = families.matrix(self.attention_outputs[0]).shape
         if inputs % self.num_heads:
             raise ModelError(f"{inputs} inputs of the output projection, {self.num_heads} heads")
         self.head_dim = inputs // self.num_heads
-        norms = [getattr(decoder, name, None) for name in (*FINAL_NORMS, "project_out")]
+        decoder = hf.get_submodule(path.rpartition(".")[0])
+        norms = [getattr(decoder, name, None) for name in FINAL_NORMS]
         self.final_norm = nn.Sequential(*filter(None, norms))
 
     @property
     def device(self) -> torch.device:
-        return self.hf.get_input_embeddings().weight.device
+        """Where inputs go; that of the weights, or where they are loaded to when offloaded."""
+        return self.hf.device if self.hf.device.type != "meta" else torch.device("cpu")
 
     @cached_property
     def window(self) -> int:
@@ -99,59 +101,43 @@ class LanguageModel:
         from lm_eval.api.instance import Instance
 
         requests = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
-        prompts = []
-        for _, context, continuation in self._lm_eval.loglikelihood(requests, disable_tqdm=True):
-            whole = context + continuation
-            tokens = whole[-(self.window + 1) :][:-1]
-            # A continuation longer than the window has no position for its first tokens.
-            targets = continuation[-len(tokens) :]
-            prompts.append(Prompt(tokens, targets, len(whole) > self.window + 1))
-        return prompts
+        encoded = self._lm_eval.loglikelihood(requests, disable_tqdm=True)
+        return [self.prompt(context, continuation) for _, context, continuation in encoded]
+
+    def prompt(self, context: list[int], continuation: list[int]) -> Prompt:
+        """The prompt of a context and its continuation in tokens, cut to the window."""
+        whole = context + continuation
+        tokens = whole[-(self.window + 1) :][:-1]
+        # A continuation longer than the window has no position for its first tokens.
+        targets = continuation[-len(tokens) :]
+        return Prompt(tokens, targets, len(whole) > self.window + 1)
 
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""
-        projection = self.attention_outputs[layer]
-        # nn.Linear stores [out, in], GPT-2's Conv1D stores [in, out].
-        weight = projection.weight.T if isinstance(projection, nn.Linear) else projection.weight
+        weight = families.matrix(self.attention_outputs[layer]).T  # [H * head_dim, d_model]
         return weight.unflatten(0, (self.num_heads, self.head_dim))
 
     @contextmanager
-    def masked(self, heads: Tensor, ffns: Tensor) -> Iterator[None]:
-        """Inside, row b of a batch runs without the components that are 0 in its masks.
-
-        heads: [B, L, H], ffns: [B, L]. Layers in which nothing is removed get no hook.
-        """
-        hooks = ExitStack()
-        with hooks:
-            for layer in range(self.num_layers):
-                if not heads[:, layer].all():
-                    gate = partial(_gate_heads, heads[:, layer])
-                    handle = self.attention_outputs[layer].register_forward_pre_hook(gate)
-                    hooks.callback(handle.remove)
-                if not ffns[:, layer].all():
-                    gate = partial(_gate_ffn, ffns[:, layer])
-                    handle = self.ffn_outputs[layer].register_forward_hook(gate)
-                    hooks.callback(handle.remove)
-            yield
-
-    @contextmanager
     def hooked(
-        self, attention_input: Callable | None = None, ffn_output: Callable | None = None
+        self,
+        attention_input: Callable | None = None,
+        ffn_output: Callable | None = None,
+        layers: Iterable[int] | None = None,
     ) -> Iterator[None]:
         """Inside, z passes through `attention_input(layer, z)` and an FFN's output likewise.
 
         Each function returns what to go on with; z is [B, T, H, head_dim], the output [B, T, d].
+        In all `layers`, or in some.
         """
         hooks = ExitStack()
         with hooks:
-            for layer in range(self.num_layers):
+            for layer in range(self.num_layers) if layers is None else layers:
+                part = self.parts[layer]
                 if attention_input:
-                    handle = self.attention_outputs[layer].register_forward_pre_hook(
-                        partial(self._on_z, attention_input, layer)
-                    )
-                    hooks.callback(handle.remove)
+                    on_z = partial(self._on_z, attention_input, layer)
+                    hooks.callback(part.attention_output.register_forward_pre_hook(on_z).remove)
                 if ffn_output:
-                    handle = self.ffn_outputs[layer].register_forward_hook(
+                    handle = part.ffn_writes.register_forward_hook(
                         lambda _module, _inputs, output, layer=layer: ffn_output(layer, output)
                     )
                     hooks.callback(handle.remove)
@@ -161,84 +147,33 @@ class LanguageModel:
         z = inputs[0].unflatten(-1, (self.num_heads, self.head_dim))  # [B, T, H, head_dim]
         return (function(layer, z).flatten(-2),)  # [B, T, H * head_dim]
 
-    def logits_at(self, tokens: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Logits [N, vocabulary] at N (row, position) pairs of the batch `tokens` [B, T].
 
-        Rows are padded on the right: under causal attention nothing earlier sees the padding.
-        Only the positions asked for reach the unembedding.
-        """
-
-        def select(_module: nn.Module, inputs: tuple) -> tuple:
-            hidden = inputs[0]  # [B, T, d]
-            return (hidden[rows.to(hidden.device), positions.to(hidden.device)][None],)  # [1, N, d]
-
-        handle = self.hf.get_output_embeddings().register_forward_pre_hook(select)
-        try:
-            return self.hf(input_ids=tokens.to(self.device), use_cache=False).logits[0]
-        finally:
-            handle.remove()
-
-
-def _gate_heads(keep: Tensor, _module: nn.Module, inputs: tuple) -> tuple:
-    """Zero z of removed heads; keep: [B, H], input: [B, T, H * head_dim]."""
-    z = inputs[0].unflatten(-1, (keep.shape[1], -1))  # [B, T, H, head_dim]
-    return ((z * keep.to(z)[:, None, :, None]).flatten(-2),)
-
-
-def _gate_ffn(keep: Tensor, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-    """Zero the output [B, T, d] or [B * T, d] of removed FFNs, bias included; keep: [B]."""
-    rows = output.reshape(len(keep), -1)  # OPT flattens the positions of its FFN in some versions
-    return (rows * keep.to(output)[:, None]).view_as(output)
-
-
-# --- finding the components ---
-
-
-def _decoder_layers(hf: PreTrainedModel, config) -> tuple[nn.Module, nn.ModuleList]:
-    """The module that holds the decoder layers, and the layers."""
-    name = f"{type(hf).__name__} ({config.model_type})"
-    if config.is_encoder_decoder:
-        raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
-    if experts := [n for n, _ in hf.named_modules() if n.rsplit(".", 1)[-1] == "experts"]:
-        raise ModelError(f"{name} is a mixture of experts ({experts[0]}), which is not supported")
-    for path, module in hf.named_modules():
-        if (
-            isinstance(module, nn.ModuleList)
-            and len(module) == config.num_hidden_layers
-            and all(_submodule(layer, ATTENTION_OUTPUTS) for layer in module)
-        ):
-            if not all(_submodule(layer, FFN_OUTPUTS) for layer in module):
-                raise ModelError(
-                    f"{name}: no FFN output projection in every layer of {path}; looked for "
-                    f"{', '.join(FFN_OUTPUTS)}"
-                )
-            return hf.get_submodule(path.rpartition(".")[0]), module
-    raise ModelError(
-        f"{name}: no list of {config.num_hidden_layers} decoder layers that each have an attention "
-        f"output projection; looked for {', '.join(ATTENTION_OUTPUTS)}"
-    )
-
-
-def _submodule(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    """The first of the dotted `names` that `layer` has."""
-    for name in names:
-        try:
-            return layer.get_submodule(name)
-        except AttributeError:
-            continue
-    return None
-
-
-def _in_features(projection: nn.Module) -> int:
-    """Input width of an nn.Linear, or of a Conv1D, whose weight is [in, out]."""
-    return getattr(projection, "in_features", None) or projection.weight.shape[0]
+@contextmanager
+def replaced(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
+    """Inside, modules have other `forward`s."""
+    own = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module, forward in own.items():
+            if forward is None:  # that of the class shows again
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = forward
 
 
 # --- loading ---
 
 
-def load(path: str | Path, dtype: str = "float32", device_map: str = "cpu") -> LanguageModel:
+def load(
+    path: str | Path, dtype: str = "float32", device_map: str = "cpu", memory: float = MEMORY
+) -> LanguageModel:
     """The model in the directory `path`, placed by accelerate (`device_map`: cpu, cuda, auto...).
+
+    With `disk` the weights stay in their files, and each layer's are read when its turn comes.
+    `memory`: see `LanguageModel`.
 
     Raises `ModelError` when it does not load or its components are not found.
     """
@@ -249,7 +184,7 @@ def load(path: str | Path, dtype: str = "float32", device_map: str = "cpu") -> L
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelError(f"the model in {path} does not load: {error}") from error
-    return LanguageModel(hf, tokenizer)
+    return LanguageModel(hf, tokenizer, memory)
 
 
 def resolve(

@@ -9,6 +9,7 @@ from headcount.evaluation import Evaluation, Scores
 from headcount.model import LanguageModel
 from headcount.rankings import removed
 from headcount.sweep import Masks
+from headcount.sweep.ablation import Ablation
 
 Removal = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # (layer, head) pairs, FFN layers
 
@@ -18,11 +19,13 @@ def prune(
     evaluation: Evaluation,
     rankings: dict[str, dict[str, pl.DataFrame]],
     levels: list[tuple[float, float]],
+    ablation: Ablation | None = None,
 ) -> dict[str, list[dict]]:
     """Evaluate every (heads level, FFNs level), in percent, under every ranking.
 
     `rankings` maps a name to the ranking table of each component that is pruned ("heads", "ffns").
-    Equal sets of components are evaluated once, whichever levels and rankings ask for them.
+    Equal sets of components are evaluated once, whichever levels and rankings ask for them; what
+    they leave is `ablation`'s, zero by default.
 
     Returns rows of the artifact `pruning` for each ranking.
     """
@@ -32,7 +35,7 @@ def prune(
         for level in levels
     }
     distinct = list(dict.fromkeys(wanted.values()))
-    scores = evaluation.run(model, Masks.removing(model, distinct))
+    scores = evaluation.run(model, Masks.removing(model, distinct, ablation))
     rows: dict[str, list[dict]] = {name: [] for name in rankings}
     for (name, level), removal in wanted.items():
         rows[name] += _rows(name, level, removal, evaluation, scores, distinct.index(removal))

@@ -1,0 +1,158 @@
+"""Log-likelihoods of prompts under masks."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from headcount.model import LanguageModel, Prompt
+from headcount.sweep.ablation import Ablation
+from headcount.sweep.attention import packed
+from headcount.sweep.layers import Call, enter, is_offloaded, leave, outside, resident, through
+from headcount.sweep.memory import Budget
+from headcount.sweep.removal import StandIn
+from headcount.sweep.sharing import Masks, Step, Tree, tree
+from headcount.sweep.states import States
+from headcount.sweep.trie import Block, blocks
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    masks: Masks,
+) -> tuple[Tensor, Tensor]:
+    """Summed log-likelihood of every prompt's targets under every mask, in nats.
+
+    `model.memory` bounds what is held beside the weights; results do not depend on it.
+
+    Returns log-likelihoods [M, prompts] (float64) and whether greedy decoding would produce the
+    targets [M, prompts] (bool). Raises `FloatingPointError` when a log-likelihood is not finite.
+    """
+    budget = Budget.of(model)
+    total = torch.zeros(len(masks), len(prompts), dtype=torch.float64)
+    greedy = torch.ones(len(masks), len(prompts), dtype=torch.bool)
+    packing = blocks(prompts, budget.rows)
+    with packed(model):
+        for part in _mask_parts(model, masks, packing, budget):
+            states = tree(masks[part])
+            for wave in _waves(model, packing, states, budget):
+                for leaf, block, scores, hits in _sweep(
+                    model, wave, states, budget, masks.ablation
+                ):
+                    chosen = [m for m, s in zip(part, states.leaves, strict=True) if s == leaf]
+                    for mask in chosen:
+                        total[mask].index_add_(0, block.prompts, scores)
+                        misses = torch.zeros_like(total[mask])
+                        misses.index_add_(0, block.prompts, (~hits).double())
+                        greedy[mask] &= misses == 0
+    if not total.isfinite().all():
+        mask, prompt = (~total.isfinite()).nonzero()[0].tolist()
+        raise FloatingPointError(
+            f"model {model.hf.name_or_path}: the log-likelihood of prompt {prompt} under mask "
+            f"{mask} is {total[mask, prompt]}; try dtype: float32"
+        )
+    return total, greedy
+
+
+def _mask_parts(
+    model: LanguageModel, masks: Masks, packing: list[Block], budget: Budget
+) -> list[list[int]]:
+    """Masks that are swept together: all, unless their states of one block do not fit in memory.
+
+    A model whose weights are read from disk is swept once, and states go to disk instead.
+    """
+    everything = list(range(len(masks)))
+    width = max(1, budget.states // (budget.row * max(map(len, packing))))
+    if is_offloaded(model) or tree(masks).width <= width:
+        return [everything]
+    return [everything[first : first + width] for first in range(0, len(masks), width)]
+
+
+def _waves(
+    model: LanguageModel, packing: list[Block], states: Tree, budget: Budget
+) -> Iterator[list[Block]]:
+    """Blocks that go through the layers together: as many as fit, all of an offloaded model."""
+    if is_offloaded(model):
+        yield packing
+        return
+    wave: list[Block] = []
+    for block in packing:
+        tokens = sum(map(len, wave)) + len(block)
+        if wave and tokens * states.width * budget.row > budget.states:
+            yield wave
+            wave = []
+        wave.append(block)
+    yield wave
+
+
+def _sweep(
+    model: LanguageModel, wave: list[Block], states: Tree, budget: Budget, ablation: Ablation | None
+) -> Iterator[tuple[int, Block, Tensor, Tensor]]:
+    """Every (leaf, block): log-probability [targets] of each target, and whether it is the best."""
+    with States(budget.states) as held:
+        calls: list[list[Call]] = []
+        with resident(*outside(model)):
+            for index, block in enumerate(wave):
+                hidden, of_layers = enter(model, block)
+                held.put((0, 0, index), hidden)
+                calls.append(of_layers)
+        for layer, steps in enumerate(states.steps):
+            waiting = [parent for step in steps for parent in step.parents]
+            with resident(*model.layers[layer].modules()):
+                for step in steps:
+                    for index, block in enumerate(wave):
+                        stand_in = ablation and ablation.at(layer, block.positions)
+                        call = calls[index][layer]
+                        _pass(model, layer, step, block, index, call, held, budget, stand_in)
+                    for parent in step.parents:
+                        waiting.remove(parent)
+                        if parent not in waiting:
+                            for index in range(len(wave)):
+                                held.drop((layer, parent, index))
+        with resident(*outside(model)):
+            for leaf in sorted(set(states.leaves)):
+                for index, block in enumerate(wave):
+                    hidden = held.get((len(states.steps), leaf, index)).view(len(block), -1)
+                    yield leaf, block, *_score(model, hidden, block, budget)
+
+
+def _pass(
+    model: LanguageModel,
+    layer: int,
+    step: Step,
+    block: Block,
+    index: int,
+    call: Call,
+    held: States,
+    budget: Budget,
+    stand_in: StandIn | None,
+) -> None:
+    """Take a step's states of one block through a layer, some at a time."""
+    together = max(1, budget.rows // len(block))
+    for first in range(0, len(step.parents), together):
+        parents = step.parents[first : first + together]
+        children = step.children[first : first + together]
+        inputs = [held.get((layer, parent, index)).view(len(block), -1) for parent in parents]
+        hidden = torch.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # [P, N, d]
+        out = through(model, layer, hidden, call, block, step.heads, step.ffn, stand_in)
+        for child, row in zip(children, out, strict=True):
+            held.put((layer + 1, child, index), row)
+
+
+def _score(
+    model: LanguageModel, hidden: Tensor, block: Block, budget: Budget
+) -> tuple[Tensor, Tensor]:
+    """Log-probability [targets] (float64) and greedy hit [targets], of a block's last states."""
+    scored = hidden[block.scored.to(hidden.device)]  # [S, d]
+    scores = torch.zeros(len(block.targets), dtype=torch.float64)
+    hits = torch.zeros(len(block.targets), dtype=torch.bool)
+    for first in range(0, len(scored), budget.logits):
+        logits = leave(model, scored[first : first + budget.logits])  # [s, vocabulary]
+        here = (block.rows >= first) & (block.rows < first + len(logits))  # [targets]
+        rows, targets = (block.rows[here] - first).to(logits.device), block.targets[here]
+        # As lm-eval does it: logsumexp rounds otherwise, by up to 1e-5 a token.
+        chosen = logits.log_softmax(-1, dtype=torch.float32)[rows, targets.to(logits.device)]
+        scores[here] = chosen.double().cpu()
+        hits[here] = (logits.argmax(-1)[rows].cpu()) == targets
+    return scores, hits

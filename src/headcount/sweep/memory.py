@@ -1,0 +1,41 @@
+"""How much a sweep does at a time, calculated from the memory that it may use.
+
+`LanguageModel.memory` bounds what a sweep holds beside the weights: half of it hidden states
+between layers, a quarter the activations inside a layer, a quarter logits.
+"""
+
+from dataclasses import dataclass
+
+from headcount.families import matrix
+from headcount.model import LanguageModel
+
+BEST_ROWS = 1024  # token rows beyond which a layer's matrix products gain nothing
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a sweep of one model."""
+
+    rows: int  # tokens that are inside a layer at a time, all states counted
+    graph_rows: int  # tokens whose activations in all layers can be kept for a backward pass
+    states: int  # bytes of hidden states between layers
+    logits: int  # tokens that are unembedded at a time
+    row: int  # bytes of a token's hidden state
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> "Budget":
+        """The limits that the model's memory allows. Never less than one token."""
+        config = model.hf.config.get_text_config()
+        size = model.hf.dtype.itemsize
+        memory = int(model.memory * 2**20)
+        ffn_width = matrix(model.ffn_outputs[0]).shape[1]
+        # Residual stream, norms, attention output; q, k, v, z; gate, up, their product.
+        inside = size * (6 * model.d_model + 6 * model.num_heads * model.head_dim + 4 * ffn_width)
+        logits = config.vocab_size * (size + 2 * 4)  # as computed, their logarithms in float32
+        return cls(
+            rows=max(1, min(BEST_ROWS, memory // 4 // inside)),
+            graph_rows=min(BEST_ROWS, memory // 2 // (2 * inside * model.num_layers)),
+            states=memory // 2,
+            logits=max(1, min(BEST_ROWS, memory // 4 // logits)),
+            row=size * model.d_model,
+        )

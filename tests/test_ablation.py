@@ -1,0 +1,114 @@
+"""Stand-ins of removed components against plain hooks on the unmodified model."""
+
+import numpy as np
+import pytest
+import torch
+from test_sweep import random_prompts, within
+
+from headcount.sweep import Masks, ablation, log_likelihoods
+
+
+def recorded(model, prompts):
+    """z [L, tokens, H, e] and FFN outputs [L, tokens, d] of every distinct prefix, by plain hooks.
+
+    With the positions [tokens], in no particular order.
+    """
+    seen, zs, ffns, positions = set(), [], [], []
+    for prompt in prompts:
+        z, ffn, handles = [], [], []
+        for part in model.parts:
+            handles += [
+                part.attention_output.register_forward_pre_hook(
+                    lambda _m, inputs, z=z: z.append(inputs[0].view(-1, *shape(model)))
+                ),
+                part.ffn_writes.register_forward_hook(
+                    lambda _m, _i, out, ffn=ffn: ffn.append(out.view(-1, model.d_model))
+                ),
+            ]
+        with torch.inference_mode():
+            model.hf(input_ids=torch.tensor([prompt.tokens]))
+        for handle in handles:
+            handle.remove()
+        for position in range(len(prompt.tokens)):
+            prefix = tuple(prompt.tokens[: position + 1])
+            if position == 0 or prefix not in seen:  # fewer tokens than 4 are not shared
+                seen.add(prefix)
+                positions.append(position)
+                zs.append(torch.stack(z)[:, position])
+                ffns.append(torch.stack(ffn)[:, position])
+    return torch.stack(zs, 1), torch.stack(ffns, 1), np.array(positions)
+
+
+def shape(model):
+    return model.num_heads, model.head_dim
+
+
+def unrelated_prompts():
+    """Prompts without a common prefix but the first token, so that every token counts once."""
+    prompts = random_prompts(5, seed=7)
+    return list({tuple(prompt.tokens[:3]): prompt for prompt in prompts}.values())
+
+
+def test_the_mean_is_that_of_first_tokens_and_of_the_others(model):
+    prompts = unrelated_prompts()
+    z, ffn, positions = recorded(model, prompts)
+    fitted = ablation.fit(model, prompts, "mean", seed=0)
+    for row, chosen in enumerate((positions == 0, positions > 0)):
+        torch.testing.assert_close(fitted.z[:, row], z[:, chosen].mean(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fitted.ffn[:, row], ffn[:, chosen].mean(1), atol=1e-4, rtol=1e-4)
+    at = fitted.at(1, torch.tensor([0, 1, 17]))
+    assert torch.equal(at.z, fitted.z[1, [0, 1, 1]])
+
+
+def test_resampled_outputs_are_those_of_one_token_in_all_layers(opt):
+    prompts = unrelated_prompts()
+    z, ffn, positions = recorded(opt, prompts)
+    fitted = ablation.fit(opt, prompts, "resample", seed=0)
+    drawn = set()
+    for position in range(fitted.z.shape[1]):
+        distance = (z[0] - fitted.z[0, position]).abs().amax((1, 2))
+        token = int(distance.argmin())
+        drawn.add(token)
+        assert (positions[token] == 0) == (position == 0)
+        torch.testing.assert_close(fitted.z[:, position], z[:, token], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fitted.ffn[:, position], ffn[:, token], atol=1e-4, rtol=1e-4)
+    assert len(drawn) > 5
+    again = ablation.fit(opt, prompts, "resample", seed=1)
+    assert not torch.equal(again.z, fitted.z)
+
+
+@pytest.mark.parametrize("kind", ["mean", "resample"])
+@pytest.mark.parametrize("memory", [0.05, 1000])
+def test_a_removed_component_leaves_its_stand_in(model, kind, memory):
+    """The sweep equals plain hooks that put the stand-ins in place, one prompt at a time."""
+    fitted = within(memory, ablation.fit, model, unrelated_prompts(), kind, 0)
+    heads = [(0, 1), (2, 0), *((1, head) for head in range(model.num_heads))]
+    masks = Masks.removing(model, [([], []), (heads, [0, 2])], fitted)
+    prompts = random_prompts(3, seed=11)
+    sums, _ = within(memory, log_likelihoods, model, prompts, masks)
+
+    def with_heads(layer, z):
+        at = fitted.at(layer, torch.arange(z.shape[1]))
+        z = z.clone()
+        for _, head in [pair for pair in heads if pair[0] == layer]:
+            z[:, :, head] = at.z[:, head]
+        return z
+
+    def with_ffn(layer, out):
+        positions = torch.arange(out.numel() // model.d_model)
+        return fitted.at(layer, positions).ffn.view_as(out) if layer in (0, 2) else out
+
+    for index, prompt in enumerate(prompts):
+        with torch.inference_mode(), model.hooked(with_heads, with_ffn):
+            logits = model.hf(input_ids=torch.tensor([prompt.tokens])).logits[0].log_softmax(-1)
+        predicted = logits[-len(prompt.targets) :]
+        expected = predicted[range(len(prompt.targets)), prompt.targets].sum().item()
+        assert sums[1, index].item() == pytest.approx(expected, abs=1e-4)
+    whole, _ = log_likelihoods(model, prompts, masks[:1])
+    torch.testing.assert_close(sums[:1], whole, atol=1e-5, rtol=0)
+
+
+def test_zero_leaves_nothing_and_other_kinds_are_refused(opt):
+    assert ablation.fit(opt, random_prompts(2), "zero", seed=0) is None
+    with pytest.raises(ValueError, match="none of zero, mean, resample"):
+        ablation.fit(opt, random_prompts(2), "median", seed=0)

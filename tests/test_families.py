@@ -1,0 +1,232 @@
+"""Properties that hold in every family of models, on a tiny random model of each."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from test_sweep import random_prompts
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from headcount import families, importance
+from headcount.model import LanguageModel
+from headcount.sweep import Masks, log_likelihoods
+from headcount.sweep.removal import without
+
+README = Path(__file__).parents[1] / "README.md"
+TOKENS = torch.tensor([[2, *range(8, 30)], [2, *range(47, 25, -1)]])
+
+
+@torch.inference_mode()
+def logits(hf, tokens=TOKENS):
+    return hf(input_ids=tokens, use_cache=False).logits
+
+
+def everything(model):
+    heads = torch.ones(model.num_layers, model.num_heads, dtype=torch.bool)
+    return heads, torch.ones(model.num_layers, dtype=torch.bool)
+
+
+def module_name(model, module):
+    return next(name for name, candidate in model.hf.named_modules() if candidate is module)
+
+
+# --- the properties; each takes a LanguageModel ---
+
+
+def unmodified_without_a_mask(model):
+    """With nothing removed the logits are bit for bit those of the model, inside and after."""
+    before = logits(model.hf)
+    with without(model, *everything(model)):
+        assert torch.equal(logits(model.hf), before)
+    assert torch.equal(logits(model.hf), before)
+
+
+def removed_head_is_zeroed_columns(model):
+    """Removing heads equals zeroing what the output projection reads of them."""
+    for gone in ([(0, 0)], [(1, 3), (2, 1)], [(1, head) for head in range(model.num_heads)]):
+        by_hand = copy.deepcopy(model.hf)
+        heads, ffns = everything(model)
+        for layer, head in gone:
+            heads[layer, head] = False
+            name = module_name(model, model.attention_outputs[layer])
+            columns = slice(head * model.head_dim, (head + 1) * model.head_dim)
+            families.matrix(by_hand.get_submodule(name))[:, columns] = 0
+        assert_removed(model, by_hand, heads, ffns)
+
+
+def removed_ffn_is_zeroed_projection(model):
+    """Removing an FFN equals zeroing its output projection, weight and bias."""
+    for layer in (0, 2):
+        by_hand = copy.deepcopy(model.hf)
+        name = module_name(model, model.ffn_outputs[layer])
+        for parameter in by_hand.get_submodule(name).parameters():
+            parameter.zero_()
+        heads, ffns = everything(model)
+        ffns[layer] = False
+        assert_removed(model, by_hand, heads, ffns)
+
+
+def assert_removed(model, by_hand, heads, ffns):
+    whole, expected = logits(model.hf), logits(by_hand)
+    with without(model, heads, ffns):
+        torch.testing.assert_close(logits(model.hf), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits(model.hf), whole)
+    assert not torch.allclose(whole, expected, atol=1e-3)
+    removal = Masks(heads[None], ffns[None])
+    prompts = random_prompts(3, seed=9)
+    swept, _ = log_likelihoods(model, prompts, removal)
+    naive = [log_likelihood(by_hand, prompt) for prompt in prompts]
+    torch.testing.assert_close(
+        swept[0], torch.tensor(naive, dtype=torch.float64), atol=1e-4, rtol=0
+    )
+
+
+def log_likelihood(hf, prompt):
+    log_p = logits(hf, torch.tensor([prompt.tokens]))[0, -len(prompt.targets) :].log_softmax(-1)
+    return log_p[range(len(prompt.targets)), prompt.targets].sum().item()
+
+
+def score_is_derivative_of_gate(model):
+    """The gradient score is |d loss / d gate|, by finite differences of a scalar gate."""
+    model = LanguageModel(copy.deepcopy(model.hf).double(), model.tokenizer)
+    prompt = random_prompts(1, seed=5)[0]
+    for component, step in (("heads", 5), ("ffns", 1)):
+        scores = importance.gradient(model, [prompt], component, "example").contributions[0]
+        for index in range(0, len(scores), step):
+            layer, head = importance.components(model, component)[index]
+            high, low = (gated_loss(model, prompt, layer, head, g) for g in (1.001, 0.999))
+            # Some families compute their norms in float32 whatever the dtype.
+            assert scores[index] == pytest.approx(abs(high - low) / 0.002, rel=5e-3, abs=1e-3)
+        assert scores.max() > 0.1
+
+
+def gated_loss(model, prompt, layer, head, gate):
+    """Loss of the prompt with the output of one component multiplied by `gate`."""
+    part = model.parts[layer]
+    if head is None:
+        handle = part.ffn_writes.register_forward_hook(lambda _m, _i, out: out * gate)
+    else:
+        scale = torch.ones(model.num_heads, model.head_dim, dtype=torch.float64)
+        scale[head] = gate
+        handle = part.attention_output.register_forward_pre_hook(
+            lambda _m, inputs: (inputs[0] * scale.flatten(),)
+        )
+    try:
+        return -log_likelihood(model.hf, prompt) / len(prompt.targets)
+    finally:
+        handle.remove()
+
+
+def grouped_is_repeated(model):
+    """Grouped-query attention equals attention with each key-value head repeated."""
+    group = model.num_heads // model.num_kv_heads
+    config = copy.deepcopy(model.hf.config)
+    config.num_key_value_heads = model.num_heads
+    repeated = AutoModelForCausalLM.from_config(config).eval()
+    weights = {}
+    for name, weight in model.hf.state_dict().items():
+        if match := re.search(r"(k_proj|v_proj|qkv_proj)\.", name):
+            of_heads = weight.unflatten(0, (-1, model.head_dim))  # [heads, head_dim, ..]
+            queries = model.num_heads if match[1] == "qkv_proj" else 0
+            kv = of_heads[queries:].repeat_interleave(group, 0)
+            if queries:  # keys, then values: each of these heads was repeated in place
+                kv = torch.cat(
+                    [
+                        part.repeat_interleave(group, 0)
+                        for part in of_heads[queries:].split(model.num_kv_heads)
+                    ]
+                )
+            weight = torch.cat([of_heads[:queries], kv]).flatten(0, 1)
+        weights[name] = weight
+    repeated.load_state_dict(weights)
+    repeated = LanguageModel(repeated, model.tokenizer)
+    assert (repeated.num_kv_heads, model.num_kv_heads) == (
+        model.num_heads,
+        model.num_heads // group,
+    )
+    prompts = random_prompts(4, seed=3)
+    removals = [([], []), ([(0, 1)], []), ([(1, 0), (1, 1), (2, 3)], [0])]
+    sums, _ = log_likelihoods(model, prompts, Masks.removing(model, removals))
+    expected, _ = log_likelihoods(repeated, prompts, Masks.removing(repeated, removals))
+    torch.testing.assert_close(sums, expected, atol=1e-4, rtol=0)
+    scores, others = (
+        importance.gradient(m, prompts, "heads", "token").contributions for m in (model, repeated)
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(scores), torch.from_numpy(others), atol=1e-5, rtol=1e-3
+    )
+
+
+PROPERTIES = {
+    unmodified_without_a_mask: "unmodified without a mask",
+    removed_head_is_zeroed_columns: "a head removed",
+    removed_ffn_is_zeroed_projection: "an FFN removed",
+    score_is_derivative_of_gate: "gradient score",
+    grouped_is_repeated: "grouped queries",
+}
+
+
+def applies(check, model):
+    return check is not grouped_is_repeated or model.num_kv_heads < model.num_heads
+
+
+@pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
+def test_property(model, check):
+    if applies(check, model):
+        check(model)
+
+
+def test_every_tested_family_has_a_layout_that_names_it(model):
+    assert model.hf.config.model_type in model.layout.families
+
+
+def test_the_readme_lists_the_families_that_have_the_properties(all_models, pytestconfig):
+    """`pytest --write-readme tests/test_families.py` writes the table."""
+    columns = ["family", "heads", "FFN", *PROPERTIES.values()]
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join(["---"] * len(columns)) + " |"]
+    for name, model in all_models.items():
+        cells = [f"{name} (`{type(model.hf).__name__}`)"]
+        cells += [f"`{model.layout.attention_output}`", f"`{model.layout.ffn_output}`"]
+        for check in PROPERTIES:
+            if applies(check, model):
+                check(model)
+            cells.append("yes" if applies(check, model) else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    text = README.read_text()
+    before, _, rest = text.partition("<!-- families -->\n")
+    _, _, after = rest.partition("<!-- end -->\n")
+    table = "\n".join(lines) + "\n"
+    written = f"{before}<!-- families -->\n{table}<!-- end -->\n{after}"
+    if pytestconfig.getoption("--write-readme"):
+        README.write_text(written)
+    assert README.read_text() == written
+
+
+# --- what is put together from the parts ---
+
+
+def test_hooks_go_even_when_the_model_fails(opt):
+    before = logits(opt.hf)
+    heads, ffns = everything(opt)
+    heads[0, 0] = False
+    with pytest.raises(IndexError), without(opt, heads, ffns):
+        logits(opt.hf, torch.tensor([[10_000]]))
+    assert torch.equal(logits(opt.hf), before)
+
+
+def test_head_weight_is_what_a_head_writes_with(model):
+    z = torch.randn(model.num_heads, model.head_dim)
+    projection = model.attention_outputs[1]
+    bias = getattr(projection, "bias", None)
+    expected = projection(z.flatten()[None])[0] - (0 if bias is None else bias)
+    written = torch.einsum("hd,hdo->o", z, model.head_weight(1))
+    torch.testing.assert_close(written, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layout_names_modules_that_its_layers_have(model):
+    for layer, part in zip(model.layers, model.parts, strict=True):
+        assert all(module in set(layer.modules()) for module in (*part.ffn, part.attention))
+        assert isinstance(part.attention_output.weight, nn.Parameter)
