@@ -37,6 +37,14 @@ def model_facts(path: str) -> dict:
     return json.loads(Path(path).read_text())
 
 
+def load_model(snakemake):
+    """The model that `resolve_model` found, as the job's parameters and resources say."""
+    from headcount import model
+
+    path = model_facts(snakemake.input.model)["path"]
+    return model.load(path, **snakemake.params.computes, memory=snakemake.resources.engine_mb)
+
+
 def provenance(snakemake, **facts) -> dict:
     """What made an artifact: wildcards, parameters (config slice, code hash) and `facts`."""
     wildcards = dict(snakemake.wildcards.items())

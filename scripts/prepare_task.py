@@ -13,11 +13,11 @@ rows = tasks.prepare(
     limits=tasks.Limits(**parameters.limits),
     seed=parameters.seed,
     datasets=parameters.datasets,
-    calibrate=not parameters.heldout,
+    calibrate=parameters.calibrate,
 )
 artifacts.write(
     snakemake.output[0],
     rows,
     artifacts.SCHEMAS["tasks"],
-    job.provenance(snakemake, heldout=parameters.heldout, seed=parameters.seed),
+    job.provenance(snakemake, seed=parameters.seed),
 )

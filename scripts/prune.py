@@ -9,13 +9,13 @@ job.begin(snakemake)
 import polars as pl
 
 from headcount import artifacts, correlation, pruning
-from headcount import model as models
-from headcount.evaluation import Evaluation
+from headcount.evaluation import Evaluation, fit_ablation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = job.model_facts(snakemake.input.model)
-model = models.load(facts["path"], **parameters.computes)
-evaluation = Evaluation(artifacts.read(snakemake.input.prompts), "evaluation", parameters.yaml)
+prompts = artifacts.read(snakemake.input.prompts)
+model = job.load_model(snakemake)
+evaluation = Evaluation(prompts, "evaluation", parameters.yaml)
 
 # (ranking, component) -> table
 tables = {}
@@ -43,6 +43,7 @@ rows = pruning.prune(
     evaluation,
     {ranking: tables[ranking] for ranking in by.values()},
     list(itertools.product(heads, ffns)),
+    fit_ablation(model, prompts, parameters.ablation, parameters.seed),
 )
 for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
     artifacts.write(

@@ -5,14 +5,13 @@ import job
 job.begin(snakemake)
 
 from headcount import artifacts, importance
-from headcount import model as models
 from headcount.evaluation import Evaluation, split_rows
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
-model = models.load(facts["path"], **parameters.computes)
+model = job.load_model(snakemake)
 
 estimator = parameters.importance["estimator"]
 if estimator == "oracle":

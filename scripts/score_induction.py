@@ -5,10 +5,9 @@ import job
 job.begin(snakemake)
 
 from headcount import artifacts, induction
-from headcount import model as models
 
 facts = job.model_facts(snakemake.input.model)
-model = models.load(facts["path"], **snakemake.params.computes)
+model = job.load_model(snakemake)
 function = getattr(induction, snakemake.wildcards.kind)
 artifacts.write(
     snakemake.output[0],

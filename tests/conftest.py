@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+import torch
 from study import Study
 
 from headcount import artifacts, tasks
@@ -18,6 +19,9 @@ def task_path(tmp_path_factory):
 def checkpoint(tmp_path_factory):
     """The directory of a tiny OPT."""
     return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+torch.set_num_threads(1)  # tensors this small gain nothing from threads that wait for one another
 
 
 def pytest_addoption(parser):

@@ -9,11 +9,8 @@ from headcount.sweep import Masks, ablation, log_likelihoods
 
 
 def recorded(model, prompts):
-    """z [L, tokens, H, e] and FFN outputs [L, tokens, d] of every distinct prefix, by plain hooks.
-
-    With the positions [tokens], in no particular order.
-    """
-    seen, zs, ffns, positions = set(), [], [], []
+    """z [L, tokens, H, e], FFN outputs [L, tokens, d] and positions [tokens], by plain hooks."""
+    zs, ffns, positions = [], [], []
     for prompt in prompts:
         z, ffn, handles = [], [], []
         for part in model.parts:
@@ -29,28 +26,18 @@ def recorded(model, prompts):
             model.hf(input_ids=torch.tensor([prompt.tokens]))
         for handle in handles:
             handle.remove()
-        for position in range(len(prompt.tokens)):
-            prefix = tuple(prompt.tokens[: position + 1])
-            if position == 0 or prefix not in seen:  # fewer tokens than 4 are not shared
-                seen.add(prefix)
-                positions.append(position)
-                zs.append(torch.stack(z)[:, position])
-                ffns.append(torch.stack(ffn)[:, position])
-    return torch.stack(zs, 1), torch.stack(ffns, 1), np.array(positions)
+        positions += range(len(prompt.tokens))
+        zs.append(torch.stack(z))
+        ffns.append(torch.stack(ffn))
+    return torch.cat(zs, 1), torch.cat(ffns, 1), np.array(positions)
 
 
 def shape(model):
     return model.num_heads, model.head_dim
 
 
-def unrelated_prompts():
-    """Prompts without a common prefix but the first token, so that every token counts once."""
-    prompts = random_prompts(5, seed=7)
-    return list({tuple(prompt.tokens[:3]): prompt for prompt in prompts}.values())
-
-
 def test_the_mean_is_that_of_first_tokens_and_of_the_others(model):
-    prompts = unrelated_prompts()
+    prompts = random_prompts(5, seed=7)
     z, ffn, positions = recorded(model, prompts)
     fitted = ablation.fit(model, prompts, "mean", seed=0)
     for row, chosen in enumerate((positions == 0, positions > 0)):
@@ -61,7 +48,7 @@ def test_the_mean_is_that_of_first_tokens_and_of_the_others(model):
 
 
 def test_resampled_outputs_are_those_of_one_token_in_all_layers(opt):
-    prompts = unrelated_prompts()
+    prompts = random_prompts(5, seed=7)
     z, ffn, positions = recorded(opt, prompts)
     fitted = ablation.fit(opt, prompts, "resample", seed=0)
     drawn = set()
@@ -81,7 +68,7 @@ def test_resampled_outputs_are_those_of_one_token_in_all_layers(opt):
 @pytest.mark.parametrize("memory", [0.05, 1000])
 def test_a_removed_component_leaves_its_stand_in(model, kind, memory):
     """The sweep equals plain hooks that put the stand-ins in place, one prompt at a time."""
-    fitted = within(memory, ablation.fit, model, unrelated_prompts(), kind, 0)
+    fitted = within(memory, ablation.fit, model, random_prompts(5, seed=7), kind, 0)
     heads = [(0, 1), (2, 0), *((1, head) for head in range(model.num_heads))]
     masks = Masks.removing(model, [([], []), (heads, [0, 2])], fitted)
     prompts = random_prompts(3, seed=11)

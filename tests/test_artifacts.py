@@ -51,15 +51,29 @@ def package(tmp_path, monkeypatch):
         "c": "def f():\n    from . import d",
         "d": "",
         "unused": "",
+        "package/__init__": "from headcount.package import inner",
+        "package/inner": "from . import sibling",
+        "package/sibling": "",
+        "package/unused": "",
     }.items():
-        (home / f"{name}.py").write_text(text)
+        path = home / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     monkeypatch.setattr(artifacts, "__file__", str(home / "artifacts.py"))
     script = tmp_path / "script.py"
-    script.write_text("import headcount.c\nfrom headcount.a import x\nimport numpy")
+    script.write_text(
+        "import headcount.c\nfrom headcount.a import x\nimport headcount.package\nimport numpy"
+    )
     return home, script
 
 
-@pytest.mark.parametrize("module,counts", [*[(m, True) for m in "abcd"], ("unused", False)])
+IMPORTED = [*"abcd", "package/__init__", "package/inner", "package/sibling"]
+
+
+@pytest.mark.parametrize(
+    "module,counts",
+    [*[(module, True) for module in IMPORTED], ("unused", False), ("package/unused", False)],
+)
 def test_code_hash_follows_imports(package, module, counts):
     home, script = package
     before = artifacts.code_hash(script)

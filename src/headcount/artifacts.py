@@ -163,27 +163,39 @@ def code_hash(script: str | Path) -> str:
         path = waiting.pop()
         if path not in files:
             files[path] = path.read_bytes()
-            names = _headcount_imports(files[path], inside_package=path.parent == package)
-            waiting += [package / f"{name}.py" for name in names]
+            waiting += _headcount_imports(files[path], path)
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda file: file.name):
-        digest.update(path.name.encode() + b"\0" + files[path] + b"\0")
+    for path in sorted(files, key=lambda file: (file.name, file)):
+        name = path.relative_to(package) if path.is_relative_to(package) else path.name
+        digest.update(str(name).encode() + b"\0" + files[path] + b"\0")
     return digest.hexdigest()
 
 
-def _headcount_imports(source: bytes, inside_package: bool) -> set[str]:
-    """Names of the `headcount` modules that `source` imports, in any of Python's spellings."""
+def _headcount_imports(source: bytes, path: Path) -> set[Path]:
+    """Files of the `headcount` modules that the file imports, in any of Python's spellings."""
+    package = Path(__file__).parent
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            relative = node.level == 1 and inside_package
-            module = ".".join(filter(None, ["headcount" if relative else "", node.module]))
+            origin = [node.module] if node.module else []
+            if node.level and path.is_relative_to(package):
+                here = path.relative_to(package.parent).parts
+                origin = [*here[: -node.level], *origin]
+            module = ".".join(origin)
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    package = Path(__file__).parent
-    modules = {name.split(".")[1] for name in names if name.startswith("headcount.")}
-    return {name for name in modules if (package / f"{name}.py").exists()}
+    return {file for name in names for file in _module_files(name, package)}
+
+
+def _module_files(name: str, package: Path) -> Iterator[Path]:
+    """The files that importing `headcount.a.b` runs, the package's own (empty) one left out."""
+    first, *parts = name.split(".")
+    for end in range(1, len(parts) + 1) if first == package.name else ():
+        module = package.joinpath(*parts[:end])
+        for file in (module.with_suffix(".py"), module / "__init__.py"):
+            if file.exists():
+                yield file
 
 
 def files_hash(paths: Iterable[Path]) -> str:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headcount.model import LanguageModel
-from headcount.sweep import Masks, log_likelihoods
+from headcount.sweep import Masks, ablation, log_likelihoods
+from headcount.sweep.ablation import Ablation
 from headcount.tasks import Metrics
 
 
@@ -56,6 +57,19 @@ class Evaluation:
         ]
         metric = np.array([[r[self.metrics.name] for r in row] for row in results], dtype=float)
         return Scores(sums, greedy, results, metric)
+
+
+def fit_ablation(model: LanguageModel, prompts: pa.Table, kind: str, seed: int) -> Ablation | None:
+    """What removed components leave, from a task's calibration prompts with their right answers.
+
+    Kinds: see `headcount.sweep.ablation`.
+    """
+    if kind == "zero":
+        return None
+    gold = [row for row in split_rows(prompts, "calibration") if row["gold"]]
+    return ablation.fit(
+        model, model.encode([(row["context"], row["continuation"]) for row in gold]), kind, seed
+    )
 
 
 def split_rows(prompts: pa.Table, split: str) -> list[dict]:

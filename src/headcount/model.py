@@ -78,7 +78,9 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where inputs go; that of the weights, or where they are loaded to when offloaded."""
-        return self.hf.device if self.hf.device.type != "meta" else torch.device("cpu")
+        embedding = self.hf.get_input_embeddings()
+        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+        return embedding.weight.device if device is None else torch.device(device)
 
     @cached_property
     def window(self) -> int:
@@ -179,7 +181,9 @@ def load(
     """
     try:
         hf = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), device_map=device_map
+            path,
+            dtype=getattr(torch, dtype),
+            device_map={"": "disk"} if device_map == "disk" else device_map,
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, ImportError, RuntimeError) as error:

@@ -84,6 +84,11 @@ def model_source(model):
     return artifacts.checkpoint_hash(source) if Path(source).is_dir() else source
 
 
+def calibrates(task):
+    """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
+    return task in STUDIED or config["ablation"] != "zero"
+
+
 # --- resources, by the model that a job loads ---
 
 

@@ -18,6 +18,7 @@ rule score_importance:
     resources:
         mem_mb=of_model("mem_mb"),
         gpu=of_model("gpus"),
+        engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),

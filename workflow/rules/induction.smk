@@ -16,6 +16,7 @@ rule score_induction:
     resources:
         mem_mb=of_model("mem_mb"),
         gpu=of_model("gpus"),
+        engine_mb=of_model("memory"),
     params:
         computes=lambda wildcards: computes(wildcards.model),
         induction=config["induction"],

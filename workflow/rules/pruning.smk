@@ -19,6 +19,7 @@ rule prune:
     resources:
         mem_mb=of_model("mem_mb"),
         gpu=of_model("gpus"),
+        engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
@@ -26,6 +27,8 @@ rule prune:
         rankings=lambda wildcards: [wildcards.task, *SHARED],
         heldout=False,
         transfer=False,
+        ablation=config["ablation"],
+        seed=config["seed"],
         code=code("prune.py"),
     message:
         "Prune {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
@@ -51,6 +54,8 @@ use rule prune as prune_heldout with:
         rankings=SHARED,
         heldout=True,
         transfer=False,
+        ablation=config["ablation"],
+        seed=config["seed"],
         code=code("prune.py"),
 
 
@@ -74,6 +79,7 @@ rule prune_transfer:
     resources:
         mem_mb=of_model("mem_mb"),
         gpu=of_model("gpus"),
+        engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
@@ -81,6 +87,8 @@ rule prune_transfer:
         rankings=["closest", "farthest"],
         heldout=False,
         transfer=True,
+        ablation=config["ablation"],
+        seed=config["seed"],
         code=code("prune.py"),
     message:
         "Transfer to {wildcards.task}, {wildcards.shots} shots: {wildcards.model}'s {wildcards.component}"

@@ -13,7 +13,7 @@ rule prepare_task:
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         source=lambda wildcards: task_source(wildcards.task),
-        heldout=lambda wildcards: wildcards.task in HELDOUT,
+        calibrate=lambda wildcards: calibrates(wildcards.task),
         limits=config["limits"],
         datasets=config["datasets"],
         seed=config["seed"],

@@ -7,7 +7,7 @@
   place of several heads belongs together.
 
 The first token is a class of its own, in the mean and in the draw: attention rests on it, and its
-activations are many times those of other tokens. Tokens that prompts share count once.
+activations are many times those of other tokens.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def fit(
     if kind == "zero":
         return None
     budget = Budget.of(model)
-    packing = blocks(prompts, budget.rows)
+    packing = blocks(prompts, budget.rows, share=False)
     positions = torch.cat([block.positions for block in packing])
     terms = _means(positions) if kind == "mean" else _draws(positions, seed)
     L, C = model.num_layers, int(terms.classes.max()) + 1

@@ -1,0 +1,95 @@
+"""Models that stay on disk: the same numbers, each layer's weights read once a sweep."""
+
+from collections import Counter
+
+import pytest
+import tiny
+import torch
+from accelerate.utils import OffloadedWeightsLoader
+from test_sweep import random_prompts, within
+
+from headcount import importance
+from headcount import model as models
+from headcount.sweep import Masks, ablation, log_likelihoods
+from headcount.sweep.layers import is_offloaded
+
+
+@pytest.fixture(params=["opt", "llama", "gpt2", "gemma2"])
+def pair(request, tmp_path):
+    """The same model in memory and on disk."""
+    path = tiny.save_model(tmp_path, request.param)
+    return models.load(path), models.load(path, device_map="disk")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts how often each weight is read."""
+    counts = Counter()
+    original = OffloadedWeightsLoader.__getitem__
+
+    def counted(self, key):
+        counts[key] += 1
+        return original(self, key)
+
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", counted)
+    return counts
+
+
+def of_layers(counts, model):
+    """Reads of the weights of decoder layers."""
+    names = {name for name, module in model.hf.named_modules() if module in set(model.layers)}
+    return {
+        key: count
+        for key, count in counts.items()
+        if any(key.startswith(f"{name}.") for name in names)
+    }
+
+
+def every_removal(model):
+    """The whole model, and the model without each of its heads, and each of its FFNs."""
+    heads = [([(i, h)], []) for i in range(model.num_layers) for h in range(model.num_heads)]
+    return [([], []), *heads, *(([], [layer]) for layer in range(model.num_layers))]
+
+
+def test_weights_stay_on_disk(pair):
+    held, streamed = pair
+    assert is_offloaded(streamed) and not is_offloaded(held)
+    assert all(parameter.is_meta for parameter in streamed.hf.parameters())
+
+
+@pytest.mark.parametrize("memory", [0.01, 1000])
+def test_a_sweep_reads_each_layer_once(pair, reads, memory):
+    held, streamed = pair
+    prompts, removals = random_prompts(8), every_removal(held)
+    expected, _ = log_likelihoods(held, prompts, Masks.removing(held, removals))
+    masks = Masks.removing(streamed, removals)
+    sums, _ = within(memory, log_likelihoods, streamed, prompts, masks)
+    torch.testing.assert_close(sums, expected, atol=1e-4, rtol=0)
+    counts = of_layers(reads, streamed)
+    assert len(counts) >= 3 * 8 and set(counts.values()) == {1}
+    assert max(reads.values()) <= 2  # embeddings: to enter and, if tied, to leave
+    assert all(parameter.is_meta for parameter in streamed.hf.parameters())
+
+
+@pytest.mark.parametrize("component", ["heads", "ffns"])
+def test_gradients_read_each_layer_twice(pair, reads, component):
+    held, streamed = pair
+    prompts = random_prompts(8)
+    expected = importance.gradient(held, prompts, component, "token").contributions
+    scores = within(0.05, importance.gradient, streamed, prompts, component, "token")
+    assert scores.contributions == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert set(of_layers(reads, streamed).values()) == {2}
+
+
+def test_stand_ins_are_fitted_in_one_reading(pair, reads):
+    held, streamed = pair
+    expected = ablation.fit(held, random_prompts(8), "mean", seed=0)
+    fitted = within(0.05, ablation.fit, streamed, random_prompts(8), "mean", 0)
+    torch.testing.assert_close(fitted.z, expected.z, atol=1e-4, rtol=1e-4)
+    assert set(of_layers(reads, streamed).values()) == {1}
+
+
+def test_prompts_are_encoded_alike(pair):
+    held, streamed = pair
+    pairs = [("Q: w1 w2 A:", " w3"), ("", "w4 w5")]
+    assert streamed.encode(pairs) == held.encode(pairs)
