@@ -78,6 +78,14 @@ def random_order(components: pl.DataFrame, seed: int, index: int) -> pl.DataFram
 def removed(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
     """The floor(level * N / 100) least important of the N components, in the order of removal.
 
+    Raises `ValueError` when the level is not between 0 and 100.
+    """
+    return ranking.sort("rank").head(count_removed(level, ranking.height))
+
+
+def count_removed(level: float, components: int) -> int:
+    """How many of `components` a level removes.
+
     `level` is a percentage, taken as the decimal number that it prints as: in binary fractions
     32.3 % of 1000 is less than 323, and a component would be kept.
 
@@ -85,5 +93,4 @@ def removed(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
     """
     if not 0 <= level <= 100:
         raise ValueError(f"pruning level {level} is not a percentage between 0 and 100")
-    count = math.floor(Fraction(str(level)) * ranking.height / 100)
-    return ranking.sort("rank").head(count)
+    return math.floor(Fraction(str(level)) * components / 100)

@@ -1,0 +1,75 @@
+"""The costs that a plan adds up are those of the sweep's own trees of states."""
+
+import io
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from study import STUDY
+from transformers import AutoConfig
+
+from headcount import plan
+from headcount.sweep import Masks
+from headcount.sweep.sharing import tree
+
+
+@pytest.fixture
+def size(checkpoint):
+    return plan.Size.of(AutoConfig.from_pretrained(checkpoint), "float32")
+
+
+@pytest.fixture
+def config(tmp_path, task_path, checkpoint):
+    path = tmp_path / "config.yaml"
+    models = {"tiny": {"source": str(checkpoint)}}
+    study = {**STUDY, "models": models, "task_path": str(task_path), "heldout_tasks": []}
+    path.write_text(yaml.safe_dump(study))
+    return plan.read_config(path)
+
+
+def test_a_size_counts_the_weights(size, opt):
+    layer = sum(p.numel() for p in opt.layers[0].parameters())
+    assert (size.layers, size.heads, size.layer_weights) == (3, 4, layer)
+    assert size.vocabulary_weights == opt.hf.lm_head.weight.numel()
+
+
+def test_defaults_of_the_schema_are_filled_in(config):
+    assert config["ablation"] == "zero" and config["models"]["tiny"]["memory"] == 1000
+    assert config["importance"]["heads"]["estimator"] == "gradient"
+    assert config["induction"] == {"sequences": 2, "exclude_fraction": 0.04}
+
+
+def test_stages_cost_what_the_trees_of_states_cost(size, config, opt, prompts):
+    config["importance"]["heads"]["estimator"] = "oracle"
+    found = {s.name: s for s in plan.stages(size, prompts, "tiny_a", 2, config)}
+    heads = torch.ones(13, 3, 4, dtype=torch.bool)
+    for index in range(12):
+        heads[1 + index, index // 4, index % 4] = False
+    rows = plan.split_rows(prompts, "calibration")
+    passes = tree(Masks(heads, torch.ones(13, 3, dtype=torch.bool))).passes
+    scored = len(rows) * 13
+    expected = 2 * plan._tokens(rows) * passes * size.layer_weights
+    expected += 2 * scored * size.vocabulary_weights
+    assert found["importance of heads"].flops == pytest.approx(expected)
+    # 0, 25, 50 % of heads by own, aggregate, depth and one random ranking: the whole is common.
+    rows = plan.split_rows(prompts, "evaluation")
+    expected = 2 * plan._tokens(rows) * 9 * size.layers * size.layer_weights
+    expected += 2 * len(rows) * 9 * size.vocabulary_weights
+    assert found["pruning of heads"].flops == pytest.approx(expected)
+
+
+def test_reading_decides_where_weights_do_not_fit(size):
+    stage = plan.Stage("task", 0, "stage", flops=1e6, readings=2)
+    small = plan.Machine("small", memory=1, rate=1e15, stream=1)
+    large = plan.Machine("large", memory=1e12, rate=1e3, stream=1)
+    assert stage.hours(size, small) == pytest.approx(2 * size.bytes / 3600)
+    assert stage.hours(size, large) == pytest.approx(1e3 / 3600)
+
+
+def test_the_plan_of_a_study_lists_every_stage(config, tmp_path):
+    out = io.StringIO()
+    plan.show(config, tmp_path, Console(file=out, width=200))
+    for words in ("tiny_a", "tiny_b", "importance of FFNs", "pruning of both", "GB read"):
+        assert words in out.getvalue()
+    assert out.getvalue().count("pruning of heads") == 4  # two tasks, two numbers of shots
