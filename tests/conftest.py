@@ -32,11 +32,17 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def all_models(tmp_path_factory):
-    """Family -> a tiny random model of it."""
-    return {
+    """Family -> a tiny random model of it, all with the same tokenizer.
+
+    AutoTokenizer takes the saved one for another class in some families.
+    """
+    loaded = {
         family: models.load(tiny.save_model(tmp_path_factory.mktemp(family), family))
         for family in tiny.CONFIGS
     }
+    for model in loaded.values():
+        model.tokenizer = tiny.tokenizer()
+    return loaded
 
 
 @pytest.fixture(scope="session", params=tiny.CONFIGS)

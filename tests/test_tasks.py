@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import lm_eval
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml as pyyaml
 from datasets import Dataset
@@ -195,6 +197,30 @@ def test_more_shots_than_examples_is_an_error(yaml):
 def test_a_task_that_generates_text_is_refused(yaml, tmp_path):
     with pytest.raises(tasks.TaskError, match="output_type"):
         tasks.load(edited(yaml, tmp_path, output_type="generate_until"))
+
+
+def test_record_is_judged_by_the_best_entity(tmp_path):
+    """Its metrics come from a process_results of its own, whose imports transformers lacks."""
+    home = tmp_path / "aps__super_glue" / "record"
+    home.mkdir(parents=True)
+    doc = {
+        "passage": "Anna met Ben in Paris.\n@highlight\nThey met in spring",
+        "query": "@placeholder liked the city",
+        "entities": ["Anna", "Ben", "Paris"],
+        "answers": ["Anna", "Ben"],
+    }
+    docs = [{**doc, "idx": {"passage": i, "query": i}} for i in range(4)]
+    for split in ("train", "validation"):
+        pq.write_table(pa.Table.from_pylist(docs), home / f"{split}.parquet")
+    yaml = tasks.find("record")
+    rows = tasks.prepare(yaml, 0, tasks.Limits(2, 2), seed=0, datasets=tmp_path)
+    shown = [row for row in rows if row["split"] == "evaluation" and row["doc_id"] == 0]
+    assert len(shown) == 3  # a request an entity
+    metrics = tasks.Metrics(yaml, json.loads(shown[0]["doc"]))
+    assert metrics.name == "f1"
+    good = metrics.of(json.loads(shown[0]["doc"]), [-1.0, -2.0, -3.0], [False] * 3)
+    bad = metrics.of(json.loads(shown[0]["doc"]), [-3.0, -2.0, -1.0], [False] * 3)
+    assert (good["f1"], good["em"], bad["f1"], bad["em"]) == (1, 1, 0, 0)
 
 
 def test_squad_scores_ignore_case_articles_and_punctuation():

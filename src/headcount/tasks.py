@@ -172,7 +172,9 @@ def _supply_squad_metrics() -> None:
 
         module = ModuleType(name)
         module.compute_exact, module.compute_f1 = squad.compute_exact, squad.compute_f1
-        sys.modules[name] = module
+        package = ModuleType("transformers.data.metrics")
+        package.squad_metrics = module
+        sys.modules |= {package.__name__: package, name: module}
 
 
 # --- prompts ---
