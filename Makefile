@@ -1,40 +1,42 @@
 # `make all` on a fresh machine: the environment, the embedded study, its summary.
 PYTHON ?= python3
 SNAKEMAKE = .venv/bin/snakemake
+# Stamps in the environment carry the checksum of the requirements that it was made from.
+STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
+TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 
 .PHONY: all test lint bench train-opt-mini clean
 .DELETE_ON_ERROR:
 
-all: .venv/study
+all: $(STUDY)
 	$(SNAKEMAKE) --cores all all
 	@.venv/bin/headcount summary artifacts
 
-test: .venv/test
+test: $(TEST)
 	.venv/bin/python -m pytest
 
-lint: .venv/test
+lint: $(TEST)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
 
 # The engine beside lm-eval's own HFLM; takes most of an hour, on a machine that does nothing else.
-bench: .venv/test
+bench: $(TEST)
 	.venv/bin/python benchmarks/bench.py
 
 # Retrains the embedded model and writes it over workflow/resources/opt-mini/model.
-train-opt-mini: .venv/study
+train-opt-mini: $(STUDY)
 	.venv/bin/python workflow/resources/opt-mini/train.py
 
 clean:
 	rm -rf artifacts .snakemake
 
-# A stamp in the environment is as new as the requirements that it was made from.
-.venv/study: envs/requirements.txt
+$(STUDY):
 	test -d .venv || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --requirement $<
+	.venv/bin/python -m pip install --quiet --requirement envs/requirements.txt
 	@touch $@
 
-.venv/test: envs/requirements-test.txt .venv/study
-	.venv/bin/python -m pip install --quiet --requirement $<
+$(TEST): $(STUDY)
+	.venv/bin/python -m pip install --quiet --requirement envs/requirements-test.txt
 	@touch $@

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import preloaded
 
-from headcount.artifacts import package_versions
+from headcount import artifacts
 
 
 def begin(snakemake) -> None:
@@ -45,6 +45,12 @@ def load_model(snakemake):
     return model.load(path, **snakemake.params.computes, memory=snakemake.resources.engine_mb)
 
 
+def prompts_made_by(path: str) -> dict:
+    """What decided the prompts in an artifact `tasks`: documents, seeds, the task's files."""
+    made = artifacts.provenance(path)
+    return {**made["config"], "seed": made["seed"], "task_version": made["task_version"]}
+
+
 def provenance(snakemake, **facts) -> dict:
     """What made an artifact: wildcards, parameters (config slice, code hash) and `facts`."""
     wildcards = dict(snakemake.wildcards.items())
@@ -57,6 +63,6 @@ def provenance(snakemake, **facts) -> dict:
         **wildcards,
         "config": parameters,
         "code": snakemake.params.code,
-        "packages": package_versions(),
+        "packages": artifacts.package_versions(),
         **facts,
     }

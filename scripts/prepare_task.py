@@ -19,5 +19,7 @@ artifacts.write(
     snakemake.output[0],
     rows,
     artifacts.SCHEMAS["tasks"],
-    job.provenance(snakemake, seed=parameters.seed),
+    job.provenance(
+        snakemake, seed=parameters.seed, task_version=tasks.version(parameters.yaml)
+    ),
 )

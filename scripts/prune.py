@@ -53,6 +53,7 @@ for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
         job.provenance(
             snakemake,
             model={**facts, "window": model.window},
+            prompts=job.prompts_made_by(snakemake.input.prompts),
             ranking=name,
             heldout=parameters.heldout,
             metric=evaluation.metrics.name,

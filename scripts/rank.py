@@ -9,6 +9,7 @@ import polars as pl
 from headcount import artifacts, rankings
 
 tables = [pl.read_parquet(path, columns=["layer", "head", "score"]) for path in snakemake.input]
+made = artifacts.provenance(snakemake.input[0])
 artifacts.write(
     snakemake.output[0],
     rankings.rank(rankings.aggregate(tables)),
@@ -16,6 +17,8 @@ artifacts.write(
     job.provenance(
         snakemake,
         ranking=snakemake.params.ranking,
-        model=artifacts.provenance(snakemake.input[0])["model"],
+        model=made["model"],
+        estimator=made["estimator"],
+        prompts=made["prompts"],
     ),
 )

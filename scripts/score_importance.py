@@ -26,5 +26,10 @@ artifacts.write(
     snakemake.output[0],
     scores.rows(model, component),
     artifacts.SCHEMAS["importance"],
-    job.provenance(snakemake, model=facts, estimator=estimator),
+    job.provenance(
+        snakemake,
+        model=facts,
+        estimator=estimator,
+        prompts=job.prompts_made_by(snakemake.input.prompts),
+    ),
 )

@@ -179,6 +179,10 @@ def load(
 
     Raises `ModelError` when it does not load or its components are not found.
     """
+    if not Path(path).is_dir():
+        raise ModelError(
+            f"the model in {path} is gone: delete the model.json that names it and run again"
+        )
     try:
         hf = AutoModelForCausalLM.from_pretrained(
             path,

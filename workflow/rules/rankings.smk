@@ -33,6 +33,7 @@ rule rank_by_aggregate:
         CONDA
     params:
         ranking="aggregate",
+        tasks=STUDIED,
         code=code("rank.py"),
     message:
         "Rank {wildcards.model}'s {wildcards.component} by the mean over tasks, {wildcards.shots} shots"
