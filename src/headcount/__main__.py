@@ -17,6 +17,10 @@ def main() -> None:
     plan.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     plan.set_defaults(run=_plan)
 
+    parity = commands.add_parser("parity", help="how headcount compares with lm-eval, as Markdown")
+    parity.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
+    parity.set_defaults(run=_parity)
+
     lm_eval = commands.add_parser(
         "lm-eval",
         help="lm-eval's own command, with all its arguments, which also knows --model headcount",
@@ -48,6 +52,18 @@ def _plan(arguments: argparse.Namespace) -> None:
         plan.show(plan.read_config(arguments.configfile), arguments.artifacts)
     except (OSError, TaskError) as error:
         sys.exit(f"headcount: {arguments.configfile}: {error}")
+
+
+def _parity(arguments: argparse.Namespace) -> None:
+    from headcount import parity
+
+    try:
+        page, equal = parity.show(arguments.artifacts)
+    except parity.NoParityError as error:
+        sys.exit(f"headcount: {error}")
+    print(page)
+    if not equal:
+        sys.exit("headcount: not all rows are equal")
 
 
 def _lm_eval(arguments: argparse.Namespace) -> None:

@@ -264,8 +264,8 @@ def show(artifacts_directory: Path) -> tuple[str, bool]:
 
 PAGE = """# Parity with lm-evaluation-harness
 
-Made by `make parity`. Each row compares headcount, unpruned, with lm-eval's own `simple_evaluate` and
-its own model (HFLM, batch size 1), which loads the same checkpoint and renders the prompts by
+Made by `make parity`. Each row compares headcount, unpruned, with lm-eval's own `simple_evaluate`
+and its own model (HFLM, batch size 1), which loads the same checkpoint and renders the prompts by
 itself. It is **equal** when the requests are the same texts in the same order, no log-likelihood
 differs by more than 1e-4 nats, every `is_greedy` is the same, and every metric is the same number.
 
@@ -274,10 +274,12 @@ and their last digits depend on the order in which floating-point numbers are ad
 agree with itself to more digits: its value at another batch size stands in brackets.
 
 Compared are the first documents of a task, as many as make up to 100 requests and two at least.
-Tokens are those of a continuation; cut are requests longer than the model's window. Rows without
+Tokens are those of a continuation; cut are requests longer than the model's window; the difference
+is the largest of a log-likelihood, in nats. Rows without
 shots are edge cases made from a task's first requests.
 """
-HEADER = """| task | shots | documents | requests | tokens | cut | largest difference | greedy | metrics | |
+HEADER = """\
+| task | shots | documents | requests | tokens | cut | difference | greedy | metrics | |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 

@@ -36,7 +36,9 @@ use rule check_parity as check_edge_cases with:
     log:
         "artifacts/logs/{model}/parity/edge_cases.log",
     params:
+        yaml=None,
         computes=lambda wildcards: computes(wildcards.model),
+        datasets=None,
         code=code("check_parity.py"),
     message:
         "Compare {wildcards.model} with lm-eval: edge cases"
