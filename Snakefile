@@ -28,6 +28,7 @@ include: "workflow/rules/pruning.smk"
 include: "workflow/rules/correlation.smk"
 include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/parity.smk"
 
 
 onstart:

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import lm_eval
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import yaml as pyyaml
 from datasets import Dataset
+from harness import evaluate
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -30,17 +31,10 @@ class Recorder(LM):
     loglikelihood_rolling = generate_until = None
 
 
-def harness(model, task, directory, shots, limit):
-    manager = TaskManager(include_path=str(directory), include_defaults=False)
-    return lm_eval.simple_evaluate(
-        model, tasks=[task], num_fewshot=shots, limit=limit, task_manager=manager
-    )
-
-
 @pytest.mark.parametrize("shots", [0, 1, 5])
 def test_evaluation_prompts_are_those_that_lm_eval_makes(task_path, yaml, shots):
     recorder = Recorder()
-    harness(recorder, "tiny_a", task_path, shots, limit=8)
+    evaluate(recorder, ["tiny_a"], task_path, num_fewshot=shots, limit=8)
     rows = tasks.prepare(yaml, shots, LIMITS, seed=0)
     ours = [(r["context"], r["continuation"]) for r in rows if r["split"] == "evaluation"]
     assert ours == recorder.seen
@@ -48,9 +42,8 @@ def test_evaluation_prompts_are_those_that_lm_eval_makes(task_path, yaml, shots)
 
 @pytest.mark.parametrize("shots", [0, 5])
 def test_unpruned_metrics_equal_lm_eval(model, task_path, yaml, shots, write_prompts):
-    reference = harness(
-        HFLM(model.hf, tokenizer=model.tokenizer, batch_size=4), "tiny_a", task_path, shots, 8
-    )
+    hflm = HFLM(model.hf, tokenizer=model.tokenizer, batch_size=4)
+    reference = evaluate(hflm, ["tiny_a"], task_path, num_fewshot=shots, limit=8)
     evaluation = Evaluation(write_prompts(yaml, shots, LIMITS), "evaluation", yaml)
     scores = evaluation.run(model, Masks.removing(model, [([], [])]))
     ours = evaluation.metrics.aggregate(scores.results[0])
@@ -140,7 +133,8 @@ def test_a_single_log_likelihood_as_in_lambada(yaml, tmp_path, opt, write_prompt
     )
     evaluation = Evaluation(write_prompts(lambada, 1, LIMITS), "evaluation", lambada)
     scores = evaluation.run(opt, Masks.removing(opt, [([], [])]))
-    reference = harness(HFLM(opt.hf, tokenizer=opt.tokenizer), "tiny_a", tmp_path, 1, 8)
+    hflm = HFLM(opt.hf, tokenizer=opt.tokenizer)
+    reference = evaluate(hflm, ["tiny_a"], tmp_path, num_fewshot=1, limit=8)
     results = reference["results"]["tiny_a"]
     ours = evaluation.metrics.aggregate(scores.results[0])
     assert ours["acc"] == results["acc,none"]
@@ -155,7 +149,7 @@ def test_contexts_longer_than_the_window_are_cut_as_lm_eval_does_and_counted(
     scores = evaluation.run(opt, Masks.removing(opt, [([], [])]))
     assert 0 < evaluation.truncated <= len(evaluation.requests)
     hflm = HFLM(opt.hf, tokenizer=opt.tokenizer)
-    reference = harness(hflm, "tiny_a", task_path, 12, 8)
+    reference = evaluate(hflm, ["tiny_a"], task_path, num_fewshot=12, limit=8)
     samples = reference["samples"]["tiny_a"]
     for ours, sample in zip(scores.log_likelihoods[0], samples, strict=True):
         theirs = [value[0] for value in sample["filtered_resps"]]
@@ -177,12 +171,69 @@ def test_a_mirror_is_read_in_place_of_the_hub(yaml, tmp_path):
         tasks.prepare(hub, 2, LIMITS, seed=0, datasets=tmp_path / "mirror")
 
 
+# --- groups and tags ---
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """Four tiny tasks, a group of a group and a tag, and tags of the files that tasks include."""
+    tiny.save_tasks(tmp_path, ("tiny_a", "tiny_b", "tiny_c", "tiny_d"))
+    (tmp_path / "_template").write_text("tag: [tiny_tag, other]\n")
+    (tmp_path / "_second_template.yaml").write_text("include: _template\n")
+    for name, include in (("tiny_d", "_template"), ("tiny_b", "_second_template.yaml")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"include: {include}\n" + path.read_text())
+    with (tmp_path / "tiny_c.yaml").open("a") as file:
+        file.write("tag: tiny_third\n")
+    groups = {
+        "tiny_outer": ["tiny_c", {"group": "tiny_inner"}, "tiny_tag"],
+        "tiny_inner": ["tiny_a", {"task": "tiny_d", "task_alias": "d"}],
+        "tiny_changed": [{"task": "tiny_a", "num_fewshot": 3}],
+    }
+    for name, members in groups.items():
+        group = {"group": name, "task": members, "metadata": {"version": 1}}
+        (tmp_path / f"{name}.yaml").write_text(pyyaml.safe_dump(group))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("tiny_a", ["tiny_a"]),
+        ("tiny_tag", ["tiny_b", "tiny_d"]),
+        ("tiny_third", ["tiny_c"]),
+        ("tiny_inner", ["tiny_a", "tiny_d"]),
+        ("tiny_outer", ["tiny_c", "tiny_a", "tiny_d", "tiny_b"]),
+    ],
+)
+def test_groups_and_tags_stand_for_the_tasks_that_lm_eval_takes(grouped, name, expected):
+    assert tasks.expand([name], grouped) == expected
+    manager = TaskManager(include_path=str(grouped), include_defaults=False)
+    assert set(manager.load([name])["tasks"]) == set(expected)
+
+
+def test_a_task_that_comes_up_twice_is_studied_once(grouped):
+    names = ["tiny_d", "tiny_inner", "tiny_tag"]
+    assert tasks.expand(names, grouped) == ["tiny_d", "tiny_a", "tiny_b"]
+
+
+def test_groups_and_tags_of_lm_evals_own():
+    assert tasks.expand(["ai2_arc"]) == ["arc_challenge", "arc_easy"]
+    stem = tasks.expand(["mmlu_stem"])  # a group of a tag that its tasks have from a template
+    assert len(stem) == 19 and stem[0] == "mmlu_abstract_algebra"
+
+
+def test_a_group_that_changes_its_tasks_is_refused(grouped):
+    with pytest.raises(tasks.TaskError, match="'tiny_changed' sets num_fewshot of its tasks"):
+        tasks.expand(["tiny_changed"], grouped)
+
+
 # --- bad input ---
 
 
 def test_an_unknown_task_is_named_with_those_that_come_close(task_path):
     with pytest.raises(tasks.TaskError, match=r"'tiny_aa' \(close: tiny_a"):
-        tasks.find("tiny_aa", task_path)
+        tasks.expand(["tiny_aa"], task_path)
 
 
 def test_lm_eval_tasks_are_found_by_name():

@@ -74,6 +74,20 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("results", pa.string(), nullable=False),  # lm-eval's process_results as JSON
         ]
     ),
+    # A request, by headcount unpruned and by lm-eval's own model.
+    "parity": pa.schema(
+        [
+            pa.field("case", pa.string()),  # the edge case; null for a task's own requests
+            pa.field("doc_id", pa.int32()),  # null for an edge case
+            pa.field("same_request", pa.bool_(), nullable=False),
+            pa.field("targets", pa.int32(), nullable=False),  # tokens of the continuation
+            pa.field("truncated", pa.bool_(), nullable=False),
+            pa.field("log_likelihood", pa.float64(), nullable=False),
+            pa.field("hflm_log_likelihood", pa.float64(), nullable=False),
+            pa.field("is_greedy", pa.bool_(), nullable=False),
+            pa.field("hflm_is_greedy", pa.bool_(), nullable=False),
+        ]
+    ),
     # A pair of rankings; the `aggregate` row compares a task with the mean over tasks.
     "correlation": pa.schema(
         [

@@ -189,7 +189,7 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
         )
         found = [
             stage
-            for task in config["tasks"]
+            for task in tasks.expand(config["tasks"], config["task_path"])
             for shots in config["shots"]
             for stage in stages(size, _prompts(task, shots, config, directory), task, shots, config)
         ]

@@ -30,7 +30,7 @@ def prune(
     Returns rows of the artifact `pruning` for each ranking.
     """
     wanted = {
-        (name, level): _removal(ranking, *level)
+        (name, level): removal(ranking, *level)
         for name, ranking in rankings.items()
         for level in levels
     }
@@ -42,7 +42,11 @@ def prune(
     return rows
 
 
-def _removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: float) -> Removal:
+def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: float) -> Removal:
+    """What is removed at the levels, in percent; a component without a ranking stays whole.
+
+    Raises `ValueError` when a level is not between 0 and 100.
+    """
     heads = removed(ranking["heads"], heads_level).rows() if "heads" in ranking else []
     ffns = removed(ranking["ffns"], ffns_level).rows() if "ffns" in ranking else []
     return (

@@ -8,11 +8,16 @@ is removed first. `depth` and `random_order` are controls that know nothing of i
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 COMPONENT = ["layer", "head"]
+
+
+class RankingError(ValueError):
+    """A file that is no ranking of a model's heads or FFNs, or a level that is no percentage."""
 
 
 def rank(scores: pl.DataFrame) -> pl.DataFrame:
@@ -94,3 +99,40 @@ def count_removed(level: float, components: int) -> int:
     if not 0 <= level <= 100:
         raise ValueError(f"pruning level {level} is not a percentage between 0 and 100")
     return math.floor(Fraction(str(level)) * components / 100)
+
+
+def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
+    """The ranking of `component` ("heads" or "ffns") in a Parquet file, to be cut at `level`.
+
+    Raises `RankingError` when it is not one, or when the level is not a percentage.
+    """
+    try:
+        ranking = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RankingError(f"{component}: {path} is not a Parquet file: {error}") from error
+    if missing := [name for name in (*COMPONENT, "rank") if name not in ranking.columns]:
+        raise RankingError(
+            f"{component}: {path} is not a ranking, it has no column {', '.join(missing)}: give a "
+            "file below artifacts/MODEL/rankings/"
+        )
+    found = "ffns" if ranking["head"].null_count() == ranking.height else "heads"
+    if found != component:
+        raise RankingError(f"{component}: {path} ranks {found}, not {component}")
+    try:
+        removed(ranking, level)
+    except ValueError as error:
+        raise RankingError(f"{component}: {error}") from error
+    return ranking
+
+
+def check(ranking: pl.DataFrame, layers: int, heads: int, model: str) -> None:
+    """Raise `RankingError` unless the ranking is of all heads, or of all FFNs, of the `model`."""
+    of_ffns = ranking["head"].null_count() == ranking.height
+    components = [(layer, head) for layer in range(layers) for head in range(heads)]
+    expected = [(layer, None) for layer in range(layers)] if of_ffns else components
+    if ranking.select(COMPONENT).sort(COMPONENT).rows() != expected:
+        name = "FFNs" if of_ffns else "heads"
+        raise RankingError(
+            f"the ranking of {ranking.height} {name} is not of the model {model}, which has "
+            f"{len(expected)} in {layers} layers"
+        )

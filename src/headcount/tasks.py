@@ -7,18 +7,18 @@ evaluated documents, and documents read from a local mirror instead of the hub.
 lm-eval is imported inside the functions that need it: importing it costs seconds.
 """
 
-import importlib.util
 import json
 import random
-import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+
+from headcount import task_files
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
 FEWSHOT_SEED, RANDOM_SEED = 1234, 0
@@ -31,48 +31,89 @@ class TaskError(ValueError):
 # --- finding and loading ---
 
 
+# What a group may say without changing its tasks.
+GROUP_KEYS = {"group", "task", "tag", "aggregate_metric_list", "metadata"}
+GROUP_KEYS |= {"group_alias", "task_alias"}
+
+
 def find(name: str, task_path: str | Path | None = None) -> Path:
     """The YAML file that defines task `name`, below `task_path` or among lm-eval's own tasks.
 
     A file of lm-eval's is named from the package on (`lm_eval/tasks/...`), wherever it is
-    installed. Only reads files, so that an unknown task is noticed at once and without importing
-    lm-eval (whose own index of its 13,000 files takes several seconds).
+    installed. Only reads files, so that an unknown task is noticed at once.
 
     Raises `TaskError` when there is none, with the names that come close.
     """
-    if task_path and (path := _task_files(Path(task_path)).get(name)):
-        return path
-    shipped = _task_files(_site_packages() / "lm_eval" / "tasks")
-    if name in shipped:
-        return shipped[name].relative_to(_site_packages())
-    own = _task_files(Path(task_path)) if task_path else {}
-    close = get_close_matches(name, [*own, *shipped], n=3)
+    for directory in _directories(task_path):
+        if path := task_files.defined(directory, "task").get(name):
+            own = directory != task_files.shipped()
+            return path if own else path.relative_to(task_files.site_packages())
+    names = [
+        defined
+        for directory in _directories(task_path)
+        for kind in ("task", "group")
+        for defined in task_files.defined(directory, kind)
+    ]
+    close = get_close_matches(name, names, n=3)
     hint = f" (close: {', '.join(close)})" if close else ""
     raise TaskError(
-        f"unknown task {name!r}{hint}: neither among lm-eval's tasks nor in task_path: {task_path}"
+        f"unknown task {name!r}{hint}: neither among lm-eval's tasks, groups and tags nor in "
+        f"task_path: {task_path}"
     )
 
 
-@cache
-def _task_files(directory: Path) -> dict[str, Path]:
-    """Task name -> YAML file, for every file below `directory` with a line `task: NAME`."""
-    if not directory.is_dir():
-        raise TaskError(f"task_path: {directory} is not a directory")
-    line = re.compile(rb"""^"?task"?:\s*["']?([^\s"'\[#]+)""", re.MULTILINE)
-    found = {}
-    for path in sorted(directory.rglob("*.yaml")):
-        if match := line.search(path.read_bytes()):
-            found.setdefault(match[1].decode(), path)
-    return found
+def expand(names: Sequence[str], task_path: str | Path | None = None) -> list[str]:
+    """The tasks that `names` stand for: a task for itself, a group or tag for its tasks.
+
+    As in lm-eval: a name is looked for below `task_path`, then among lm-eval's own, and there it is
+    a task, else a group, else a tag; a group's tasks come in its order, a tag's by name; groups
+    may hold groups and tags. What comes up twice stays once, where it was first.
+
+    Raises `TaskError` for an unknown name, and for a group that changes its tasks' settings.
+    """
+    return list(dict.fromkeys(task for name in names for task in _expanded(name, task_path)))
 
 
-def _site_packages() -> Path:
-    return Path(importlib.util.find_spec("lm_eval").origin).parents[1]
+def _expanded(name: str, task_path: str | Path | None) -> list[str]:
+    for directory in _directories(task_path):
+        if name in task_files.defined(directory, "task"):
+            return [name]
+        if path := task_files.defined(directory, "group").get(name):
+            return _members(task_files.with_included(path)[0], task_path)
+        if tagged := task_files.tagged(directory, name):
+            return tagged
+    find(name, task_path)  # raises
+    return []
+
+
+def _members(group: dict, task_path: str | Path | None) -> list[str]:
+    """Tasks of a group, by its configuration."""
+    tasks = []
+    for member in group["task"]:
+        inner = {"task": member} if isinstance(member, str) else member
+        if changed := sorted({*group, *inner} - GROUP_KEYS):
+            raise TaskError(
+                f"group {group['group']!r} sets {', '.join(changed)} of its tasks, which headcount "
+                "takes as their own files define them: list the tasks instead"
+            )
+        if isinstance(inner.get("task"), list):
+            tasks += _members(inner, task_path)
+        else:
+            tasks += _expanded(inner.get("task") or inner["group"], task_path)
+    return tasks
+
+
+def _directories(task_path: str | Path | None) -> list[Path]:
+    """Where tasks are looked for, in this order."""
+    if task_path and not Path(task_path).is_dir():
+        raise TaskError(f"task_path: {task_path} is not a directory")
+    return [*([Path(task_path)] if task_path else []), task_files.shipped()]
 
 
 def installed(yaml: str | Path) -> Path:
     """Where a file that `find` names is."""
-    return _site_packages() / yaml if Path(yaml).parts[0] == "lm_eval" else Path(yaml)
+    shipped = Path(yaml).parts[0] == "lm_eval"
+    return task_files.site_packages() / yaml if shipped else Path(yaml)
 
 
 def source_files(yaml: str | Path, datasets: str | Path | None = None) -> list[Path]:
@@ -81,35 +122,13 @@ def source_files(yaml: str | Path, datasets: str | Path | None = None) -> list[P
     Local data are the `data_files` that the configuration names, or the splits in the mirror
     `datasets`. What lm-eval downloads from the hub is not among them.
     """
-    yaml = installed(yaml)
-    config, files = _raw_config(yaml), [yaml, *yaml.parent.glob("*.py")]
-    while "include" in config:
-        yaml = yaml.parent / config.pop("include")
-        config = _raw_config(yaml) | config
-        files += [yaml, *yaml.parent.glob("*.py")]
-    if data := _data_files(config):
+    config, yamls = task_files.with_included(installed(yaml))
+    files = [file for path in yamls for file in (path, *path.parent.glob("*.py"))]
+    if data := task_files.local_data(config):
         files += [Path(name) for name in data if Path(name).is_file()]
     elif datasets:
         files += _mirrored_files(config, Path(datasets)).values()
     return sorted(set(files))
-
-
-def _raw_config(yaml: Path) -> dict:
-    """The YAML file as it stands, `!function` tags and included files unresolved."""
-    import yaml as pyyaml
-
-    class Loader(pyyaml.SafeLoader):
-        pass
-
-    Loader.add_multi_constructor("!", lambda loader, suffix, node: loader.construct_scalar(node))
-    return pyyaml.load(yaml.read_text(), Loader)  # a SafeLoader
-
-
-def _data_files(config: dict) -> list[str]:
-    """The local files that a task's configuration names for its splits."""
-    named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
-    named = named.values() if isinstance(named, dict) else [named]
-    return [file for files in named for file in (files if isinstance(files, list) else [files])]
 
 
 def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
@@ -123,7 +142,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    _supply_squad_metrics()
+    supply_squad_metrics()
     config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
     for structural in ("tag", "group", "task_list"):
         config.pop(structural, None)
@@ -132,7 +151,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
             f"task {config['task']!r} ({yaml}) is not an lm-eval task of output_type "
             "multiple_choice or loglikelihood: headcount reads answers off log-likelihoods"
         )
-    if datasets and not config.get("custom_dataset") and not _data_files(config):
+    if datasets and not config.get("custom_dataset") and not task_files.local_data(config):
         files = _mirrored_files(config, Path(datasets))
         config["dataset_path"], config["dataset_name"] = "parquet", None
         config["dataset_kwargs"] = {"data_files": {s: str(path) for s, path in files.items()}}
@@ -164,7 +183,7 @@ def _with_accuracy(metrics: list[dict]) -> list[dict]:
     return [*metrics, {"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
 
 
-def _supply_squad_metrics() -> None:
+def supply_squad_metrics() -> None:
     """Give lm-eval's `record` the two functions that it imports and transformers 5 removed."""
     name = "transformers.data.metrics.squad_metrics"
     if name not in sys.modules:

@@ -20,12 +20,6 @@ def check_config():
     lines = [
         f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors
     ]
-    if twice := sorted(
-        set(config.get("tasks", [])) & set(config.get("heldout_tasks", []))
-    ):
-        lines.append(
-            f"  heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
-        )
     if lines:
         study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
         raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
@@ -49,16 +43,28 @@ def task_source(task):
     )
 
 
-HELDOUT = config["heldout_tasks"]
-STUDIED = config["tasks"]
+def check_tasks():
+    """The tasks studied and held out; an unknown one stops the study before anything runs."""
+    try:
+        studied, heldout = (
+            lm_eval_tasks.expand(config[key], config["task_path"])
+            for key in ("tasks", "heldout_tasks")
+        )
+        for task in [*studied, *heldout]:
+            task_source(task)
+    except lm_eval_tasks.TaskError as error:
+        raise WorkflowError(f"tasks, heldout_tasks, task_path, datasets: {error}")
+    if twice := sorted({*studied} & {*heldout}):
+        raise WorkflowError(
+            f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
+        )
+    return studied, heldout
+
+
+STUDIED, HELDOUT = check_tasks()
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
 # Rankings that studied and held-out tasks are pruned by.
 SHARED = ["aggregate", *CONTROLS]
-for task in [*STUDIED, *HELDOUT]:  # an unknown one stops the study before anything runs
-    try:
-        task_source(task)
-    except lm_eval_tasks.TaskError as error:
-        raise WorkflowError(f"tasks, heldout_tasks, task_path, datasets: {error}")
 
 
 wildcard_constraints:

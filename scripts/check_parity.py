@@ -1,0 +1,27 @@
+"""Compare headcount, unpruned, with lm-eval and its own model."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, parity
+
+parameters = snakemake.params
+facts = job.model_facts(snakemake.input.model)
+prompts = artifacts.read(snakemake.input.prompts)
+model = job.load_model(snakemake)
+reference = parity.recorder(facts["path"], parameters.computes["dtype"], str(model.device))
+
+if "task" in dict(snakemake.wildcards.items()):
+    shots = int(snakemake.wildcards.shots)
+    rows, metrics = parity.compare(
+        model, reference, prompts, parameters.yaml, shots, parameters.datasets
+    )
+else:
+    rows, metrics = parity.edge_cases(model, reference, prompts), {}
+artifacts.write(
+    snakemake.output[0],
+    rows,
+    artifacts.SCHEMAS["parity"],
+    job.provenance(snakemake, model={**facts, "window": model.window}, metrics=metrics),
+)

@@ -1,0 +1,10 @@
+"""One row for each comparison with lm-eval."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, parity
+
+table = parity.table(snakemake.input).to_arrow()
+artifacts.write(snakemake.output[0], table, table.schema, job.provenance(snakemake))

@@ -1,0 +1,309 @@
+"""Agreement with lm-evaluation-harness: the same requests, log-likelihoods and metrics.
+
+The reference is lm-eval's own `simple_evaluate` with its own model (HFLM), which loads the same
+checkpoint and renders the task's prompts by itself. A row of the table is equal when
+
+- the requests are the same texts in the same order,
+- no log-likelihood is off by more than `TOLERANCE` nats and every `is_greedy` is the same,
+- every metric is the same number. A perplexity alone is compared to a relative 1e-4: it is a smooth
+  function of the log-likelihoods, whose last digits depend on the order in which floating-point
+  numbers are added, as those of HFLM do. The table shows HFLM's own at two batch sizes.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml as pyyaml
+
+from headcount import artifacts, tasks
+from headcount.evaluation import Evaluation, split_rows
+from headcount.model import LanguageModel
+from headcount.sweep import Masks, log_likelihoods
+
+TOLERANCE = 1e-4  # nats; relative for a perplexity
+REQUESTS = 100  # of each task are compared: those of the first documents, two at least
+OTHER_BATCH_SIZE = 8  # of HFLM, to compare with itself at batch size 1
+
+
+class NoParityError(FileNotFoundError):
+    """Nothing was compared."""
+
+
+def compare(
+    model: LanguageModel,
+    reference,
+    prompts: pa.Table,
+    yaml: str | Path,
+    shots: int,
+    datasets: str | Path | None = None,
+) -> tuple[list[dict], dict]:
+    """The task's first requests by `model` and by lm-eval with its model `reference`.
+
+    `prompts` is the artifact `tasks`; `reference` a `Recorder` of the same checkpoint. Returns rows
+    of the artifact `parity`, and each metric's value as {metric: {headcount, hflm}}; a metric that
+    differs also has the value of HFLM at another batch size.
+    """
+    evaluation = Evaluation(_first(prompts), "evaluation", yaml)
+    scores = evaluation.run(model, Masks.removing(model, [([], [])]))
+    ours = evaluation.metrics.aggregate(scores.results[0])
+    run = (yaml, shots, len(evaluation.docs), datasets)
+    theirs = _lm_eval(reference, 1, *run)
+    if set(theirs) - set(ours):
+        raise ValueError(f"{yaml}: lm-eval has the metrics {sorted(theirs)}, not {sorted(ours)}")
+    metrics = {name: {"headcount": ours[name], "hflm": theirs[name]} for name in sorted(theirs)}
+    answers, reference.answers = reference.answers, []
+    pairs = [(row["context"], row["continuation"]) for row in evaluation.requests]
+    sums = [ll for document in scores.log_likelihoods[0] for ll in document]
+    greedy = [hit for document in scores.is_greedy[0] for hit in document]
+    rows = _rows(model, pairs, sums, greedy, answers)
+    for row, request in zip(rows, evaluation.requests, strict=True):
+        row |= {"case": None, "doc_id": request["doc_id"]}
+    if any(values["headcount"] != values["hflm"] for values in metrics.values()):
+        again = _lm_eval(reference, OTHER_BATCH_SIZE, *run)
+        for name, values in metrics.items():
+            values["hflm_other_batch_size"] = again[name]
+    return rows, metrics
+
+
+def edge_cases(model: LanguageModel, reference, prompts: pa.Table) -> list[dict]:
+    """Rows of the artifact `parity` for requests that tasks seldom make, built from four of theirs.
+
+    The context is empty, ends in white space, is longer than the window, or mostly belongs to the
+    continuation.
+    """
+    from lm_eval.api.instance import Instance
+
+    cases: dict[str, list[tuple[str, str]]] = {}
+    for request in split_rows(prompts, "evaluation")[:4]:
+        context, continuation = request["context"], request["continuation"]
+        words = context.split(" ")
+        half = len(words) // 2
+        repeats = 2 + model.window // len(words)  # a word is a token or more
+        for case, pair in (
+            ("empty context", ("", continuation)),
+            ("context ends in a space", (context.rstrip() + " ", continuation.lstrip())),
+            ("context ends in three spaces", (context.rstrip() + "   ", continuation.lstrip())),
+            ("context ends in a line break", (context.rstrip() + "\n", continuation.lstrip())),
+            ("context is cut to the window", ("\n\n".join([context] * repeats), continuation)),
+            (
+                "continuation is long",
+                (" ".join(words[:half]), " " + " ".join(words[half:]) + continuation),
+            ),
+        ):
+            cases.setdefault(case, []).append(pair)
+    rows = []
+    for case, pairs in cases.items():
+        sums, greedy = log_likelihoods(
+            model, model.encode(pairs), Masks.removing(model, [([], [])])
+        )
+        reference.answers = []
+        reference.loglikelihood(
+            [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+        )
+        found = _rows(model, pairs, sums[0].tolist(), greedy[0].tolist(), reference.answers)
+        rows += [row | {"case": case, "doc_id": None} for row in found]
+    return rows
+
+
+def recorder(path: str | Path, dtype: str, device: str):
+    """lm-eval's HFLM for the checkpoint in `path`, which keeps its `answers` to requests.
+
+    An answer is (context, continuation, log-likelihood in nats, is greedy).
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    class Recorder(HFLM):
+        def loglikelihood(self, requests, disable_tqdm=True):
+            answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+            self.answers += [(*r.args, *a) for r, a in zip(requests, answers, strict=True)]
+            return answers
+
+    found = Recorder(str(path), dtype=dtype, device=device, batch_size=1)
+    found.answers = []
+    return found
+
+
+def _first(prompts: pa.Table) -> pa.Table:
+    """The first evaluation documents, as many as make `REQUESTS` requests, two at least."""
+    requests = Counter(row["doc_id"] for row in split_rows(prompts, "evaluation"))  # in order
+    within = int((np.cumsum(list(requests.values())) <= REQUESTS).sum())
+    return prompts.filter(pc.field("doc_id").isin(list(requests)[: max(2, within)]))
+
+
+def _lm_eval(reference, batch_size: int, yaml, shots: int, limit: int, datasets) -> dict:
+    """Metrics of the task as lm-eval itself evaluates it: name -> value."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    task = tasks.load(yaml, datasets).config
+    # The task's own file, but for where its documents are.
+    config = {"include": str(tasks.installed(yaml).resolve()), "task": task.task}
+    config |= {key: getattr(task, key) for key in ("dataset_path", "dataset_name")}
+    config["dataset_kwargs"] = task.dataset_kwargs
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "task.yaml")
+        path.write_text(pyyaml.safe_dump(config))
+        reference.batch_size_per_gpu = batch_size
+        results = lm_eval.simple_evaluate(
+            reference,
+            tasks=[str(path)],
+            num_fewshot=shots,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+            task_manager=TaskManager(include_defaults=False),
+        )["results"][task.task]
+    return {
+        name.removesuffix(",none"): value
+        for name, value in results.items()
+        if name.endswith(",none") and not name.endswith("_stderr,none")
+    }
+
+
+def _rows(model: LanguageModel, pairs: list, sums: list, greedy: list, answers: list) -> list[dict]:
+    """Rows of the artifact `parity`; `pairs` are our requests, `answers` those of a `Recorder`."""
+    if len(pairs) != len(answers):
+        raise ValueError(f"{len(pairs)} requests, lm-eval makes {len(answers)}")
+    return [
+        {
+            "same_request": pair == answer[:2],
+            "targets": len(prompt.targets),
+            "truncated": prompt.truncated,
+            "log_likelihood": log_likelihood,
+            "hflm_log_likelihood": answer[2],
+            "is_greedy": hit,
+            "hflm_is_greedy": answer[3],
+        }
+        for pair, prompt, log_likelihood, hit, answer in zip(
+            pairs, model.encode(pairs), sums, greedy, answers, strict=True
+        )
+    ]
+
+
+# --- the table ---
+
+_METRIC = pl.Struct(
+    dict.fromkeys(("headcount", "hflm", "hflm_other_batch_size"), pl.Float64)
+    | {"metric": pl.String}
+)
+
+
+def table(files: Sequence[str | Path]) -> pl.DataFrame:
+    """One row for each task and number of shots, and for each edge case.
+
+    Columns: task (or edge case), shots (null for an edge case), documents, requests, targets_low
+    and targets_high (tokens of a continuation), truncated (requests cut to the window), difference
+    (of log-likelihoods, the largest, in nats), greedy (requests whose is_greedy differs), metrics
+    (name and values), equal.
+    """
+    rows = []
+    for path in files:
+        made, requests = artifacts.provenance(path), pl.read_parquet(path)
+        metrics = [{"metric": name, **values} for name, values in made["metrics"].items()]
+        for (case,), group in requests.group_by("case", maintain_order=True):
+            rows.append(_row(case or made["task"], made.get("shots"), group, metrics))
+    schema = {"task": pl.String, "shots": pl.Int32, "documents": pl.Int32}
+    return pl.DataFrame(rows, schema_overrides=schema | {"metrics": pl.List(_METRIC)})
+
+
+def _row(task: str, shots: int | None, requests: pl.DataFrame, metrics: list[dict]) -> dict:
+    difference = (requests["log_likelihood"] - requests["hflm_log_likelihood"]).abs().max()
+    greedy = (requests["is_greedy"] != requests["hflm_is_greedy"]).sum()
+    return {
+        "task": task,
+        "shots": shots,
+        "documents": requests["doc_id"].n_unique() if metrics else None,
+        "requests": requests.height,
+        "targets_low": requests["targets"].min(),
+        "targets_high": requests["targets"].max(),
+        "truncated": requests["truncated"].sum(),
+        "difference": difference,
+        "greedy": greedy,
+        "metrics": metrics,
+        "equal": bool(
+            requests["same_request"].all()
+            and difference <= TOLERANCE
+            and greedy == 0
+            and all(map(_same, metrics))
+        ),
+    }
+
+
+def _same(metric: dict) -> bool:
+    ours, theirs = metric["headcount"], metric["hflm"]
+    if metric["metric"] == "perplexity":
+        return bool(np.isclose(ours, theirs, rtol=TOLERANCE, atol=0))
+    return ours == theirs
+
+
+def show(artifacts_directory: Path) -> tuple[str, bool]:
+    """The tables of all models as a page of Markdown, and whether all their rows are equal.
+
+    Raises `NoParityError`, which names the remedy, when there is none.
+    """
+    files = sorted(artifacts_directory.glob("*/tables/parity.parquet"))
+    if not files:
+        raise NoParityError(f"no parity table below {artifacts_directory}/: run `make parity`")
+    lines, equal = [PAGE], []
+    for path in files:
+        made, rows = artifacts.provenance(path), pl.read_parquet(path)
+        equal += rows["equal"].to_list()
+        versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
+        lines += [f"## {made['model']}\n\n{made['config']['dtype']}; {versions}.\n", HEADER]
+        lines += [_line(row) for row in rows.iter_rows(named=True)]
+        lines.append("")
+    lines.append(f"{sum(equal)} of {len(equal)} rows are equal.")
+    return "\n".join(lines), all(equal)
+
+
+PAGE = """# Parity with lm-evaluation-harness
+
+Made by `make parity`. Each row compares headcount, unpruned, with lm-eval's own `simple_evaluate`
+and its own model (HFLM, batch size 1), which loads the same checkpoint and renders the prompts by
+itself. It is **equal** when the requests are the same texts in the same order, no log-likelihood
+differs by more than 1e-4 nats, every `is_greedy` is the same, and every metric is the same number.
+
+A perplexity is compared to a relative 1e-4 instead: it is a smooth function of the log-likelihoods,
+and their last digits depend on the order in which floating-point numbers are added. HFLM does not
+agree with itself to more digits: its value at another batch size stands in brackets.
+
+Compared are the first documents of a task, as many as make up to 100 requests and two at least.
+Tokens are those of a continuation; cut are requests longer than the model's window; the difference
+is the largest of a log-likelihood, in nats. Rows without
+shots are edge cases made from a task's first requests.
+"""
+HEADER = """\
+| task | shots | documents | requests | tokens | cut | difference | greedy | metrics | |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def _line(row: dict) -> str:
+    low, high = row["targets_low"], row["targets_high"]
+    cells = [
+        row["task"],
+        row["shots"],
+        row["documents"],
+        row["requests"],
+        low if low == high else f"{low} to {high}",
+        row["truncated"] or "",
+        f"{row['difference']:.0e}",
+        "same" if row["greedy"] == 0 else f"{row['greedy']} differ",
+        ", ".join(map(_metric, row["metrics"])),
+        "equal" if row["equal"] else "**differs**",
+    ]
+    return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
+
+
+def _metric(metric: dict) -> str:
+    if metric["headcount"] == metric["hflm"]:
+        return f"{metric['metric']} {metric['headcount']:.6g}"
+    return (
+        f"{metric['metric']} {metric['headcount']!r}, HFLM {metric['hflm']!r} "
+        f"({metric['hflm_other_batch_size']!r})"
+    )

@@ -1,0 +1,72 @@
+# Model + prompts -> does headcount agree with lm-eval? Not part of `all`: `snakemake parity`.
+
+
+rule check_parity:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+    output:
+        "artifacts/{model}/parity/{task}/{shots}-shot.parquet",
+    log:
+        "artifacts/logs/{model}/parity/{task}/{shots}-shot.log",
+    conda:
+        CONDA
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
+        engine_mb=of_model("memory"),
+    params:
+        yaml=lambda wildcards: task_yaml(wildcards.task),
+        computes=lambda wildcards: computes(wildcards.model),
+        datasets=config["datasets"],
+        code=code("check_parity.py"),
+    message:
+        "Compare {wildcards.model} with lm-eval: {wildcards.task}, {wildcards.shots} shots"
+    script:
+        "../../scripts/check_parity.py"
+
+
+use rule check_parity as check_edge_cases with:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts=f"artifacts/tasks/{STUDIED[0]}/{min(config['shots'])}-shot.parquet",
+    output:
+        "artifacts/{model}/parity/edge_cases.parquet",
+    log:
+        "artifacts/logs/{model}/parity/edge_cases.log",
+    params:
+        yaml=None,
+        computes=lambda wildcards: computes(wildcards.model),
+        datasets=None,
+        code=code("check_parity.py"),
+    message:
+        "Compare {wildcards.model} with lm-eval: edge cases"
+
+
+rule tabulate_parity:
+    input:
+        collect(
+            "artifacts/{{model}}/parity/{task}/{shots}-shot.parquet",
+            task=[*STUDIED, *HELDOUT],
+            shots=config["shots"],
+        ),
+        "artifacts/{model}/parity/edge_cases.parquet",
+    output:
+        "artifacts/{model}/tables/parity.parquet",
+    log:
+        "artifacts/logs/{model}/tables/parity.log",
+    conda:
+        CONDA
+    params:
+        dtype=of_model("dtype"),
+        code=code("tabulate_parity.py"),
+    message:
+        "Tabulate how {wildcards.model} compares with lm-eval"
+    script:
+        "../../scripts/tabulate_parity.py"
+
+
+rule parity:
+    input:
+        collect("artifacts/{model}/tables/parity.parquet", model=config["models"]),
