@@ -19,7 +19,5 @@ artifacts.write(
     snakemake.output[0],
     rows,
     artifacts.SCHEMAS["tasks"],
-    job.provenance(
-        snakemake, seed=parameters.seed, task_version=tasks.version(parameters.yaml)
-    ),
+    job.provenance(snakemake, seed=parameters.seed, task_version=tasks.version(parameters.yaml)),
 )

@@ -37,8 +37,8 @@ def prune(
     distinct = list(dict.fromkeys(wanted.values()))
     scores = evaluation.run(model, Masks.removing(model, distinct, ablation))
     rows: dict[str, list[dict]] = {name: [] for name in rankings}
-    for (name, level), removal in wanted.items():
-        rows[name] += _rows(name, level, removal, evaluation, scores, distinct.index(removal))
+    for (name, level), gone in wanted.items():
+        rows[name] += _rows(name, level, gone, evaluation, scores, distinct.index(gone))
     return rows
 
 

@@ -131,6 +131,12 @@ def source_files(yaml: str | Path, datasets: str | Path | None = None) -> list[P
     return sorted(set(files))
 
 
+def version(yaml: str | Path) -> float | str | None:
+    """The version of the task in `yaml`, if its metadata say one."""
+    config, _ = task_files.with_included(installed(yaml))
+    return (config.get("metadata") or {}).get("version")
+
+
 def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
     """The lm-eval task defined in `yaml`, with configuration keys replaced by `overrides`.
 
