@@ -5,9 +5,10 @@ checkpoint and renders the task's prompts by itself. A row of the table is equal
 
 - the requests are the same texts in the same order,
 - no log-likelihood is off by more than `TOLERANCE` nats and every `is_greedy` is the same,
-- every metric is the same number. Those in `SMOOTH` are compared to a relative 1e-4: they are smooth
-  functions of the log-likelihoods, whose last digits depend on the order in which floating-point
-  numbers are added, as those of HFLM do. The table shows HFLM's own at two batch sizes.
+- every metric is the same number. Those in `SMOOTH` are compared to a relative 1e-4: they are
+  smooth functions of the log-likelihoods, whose last digits depend on the order in which
+  floating-point numbers are added, as those of HFLM do. The table shows HFLM's own at two batch
+  sizes.
 """
 
 import tempfile

@@ -37,8 +37,8 @@ def prune(
     distinct = list(dict.fromkeys(wanted.values()))
     scores = evaluation.run(model, Masks.removing(model, distinct, ablation))
     rows: dict[str, list[dict]] = {name: [] for name in rankings}
-    for (name, level), removal in wanted.items():
-        rows[name] += _rows(name, level, removal, evaluation, scores, distinct.index(removal))
+    for (name, level), gone in wanted.items():
+        rows[name] += _rows(name, level, gone, evaluation, scores, distinct.index(gone))
     return rows
 
 
@@ -58,7 +58,7 @@ def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: fl
 def _rows(
     name: str,
     level: tuple[float, float],
-    removal: Removal,
+    gone: Removal,
     evaluation: Evaluation,
     scores: Scores,
     mask: int,
@@ -68,8 +68,8 @@ def _rows(
             "ranking": name,
             "heads_level": level[0],
             "ffns_level": level[1],
-            "heads_removed": len(removal[0]),
-            "ffns_removed": len(removal[1]),
+            "heads_removed": len(gone[0]),
+            "ffns_removed": len(gone[1]),
             "doc_id": doc_id,
             "log_likelihoods": scores.log_likelihoods[mask][document],
             "is_greedy": scores.is_greedy[mask][document],
