@@ -13,6 +13,11 @@ def main() -> None:
     summary = commands.add_parser("summary", help="how much can go, in the terminal")
     summary.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     summary.set_defaults(run=_summary)
+
+    compare = commands.add_parser("compare-paper", help="which of the paper's findings hold")
+    compare.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
+    compare.set_defaults(run=_compare_paper)
+
     plan = commands.add_parser("plan", help="what a study will cost, before it runs")
     plan.add_argument("--configfile", type=Path, default=Path("config.yaml"))
     plan.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
@@ -69,6 +74,15 @@ def _summary(arguments: argparse.Namespace) -> None:
 
     try:
         summary.show(arguments.artifacts)
+    except summary.NoSummaryError as error:
+        sys.exit(f"headcount: {error}")
+
+
+def _compare_paper(arguments: argparse.Namespace) -> None:
+    from headcount import paper, summary
+
+    try:
+        paper.show(arguments.artifacts)
     except summary.NoSummaryError as error:
         sys.exit(f"headcount: {error}")
 

@@ -146,6 +146,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in temporary.iterdir():
+            path.chmod(0o644)  # safetensors writes for its owner alone
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.chmod(0o755)
