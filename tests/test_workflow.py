@@ -7,6 +7,8 @@ import pytest
 import tiny
 from study import FIGURES, Study
 
+from headcount import parity
+
 
 @pytest.fixture
 def study(finished, tmp_path):
@@ -93,6 +95,21 @@ def test_the_bootstrap_touches_no_model(study):
 def test_a_missing_figure_is_drawn_again(study):
     (study.directory / "artifacts/tiny/figures/retention.png").unlink()
     assert study.stale() == {"draw_retention": 1}
+
+
+def test_a_group_stands_for_its_tasks(study):
+    group = "group: tiny_group\ntask: [tiny_a, tiny_b]\n"
+    (study.directory / "lm_tasks" / "group.yaml").write_text(group)
+    study.configure(tasks=["tiny_group"])
+    assert study.stale() == {}
+
+
+def test_every_task_is_compared_with_lm_eval_when_asked(study):
+    result = study.run("parity")
+    assert result.returncode == 0, result.stdout
+    page, equal = parity.show(study.directory / "artifacts")
+    assert equal and "12 of 12 rows are equal" in page  # three tasks at two shots, six edge cases
+    assert all(f"| tiny_{task} | {shots} |" in page for task in "abc" for shots in (0, 2))
 
 
 # --- bad input: a clear message, before any model is loaded ---

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -12,10 +13,43 @@ def main() -> None:
     summary = commands.add_parser("summary", help="how much can go, in the terminal")
     summary.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     summary.set_defaults(run=_summary)
+
+    compare = commands.add_parser("compare-paper", help="which of the paper's findings hold")
+    compare.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
+    compare.set_defaults(run=_compare_paper)
+
     plan = commands.add_parser("plan", help="what a study will cost, before it runs")
     plan.add_argument("--configfile", type=Path, default=Path("config.yaml"))
     plan.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     plan.set_defaults(run=_plan)
+
+    export = commands.add_parser(
+        "export",
+        help="a pruned model as a checkpoint that plain transformers loads",
+        usage="headcount export --model NAME [--heads RANKING --level PERCENT] "
+        "[--ffns RANKING --level PERCENT] OUT",
+    )
+    export.add_argument("--model", required=True, metavar="NAME", help="by its name in artifacts/")
+    for component in ("heads", "ffns"):
+        export.add_argument(
+            f"--{component}",
+            dest="cuts",
+            metavar="RANKING",
+            action="append",
+            type=partial(_named, component),
+            help="a name below artifacts/NAME/rankings/, as aggregate/5-shot, or a Parquet file",
+        )
+    export.add_argument(
+        "--level",
+        dest="cuts",
+        metavar="PERCENT",
+        action="append",
+        type=_level,
+        help="how much of the component named just before is removed",
+    )
+    export.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    export.add_argument("out", metavar="OUT", type=Path, help="a directory that is not there yet")
+    export.set_defaults(run=_export)
 
     parity = commands.add_parser("parity", help="how headcount compares with lm-eval, as Markdown")
     parity.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
@@ -44,6 +78,15 @@ def _summary(arguments: argparse.Namespace) -> None:
         sys.exit(f"headcount: {error}")
 
 
+def _compare_paper(arguments: argparse.Namespace) -> None:
+    from headcount import paper, summary
+
+    try:
+        paper.show(arguments.artifacts)
+    except summary.NoSummaryError as error:
+        sys.exit(f"headcount: {error}")
+
+
 def _plan(arguments: argparse.Namespace) -> None:
     from headcount import plan
     from headcount.tasks import TaskError
@@ -52,6 +95,35 @@ def _plan(arguments: argparse.Namespace) -> None:
         plan.show(plan.read_config(arguments.configfile), arguments.artifacts)
     except (OSError, TaskError) as error:
         sys.exit(f"headcount: {arguments.configfile}: {error}")
+
+
+def _named(component: str, ranking: str) -> tuple[str, str]:
+    return component, ranking
+
+
+def _level(percent: str) -> tuple[str, float]:
+    return "level", float(percent)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from headcount import export
+    from headcount.model import ModelError
+    from headcount.rankings import RankingError
+
+    given = arguments.cuts or []  # in the order of the command line
+    components, levels = given[::2], given[1::2]
+    names = [name for name, _ in components]
+    if not given or len(given) % 2 or "level" in names or {n for n, _ in levels} != {"level"}:
+        sys.exit("headcount: --level PERCENT follows each of --heads RANKING and --ffns RANKING")
+    cuts = {
+        component: export.Cut(ranking, level)
+        for (component, ranking), (_, level) in zip(components, levels, strict=True)
+    }
+    try:
+        report = export.export(arguments.model, cuts, arguments.out, arguments.artifacts)
+    except (export.ExportError, RankingError, ModelError) as error:
+        sys.exit(f"headcount: {error}")
+    print(f"{arguments.out}:\n\n{export.card(report)}")
 
 
 def _parity(arguments: argparse.Namespace) -> None:

@@ -5,9 +5,10 @@ checkpoint and renders the task's prompts by itself. A row of the table is equal
 
 - the requests are the same texts in the same order,
 - no log-likelihood is off by more than `TOLERANCE` nats and every `is_greedy` is the same,
-- every metric is the same number. A perplexity alone is compared to a relative 1e-4: it is a smooth
-  function of the log-likelihoods, whose last digits depend on the order in which floating-point
-  numbers are added, as those of HFLM do. The table shows HFLM's own at two batch sizes.
+- every metric is the same number. Those in `SMOOTH` are compared to a relative 1e-4: they are
+  smooth functions of the log-likelihoods, whose last digits depend on the order in which
+  floating-point numbers are added, as those of HFLM do. The table shows HFLM's own at two batch
+  sizes.
 """
 
 import tempfile
@@ -26,7 +27,8 @@ from headcount.evaluation import Evaluation, split_rows
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
-TOLERANCE = 1e-4  # nats; relative for a perplexity
+TOLERANCE = 1e-4  # nats; relative for the metrics in SMOOTH
+SMOOTH = ("perplexity", "brier_score")
 REQUESTS = 100  # of each task are compared: those of the first documents, two at least
 OTHER_BATCH_SIZE = 8  # of HFLM, to compare with itself at batch size 1
 
@@ -53,15 +55,15 @@ def compare(
     scores = evaluation.run(model, Masks.removing(model, [([], [])]))
     ours = evaluation.metrics.aggregate(scores.results[0])
     run = (yaml, shots, len(evaluation.docs), datasets)
+    reference.answers = []
     theirs = _lm_eval(reference, 1, *run)
     if set(theirs) - set(ours):
         raise ValueError(f"{yaml}: lm-eval has the metrics {sorted(theirs)}, not {sorted(ours)}")
     metrics = {name: {"headcount": ours[name], "hflm": theirs[name]} for name in sorted(theirs)}
-    answers, reference.answers = reference.answers, []
     pairs = [(row["context"], row["continuation"]) for row in evaluation.requests]
     sums = [ll for document in scores.log_likelihoods[0] for ll in document]
     greedy = [hit for document in scores.is_greedy[0] for hit in document]
-    rows = _rows(model, pairs, sums, greedy, answers)
+    rows = _rows(model, pairs, sums, greedy, reference.answers)
     for row, request in zip(rows, evaluation.requests, strict=True):
         row |= {"case": None, "doc_id": request["doc_id"]}
     if any(values["headcount"] != values["hflm"] for values in metrics.values()):
@@ -237,7 +239,7 @@ def _row(task: str, shots: int | None, requests: pl.DataFrame, metrics: list[dic
 
 def _same(metric: dict) -> bool:
     ours, theirs = metric["headcount"], metric["hflm"]
-    if metric["metric"] == "perplexity":
+    if metric["metric"] in SMOOTH:
         return bool(np.isclose(ours, theirs, rtol=TOLERANCE, atol=0))
     return ours == theirs
 
@@ -269,14 +271,15 @@ and its own model (HFLM, batch size 1), which loads the same checkpoint and rend
 itself. It is **equal** when the requests are the same texts in the same order, no log-likelihood
 differs by more than 1e-4 nats, every `is_greedy` is the same, and every metric is the same number.
 
-A perplexity is compared to a relative 1e-4 instead: it is a smooth function of the log-likelihoods,
-and their last digits depend on the order in which floating-point numbers are added. HFLM does not
-agree with itself to more digits: its value at another batch size stands in brackets.
+A perplexity (or Brier score) is compared to a relative 1e-4 instead: it is a smooth function of the
+log-likelihoods, and their last digits depend on the order in which floating-point numbers are
+added. HFLM does not agree with itself to the last digit: its value at batch size 8 stands in
+brackets.
 
 Compared are the first documents of a task, as many as make up to 100 requests and two at least.
 Tokens are those of a continuation; cut are requests longer than the model's window; the difference
-is the largest of a log-likelihood, in nats. Rows without
-shots are edge cases made from a task's first requests.
+is the largest of a log-likelihood, in nats. Rows without shots are edge cases made from a task's
+first requests.
 """
 HEADER = """\
 | task | shots | documents | requests | tokens | cut | difference | greedy | metrics | |

@@ -1,0 +1,194 @@
+"""A pruned model as a checkpoint that plain transformers loads.
+
+What removed components write to the residual stream is zeroed in the weights: the columns of the
+attention output projection that read a removed head, and weight and bias of a removed FFN's last
+projection. Where the architecture's configuration can say so, tensors also become smaller
+(`headcount.narrow`). `from_pretrained` then gives the pruned model's logits without headcount.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from headcount import artifacts, families, narrow, rankings
+from headcount.model import LanguageModel, ModelError
+from headcount.pruning import Removal, removal
+
+
+class ExportError(ValueError):
+    """What cannot be exported; the message says what to change."""
+
+
+@dataclass
+class Cut:
+    """The ranking of one component and the percentage of it that is removed."""
+
+    ranking: str  # a name below artifacts/MODEL/rankings/, or a Parquet file
+    level: float
+
+
+def export(
+    model: str, cuts: dict[str, Cut], out: str | Path, directory: str | Path = "artifacts"
+) -> dict:
+    """Write the model called `model` in the artifacts `directory`, pruned, to the directory `out`.
+
+    `cuts` has "heads", "ffns" or both. The weights keep the dtype that they are stored in. `out`
+    appears when it is complete. Returns what `out/headcount.json` says.
+
+    Raises `ExportError` or `rankings.RankingError`, before the model is loaded, when a model,
+    ranking or level is not to be had or `out` holds something; `ModelError` when it does not load.
+    """
+    out, directory = Path(out), Path(directory)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is not an empty directory: choose another, or move it")
+    facts = _model(model, directory)
+    files = {name: _ranking(cut, name, model, directory) for name, cut in cuts.items()}
+    tables = {name: rankings.read(path, name, cuts[name].level) for name, path in files.items()}
+    for table in tables.values():
+        rankings.check(table, facts["layers"], facts["heads"], model)
+    levels = {name: cuts[name].level if name in cuts else 0 for name in ("heads", "ffns")}
+    removed = removal(tables, levels["heads"], levels["ffns"])
+    pruned = _load(facts["path"])
+    zero(pruned, removed)
+    hf, changed = narrow.narrow(pruned, removed)
+    report = {
+        "model": {key: value for key, value in facts.items() if key != "path"},
+        "rankings": {name: asdict(cuts[name]) | _made(path) for name, path in files.items()},
+        "removed": {"heads": removed[0], "ffns": removed[1]},
+        "configuration": changed,
+        "parameters": {"before": pruned.hf.num_parameters(), "after": hf.num_parameters()},
+        "packages": artifacts.package_versions(),
+    }
+    with _appearing(out) as temporary:
+        hf.save_pretrained(temporary)
+        pruned.tokenizer.save_pretrained(temporary)
+        (temporary / "headcount.json").write_text(json.dumps(report, indent=2) + "\n")
+        (temporary / "README.md").write_text(card(report))
+    return report
+
+
+@torch.no_grad()
+def zero(model: LanguageModel, removed: Removal) -> None:
+    """Zero, in place, the weights that removed components write to the residual stream with."""
+    heads, ffns = removed
+    for layer, head in heads:
+        columns = slice(head * model.head_dim, (head + 1) * model.head_dim)
+        families.matrix(model.attention_outputs[layer])[:, columns] = 0
+    for layer in ffns:
+        for parameter in model.ffn_outputs[layer].parameters():
+            parameter.zero_()
+
+
+# --- what is asked for ---
+
+
+def _model(name: str, directory: Path) -> dict:
+    path = directory / name / "model.json"
+    if not path.is_file():
+        known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
+        raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
+    facts = json.loads(path.read_text())
+    # A study names local models from the directory that it runs in, where its artifacts are.
+    return facts | {"path": str(directory.parent / facts["path"])}
+
+
+def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:
+    """The file of a ranking: itself, NAME/SHOTS-shot, or NAME if it has one number of shots."""
+    if Path(cut.ranking).suffix == ".parquet":
+        return Path(cut.ranking)
+    home = directory / model / "rankings"
+    of_name = sorted(home.glob(f"{cut.ranking}/*-shot/{component}.parquet"))
+    found = [home / cut.ranking / f"{component}.parquet", *of_name]
+    found = [path for path in found if path.is_file()]
+    if len(found) == 1:
+        return found[0]
+    known = found or home.glob(f"*/*-shot/{component}.parquet")
+    names = ", ".join(sorted(str(path.parent.relative_to(home)) for path in known))
+    problem = "is there for several numbers of shots" if found else "is not there"
+    raise ExportError(
+        f"{component}: the ranking {cut.ranking!r} {problem}: give a Parquet file, or one of "
+        f"{names or f'those below {home}/, where there is none'}"
+    )
+
+
+def _made(path: Path) -> dict:
+    """What a ranking says of itself, and its content's hash."""
+    metadata = pl.read_parquet_metadata(path).get("headcount", "{}")
+    return {"made": json.loads(metadata), "sha256": artifacts.files_hash([path])}
+
+
+def _load(path: str) -> LanguageModel:
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"the model in {path} does not load: {error}") from error
+    return LanguageModel(hf, tokenizer)
+
+
+# --- what is written ---
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A directory beside `out` that becomes `out` on success and goes on failure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            path.chmod(0o644)  # safetensors writes for its owner alone
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.chmod(0o755)
+        temporary.replace(out)  # refused by the system if something is in `out` by now
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def card(report: dict) -> str:
+    """The model card, in Markdown."""
+    model, removed, parameters = report["model"], report["removed"], report["parameters"]
+    totals = {"heads": model["layers"] * model["heads"], "ffns": model["layers"]}
+    names = {"heads": "attention heads", "ffns": "FFNs"}
+    lines = [
+        f"# {model['name']}, pruned",
+        "",
+        f"`{model['source']}` ({model['architecture']}, revision {model['revision'] or 'unknown'}) "
+        "without",
+        "",
+    ]
+    for name, ranking in report["rankings"].items():
+        lines.append(
+            f"- {len(removed[name])} of its {totals[name]} {names[name]}: the least important "
+            f"{ranking['level']:g} % by the ranking `{ranking['ranking']}`"
+        )
+    lines += ["", ZEROED]
+    if changed := report["configuration"]:
+        settings = ", ".join(f"`{key}` {old} to {new}" for key, (old, new) in changed.items())
+        lines += [
+            f"Tensors are smaller, too: {settings}.",
+            "Heads and layers no longer have the numbers that they have in the original.",
+            "",
+        ]
+    lines += [
+        f"Parameters: {parameters['after']:,} (before: {parameters['before']:,}).",
+        "Every removed head and FFN, and how the rankings were made: `headcount.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+ZEROED = """\
+It loads with `transformers.AutoModelForCausalLM.from_pretrained` like any other. What the removed
+components add to the residual stream is zero in the weights: the columns of the attention output
+projections that read a removed head, weight and bias of the last projection of a removed FFN.
+"""

@@ -1,0 +1,163 @@
+"""An exported checkpoint is the pruned model, for code that knows nothing of headcount."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+import torch
+from harness import evaluate
+from lm_eval.models.huggingface import HFLM
+from test_families import logits
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from headcount import artifacts, export, pruning, rankings
+from headcount.__main__ import main
+from headcount.evaluation import Evaluation
+from headcount.importance import components
+from headcount.model import LanguageModel
+from headcount.sweep import Masks
+from headcount.sweep.removal import without
+
+
+def ranking(model: LanguageModel, component: str, seed: int = 0) -> pl.DataFrame:
+    schema = {"layer": pl.Int32, "head": pl.Int32}
+    table = pl.DataFrame(components(model, component), schema=schema, orient="row")
+    return rankings.random_order(table, seed, 0)
+
+
+def study(model: LanguageModel, directory):
+    """Artifacts of a model called m: rankings of one task, and an aggregate at two shots."""
+    facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
+    facts |= {"path": model.hf.name_or_path, "layers": model.num_layers, "heads": model.num_heads}
+    (directory / "m").mkdir(parents=True)
+    (directory / "m" / "model.json").write_text(json.dumps(facts))
+    for name in ("task/0-shot", "aggregate/0-shot", "aggregate/5-shot"):
+        for component in ("heads", "ffns"):
+            path = directory / "m" / "rankings" / name / f"{component}.parquet"
+            table = ranking(model, component).to_arrow()
+            made = {"ranking": name.split("/")[0], "code": "c0de"}
+            artifacts.write(path, table, artifacts.SCHEMAS["rankings"], made)
+    return directory
+
+
+@pytest.fixture
+def artifacts_of_opt(opt, tmp_path):
+    return study(opt, tmp_path / "artifacts")
+
+
+def test_plain_transformers_gives_the_pruned_models_logits(model, tmp_path):
+    directory = study(model, tmp_path / "artifacts")
+    cuts = {"heads": export.Cut("task", 60), "ffns": export.Cut("aggregate/5-shot", 34)}
+    report = export.export("m", cuts, tmp_path / "out", directory)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    removed = pruning.removal({name: ranking(model, name) for name in cuts}, 60, 34)
+    assert (len(removed[0]), len(removed[1])) == (7, 1)
+    masks = Masks.removing(model, [removed])
+    with without(model, masks.heads[0], masks.ffns[0]):
+        expected = logits(model.hf)
+    torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits(model.hf), expected, atol=1e-2)
+
+    assert report == json.loads((tmp_path / "out" / "headcount.json").read_text()) | {
+        "removed": {"heads": removed[0], "ffns": removed[1]},
+        "configuration": report["configuration"],
+    }
+    assert report["rankings"]["heads"]["made"]["code"] == "c0de"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- 7 of its 12 attention heads: the least important 60 % by the ranking `task`" in card
+    assert "- 1 of its 3 FFNs: the least important 34 % by the ranking `aggregate/5-shot`" in card
+    text = "Q: w3 w4 A: yes"
+    theirs = AutoTokenizer.from_pretrained(model.hf.name_or_path)
+    ours = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+def test_stock_lm_eval_on_the_export_gives_the_accuracies_of_our_pruning(
+    opt, artifacts_of_opt, yaml, task_path, prompts, tmp_path
+):
+    by = {name: ranking(opt, name) for name in ("heads", "ffns")}
+    evaluation = Evaluation(prompts, "evaluation", yaml)  # two shots, eight documents
+    rows = pl.DataFrame(pruning.prune(opt, evaluation, {"task": by}, [(50.0, 34.0)])["task"])
+    cuts = {"heads": export.Cut("task", 50), "ffns": export.Cut("task", 34)}
+    export.export("m", cuts, tmp_path / "out", artifacts_of_opt)
+    stock = HFLM(str(tmp_path / "out"), device="cpu", batch_size=4)
+    reference = evaluate(stock, ["tiny_a"], task_path, num_fewshot=2, limit=8)
+    assert reference["results"]["tiny_a"]["acc,none"] == rows["metric"].mean()
+    for document, sample in zip(
+        rows["log_likelihoods"], reference["samples"]["tiny_a"], strict=True
+    ):
+        expected = [float(response[0]) for response in sample["filtered_resps"]]
+        assert document.to_list() == pytest.approx(expected, abs=1e-4)
+
+
+def test_weights_keep_the_dtype_that_they_are_stored_in(opt, artifacts_of_opt, tmp_path):
+    stored = AutoModelForCausalLM.from_pretrained(opt.hf.name_or_path, dtype=torch.bfloat16)
+    half = tmp_path / "half"
+    stored.save_pretrained(half)
+    opt.tokenizer.save_pretrained(half)
+    path = artifacts_of_opt / "m" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"path": str(half)}))
+    export.export("m", {"heads": export.Cut("task", 0)}, tmp_path / "out", artifacts_of_opt)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    assert all(map(torch.equal, loaded.parameters(), stored.parameters()))  # 0 %: bit for bit
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["headcount", "export", *map(str, arguments)])
+    main()
+
+
+def test_a_level_belongs_to_the_component_before_it(artifacts_of_opt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # artifacts/ is where a study runs
+    out = tmp_path / "deep" / "out"
+    cuts = ["--ffns", "task", "--level", "34", "--heads", "task", "--level", "50"]
+    command(monkeypatch, "--model", "m", *cuts, out)
+    report = json.loads((out / "headcount.json").read_text())
+    assert {name: cut["level"] for name, cut in report["rankings"].items()} == {
+        "ffns": 34,
+        "heads": 50,
+    }
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out"]  # nothing left beside
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ("--model m --heads task OUT", "--level PERCENT follows each of"),
+        ("--model m OUT", "--level PERCENT follows each of"),
+        ("--model m --level 5 --heads task OUT", "--level PERCENT follows each of"),
+        ("--model other --heads task --level 5 OUT", r"no model 'other' in .*\(there: m\)"),
+        ("--model m --heads tsk --level 5 OUT", "'tsk' is not there: .*aggregate/0-shot, .*task/0"),
+        (
+            "--model m --heads aggregate --level 5 OUT",
+            "several numbers of shots: .* aggregate/0-shot, aggregate/5-shot$",
+        ),
+        ("--model m --heads no.parquet --level 5 OUT", "heads: no.parquet is not a Parquet file"),
+        ("--model m --heads task --level 101 OUT", "heads: pruning level 101.0 is not a percent"),
+        ("--model m --ffns task --level 5 FULL", "FULL exists and is not an empty directory"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_loaded(
+    artifacts_of_opt, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "_load", None)
+    (tmp_path / "FULL").mkdir()
+    (tmp_path / "FULL" / "precious").touch()
+    with pytest.raises(SystemExit, match=message):
+        command(monkeypatch, *arguments.split())
+    assert not (tmp_path / "OUT").exists()
+    assert [path.name for path in (tmp_path / "FULL").iterdir()] == ["precious"]
+
+
+def test_an_export_that_fails_leaves_nothing(artifacts_of_opt, tmp_path, monkeypatch):
+    def fail(report):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export.export("m", {"heads": export.Cut("task", 5)}, tmp_path / "out", artifacts_of_opt)
+    shutil.rmtree(artifacts_of_opt)
+    assert list(tmp_path.iterdir()) == []
