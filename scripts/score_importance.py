@@ -6,26 +6,18 @@ job.begin(snakemake)
 
 from headcount import artifacts, importance
 from headcount import model as models
-from headcount.evaluation import Evaluation, split_rows
+from headcount.evaluation import Evaluation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = models.load(facts["path"], **parameters.computes)
-
-estimator = parameters.importance["estimator"]
-if estimator == "oracle":
-    evaluation = Evaluation(prompts, parameters.documents, parameters.yaml)
-    scores = importance.oracle(model, evaluation, component)
-else:
-    gold = [row for row in split_rows(prompts, parameters.documents) if row["gold"]]
-    encoded = model.encode([(row["context"], row["continuation"]) for row in gold])
-    scores = importance.gradient(model, encoded, component, parameters.importance["reduction"])
-
+evaluation = Evaluation(prompts, parameters.documents, parameters.yaml)
+scores = importance.estimate(parameters.estimator, model, evaluation, component)
 artifacts.write(
     snakemake.output[0],
     scores.rows(model, component),
     artifacts.SCHEMAS["importance"],
-    job.provenance(snakemake, model=facts, estimator=estimator),
+    job.provenance(snakemake, model=facts, estimator=parameters.estimator),
 )

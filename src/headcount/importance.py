@@ -1,8 +1,9 @@
-"""Importance of attention heads and FFNs: a gradient score and a removal oracle, for both.
+"""Importance of attention heads and FFNs: gradient scores and removal oracles, for both.
 
-Every estimator gives a contribution and a weight of each document (for the gradient: of each gold
-prompt) to each component; the score is the sum of the contributions over the sum of the weights.
-Contributions [n, N] and weights [n, N] have their components in the order (layer, head).
+Every estimator gives a contribution and a weight of each document to each component; the score is
+the sum of the contributions over the sum of the weights. `gradient` and `loss_oracle` give them for
+each gold prompt, `estimate` sums these within documents. Contributions [n, N] and weights [n, N]
+have their components in the order (layer, head).
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep import MAX_TOKENS, Batch, Masks, batches
+from headcount.sweep import MAX_TOKENS, Batch, Masks, batches, log_likelihoods
+
+# The configuration's `estimator` and what it varies in: `reduction` or `metric`.
+ESTIMATORS = ("gradient-token", "gradient-example", "oracle-task", "oracle-loss")
 
 
 @dataclass
@@ -22,6 +26,13 @@ class Importance:
 
     contributions: np.ndarray
     weights: np.ndarray
+
+    def by_document(self, documents: np.ndarray, count: int) -> "Importance":
+        """Summed within each of `count` documents; `documents` [n] says which each row is of."""
+        sums = np.zeros((2, count, self.weights.shape[1]))
+        np.add.at(sums[0], documents, self.contributions)
+        np.add.at(sums[1], documents, self.weights)
+        return Importance(*sums)
 
     def rows(self, model: LanguageModel, component: str) -> list[dict]:
         """Rows of the artifact `importance`.
@@ -52,6 +63,25 @@ def components(model: LanguageModel, component: str) -> list[tuple[int, int | No
     """(layer, head) of every head of `model`, or (layer, None) of every FFN."""
     heads = range(model.num_heads) if component == "heads" else [None]
     return [(layer, head) for layer in range(model.num_layers) for head in heads]
+
+
+def estimate(
+    estimator: str, model: LanguageModel, evaluation: Evaluation, component: str
+) -> Importance:
+    """Importance by one of `ESTIMATORS` over the documents of `evaluation`, a row a document.
+
+    Raises `ValueError` for another estimator, and what `gradient` and the oracles raise.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator {estimator!r} is none of {', '.join(ESTIMATORS)}")
+    if estimator == "oracle-task":
+        return oracle(model, evaluation, component)
+    prompts, documents = evaluation.gold(model)
+    if estimator == "oracle-loss":
+        of_prompts = loss_oracle(model, prompts, component)
+    else:
+        of_prompts = gradient(model, prompts, component, estimator.removeprefix("gradient-"))
+    return of_prompts.by_document(documents, len(evaluation.doc_ids))
 
 
 # --- gradient ---
@@ -136,14 +166,31 @@ def _check_finite(scores: Tensor, model: LanguageModel, component: str) -> None:
         )
 
 
-# --- oracle ---
+# --- oracles ---
 
 
 def oracle(model: LanguageModel, evaluation: Evaluation, component: str) -> Importance:
     """Metric of the whole model minus metric with the component removed, for every document."""
+    metric = evaluation.run(model, _each_removed(model, component)).metric  # [1 + N, documents]
+    contributions = (metric[0] - metric[1:]).T  # [documents, N]
+    return Importance(contributions, np.ones_like(contributions))
+
+
+def loss_oracle(model: LanguageModel, prompts: list[Prompt], component: str) -> Importance:
+    """Loss with the component removed minus loss of the whole model, for every gold prompt.
+
+    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), in nats a target token, as of `gradient`. It
+    moves with every removal, where an accuracy over few documents mostly stays as it is.
+    """
+    sums, _ = log_likelihoods(model, prompts, _each_removed(model, component))  # [1 + N, prompts]
+    losses = -sums.numpy() / [len(prompt.targets) for prompt in prompts]
+    contributions = (losses[1:] - losses[0]).T  # [prompts, N]
+    return Importance(contributions, np.ones_like(contributions))
+
+
+def _each_removed(model: LanguageModel, component: str) -> Masks:
+    """1 + N masks: the whole model, then the model without each component."""
     removals = [([], [])]
     for layer, head in components(model, component):
         removals.append(([], [layer]) if head is None else ([(layer, head)], []))
-    metric = evaluation.run(model, Masks.removing(model, removals)).metric  # [1 + N, documents]
-    contributions = (metric[0] - metric[1:]).T  # [documents, N]
-    return Importance(contributions, np.ones_like(contributions))
+    return Masks.removing(model, removals)

@@ -8,14 +8,14 @@ percent, values in the unit of the metric (accuracy: 0 to 1).
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from headcount import artifacts
-from headcount.correlation import agreement
+from headcount.correlation import agreement, cross_estimator, diagonal
 from headcount.rankings import removed
 
 MEAN = "mean over tasks"
@@ -211,17 +211,32 @@ def transfer(pruning: Sequence[str], resamples: int, seed: int) -> pl.DataFrame:
 # --- correlation ---
 
 
-def cross_task(correlation: Sequence[str]) -> pl.DataFrame:
+def cross_task(correlation: Sequence[str], reliability: Sequence[str]) -> pl.DataFrame:
+    """The artifacts `correlation` of heads and FFNs, with a column `component`.
+
+    Rows with a == b are from the artifacts `reliability`: see `headcount.correlation.diagonal`.
+    """
+    itself = _of_component(reliability, diagonal)
+    return pl.concat([_of_component(correlation), itself])
+
+
+def cross_shot(correlation: Sequence[str]) -> pl.DataFrame:
     """The artifacts `correlation` of heads and FFNs, with a column `component`."""
+    return _of_component(correlation)
+
+
+def estimator_agreement(estimators: Sequence[str], resamples: int, seed: int) -> pl.DataFrame:
+    """Agreement of all estimators in the artifacts `estimators`, and of each with itself."""
+    return cross_estimator(estimators, resamples, seed)
+
+
+def _of_component(paths: Sequence[str], change: Callable = lambda frame: frame) -> pl.DataFrame:
     return pl.concat(
-        pl.read_parquet(path).with_columns(
+        change(pl.read_parquet(path)).with_columns(
             component=pl.lit(artifacts.provenance(path)["component"])
         )
-        for path in correlation
+        for path in paths
     )
-
-
-cross_shot = cross_task
 
 
 # --- induction ---

@@ -26,10 +26,14 @@ def check_config():
         lines.append(
             f"  heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
         )
+    if not lines:
+        validate(config, SCHEMA)
+        for key, chosen in config["estimator_agreement"].items():
+            if others := [name for name in chosen or [] if name not in config[key]]:
+                lines.append(f"  estimator_agreement.{key}: {others} not among {key}")
     if lines:
         study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
         raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
-    validate(config, SCHEMA)
 
 
 check_config()
@@ -95,6 +99,13 @@ def of_model(key):
 def computes(model):
     """What decides a model's numbers beside its weights."""
     return {key: config["models"][model][key] for key in ("dtype", "device_map")}
+
+
+def estimator(component):
+    """The estimator of a component's importance, with what it varies in, by the library's name."""
+    chosen = config["importance"][component]
+    varies = {"gradient": "reduction", "oracle": "metric"}[chosen["estimator"]]
+    return f"{chosen['estimator']}-{chosen[varies]}"
 
 
 # --- artifacts, by what they are about ---
