@@ -1,4 +1,4 @@
-"""Correlate importance scores between tasks, or between numbers of shots."""
+"""Correlate importance scores between tasks, numbers of shots, or halves of the documents."""
 
 import job
 
@@ -6,10 +6,11 @@ job.begin(snakemake)
 
 from headcount import artifacts, correlation
 
-function = getattr(correlation, snakemake.wildcards.across)
+across = snakemake.wildcards.across
+function = getattr(correlation, across)
 artifacts.write(
     snakemake.output[0],
     function(list(snakemake.input), snakemake.params.resamples, snakemake.params.seed),
-    artifacts.SCHEMAS["correlation"],
+    artifacts.SCHEMAS["reliability" if across == "reliability" else "correlation"],
     job.provenance(snakemake, model=artifacts.provenance(snakemake.input[0])["model"]),
 )

@@ -18,7 +18,7 @@ artifacts.write(
         snakemake,
         ranking=snakemake.params.ranking,
         model=made["model"],
-        estimator=made["estimator"],
+        scored_by=made["estimator"],
         prompts=made["prompts"],
     ),
 )

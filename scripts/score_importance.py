@@ -5,23 +5,16 @@ import job
 job.begin(snakemake)
 
 from headcount import artifacts, importance
-from headcount.evaluation import Evaluation, split_rows
+from headcount.evaluation import Evaluation, fit_ablation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = job.load_model(snakemake)
-
-estimator = parameters.importance["estimator"]
-if estimator == "oracle":
-    evaluation = Evaluation(prompts, parameters.documents, parameters.yaml)
-    scores = importance.oracle(model, evaluation, component)
-else:
-    gold = [row for row in split_rows(prompts, parameters.documents) if row["gold"]]
-    encoded = model.encode([(row["context"], row["continuation"]) for row in gold])
-    scores = importance.gradient(model, encoded, component, parameters.importance["reduction"])
-
+evaluation = Evaluation(prompts, parameters.documents, parameters.yaml)
+ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed)
+scores = importance.estimate(parameters.estimator, model, evaluation, component, ablation)
 artifacts.write(
     snakemake.output[0],
     scores.rows(model, component),
@@ -29,7 +22,7 @@ artifacts.write(
     job.provenance(
         snakemake,
         model=facts,
-        estimator=estimator,
+        estimator=parameters.estimator,
         prompts=job.prompts_made_by(snakemake.input.prompts),
     ),
 )

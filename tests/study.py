@@ -83,9 +83,9 @@ class Study:
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
 
-    def stale(self) -> dict[str, int]:
+    def stale(self, *targets: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run would execute."""
-        result = self.run("--dry-run")
+        result = self.run(*targets, "--dry-run")
         assert result.returncode == 0, result.stdout
         if "Nothing to be done" in result.stdout:
             return {}

@@ -1,11 +1,12 @@
 """Correlations against scipy, bootstrap against a plain loop, the mistake of the paper's code."""
 
 import zlib
+from itertools import permutations, product
 
 import numpy as np
 import polars as pl
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, spearmanr
 
 from headcount import artifacts, correlation
 
@@ -16,8 +17,7 @@ def table(scores: np.ndarray) -> pl.DataFrame:
     return pl.DataFrame({"layer": np.arange(len(scores)), "head": 0, "score": scores})
 
 
-@pytest.fixture
-def study(tmp_path):
+def importance_files(directory):
     """Importance artifacts of three tasks at 0, 1, 5 shots, and their arrays by (task, shots)."""
     generator = np.random.default_rng(0)
     true = generator.normal(size=LAYERS * HEADS)
@@ -28,7 +28,7 @@ def study(tmp_path):
             contributions = np.round(true[:, None] + noise, 1)  # rounded: some scores tie
             weights = generator.integers(3, 9, size=contributions.shape).astype(float)
             arrays[task, shots] = contributions, weights
-            path = tmp_path / f"file-{len(paths)}.parquet"
+            path = directory / f"file-{len(paths)}.parquet"
             columns = {
                 "layer": np.repeat(np.arange(LAYERS), HEADS),
                 "head": np.tile(np.arange(HEADS), LAYERS),
@@ -42,6 +42,11 @@ def study(tmp_path):
             artifacts.write(path, columns, artifacts.SCHEMAS["importance"], made_by)
             paths.append(path)
     return paths, arrays
+
+
+@pytest.fixture
+def study(tmp_path):
+    return importance_files(tmp_path)
 
 
 def plain_scores(arrays: dict, name: str, shots: int, times: dict[str, np.ndarray]) -> np.ndarray:
@@ -207,6 +212,66 @@ def test_missing_and_double_files_are_refused(study):
         correlation.cross_task(paths[:-1], resamples=0, seed=0)
     with pytest.raises(ValueError, match="both copa at 5 shots"):
         correlation.cross_shot([*paths, paths[0]], resamples=0, seed=0)
+
+
+# --- permutation ---
+
+
+def compared(x, y, layers, count, seed=0):
+    """What a row of the artifact says of the scores x, y [N] beside permuted ones."""
+    ranked = [correlation._ranked(scores[None]) for scores in (x, y)]
+    return correlation._compared(*ranked, correlation._Baseline(layers, count, seed))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_permutations_of_few_components_give_scipys_exact_p_value(seed):
+    x, y = np.random.default_rng(seed).integers(0, 5, size=(2, 6)).astype(float)  # with ties
+    found = compared(x, y, np.arange(6), count=720)
+    exact = permutation_test(
+        (y,),
+        lambda permuted: abs(spearmanr(x, permuted).statistic),  # both sides at once
+        permutation_type="pairings",
+        alternative="greater",
+    )
+    assert found["p_permuted"] == pytest.approx(exact.pvalue, abs=1e-12)
+    plain = [spearmanr(x, y[list(order)]).statistic for order in permutations(range(6))]
+    expected = np.quantile(plain, [0.025, 0.975])
+    assert [found["permuted_low"], found["permuted_high"]] == pytest.approx(expected, abs=1e-12)
+    assert "p_within_layers" not in found  # one component a layer: there is nothing to permute
+
+
+def test_random_permutations_of_many_components_come_close_to_scipys_p_value():
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=48)
+    y = x + 2.5 * generator.normal(size=48)
+    found = compared(x, y, np.repeat(np.arange(6), 8), count=4000)
+    assert 0.02 < spearmanr(x, y).pvalue < 0.2
+    assert found["p_permuted"] == pytest.approx(spearmanr(x, y).pvalue, abs=0.015)
+    # under independence rho has the variance 1 / (N - 1)
+    expected = np.array([-1.96, 1.96]) / 47**0.5
+    assert [found["permuted_low"], found["permuted_high"]] == pytest.approx(expected, abs=0.02)
+
+
+def test_what_the_layers_alone_have_in_common_is_no_agreement_of_heads():
+    generator = np.random.default_rng(2)
+    layers = np.repeat(np.arange(6), 8)
+    x, y = 10 * layers + generator.normal(size=(2, 48))
+    found = compared(x, y, layers, count=500)
+    assert found["rho"] > 0.9 and found["p_permuted"] == pytest.approx(1 / 501)
+    assert found["p_within_layers"] > 0.05
+    assert found["within_layers_low"] <= found["rho"] <= found["within_layers_high"]
+
+
+def test_permutations_within_layers_are_all_those_and_no_others():
+    orders = correlation._permutations(np.array([0, 0, 0, 1, 1, 1]), 3000, seed=0)
+    assert orders[0].tolist() == list(range(6))
+    expected = {(*a, *(3 + np.array(b))) for a, b in product(permutations(range(3)), repeat=2)}
+    assert set(map(tuple, orders.tolist())) == expected
+
+
+def test_a_p_value_is_never_zero():
+    x = np.arange(48.0)
+    assert compared(x, x, np.arange(48), count=99)["p_permuted"] == 1 / 100
 
 
 # --- transfer ---

@@ -2,18 +2,25 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from itertools import product
 
 import polars as pl
 import pytest
 from study import FIGURES
 
+from headcount.importance import ESTIMATORS
+
 
 @pytest.fixture(scope="module")
-def directory(finished):
-    return finished.directory / "artifacts" / "tiny"
+def directory(finished, tmp_path_factory):
+    """The tiny study, with the figure that is drawn only when asked for."""
+    study = finished.copy(tmp_path_factory.mktemp("figures") / "study")
+    result = study.run("artifacts/tiny/figures/estimator_agreement.png")
+    assert result.returncode == 0, result.stdout
+    return study.directory / "artifacts" / "tiny"
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES))
+@pytest.mark.parametrize("name", [*sorted(FIGURES), "estimator_agreement"])
 def test_formats(directory, name):
     png = (directory / "figures" / f"{name}.png").read_bytes()
     assert png.startswith(b"\x89PNG")
@@ -38,3 +45,30 @@ def test_the_matrix_shows_the_rho_of_its_table(directory):
     table = pl.read_parquet(directory / "tables" / "cross_task.parquet")
     for rho in table["rho"].drop_nulls():
         assert f">{rho:.2f}<" in svg
+
+
+def test_rankings_are_compared_with_themselves_on_the_diagonal(directory):
+    table = pl.read_parquet(directory / "tables" / "cross_task.parquet")
+    itself = table.filter(pl.col("a") == pl.col("b"))
+    assert set(itself.select("a", "component", "shots_a").rows()) == set(
+        product(["tiny_a", "tiny_b", "aggregate"], ["heads", "ffns"], [0, 2])
+    )
+
+
+def test_estimators_are_compared_for_every_task_shots_and_component(directory):
+    table = pl.read_parquet(directory / "tables" / "estimator_agreement.parquet")
+    found = table.group_by("component", "task", "shots").len()
+    assert set(found.rows()) == set(product(["heads", "ffns"], ["tiny_a", "tiny_b"], [0, 2], [10]))
+    svg = (directory / "figures" / "estimator_agreement.svg").read_text()
+    for name in ("gradient (token)", "gradient (example)", "oracle (metric)", "oracle (loss)"):
+        assert f">{name}<" in svg
+    assert "gradient (token) - oracle (loss)" in svg
+
+
+def test_all_estimators_are_those_that_importance_can_be_computed_by(directory):
+    """The file with all estimators repeats what the study's own importance says."""
+    of_all = pl.read_parquet(directory / "estimators/tiny_a/2-shot/heads.parquet")
+    own = pl.read_parquet(directory / "importance/tiny_a/2-shot/heads.parquet")
+    repeated = of_all.filter(estimator="gradient-token").drop("estimator")
+    assert repeated.equals(own)
+    assert of_all["estimator"].unique(maintain_order=True).to_list() == list(ESTIMATORS)

@@ -116,6 +116,70 @@ def test_oracle_is_the_metric_lost_when_the_weights_are_zeroed_by_hand(
     assert any(row["score"] != 0 for row in rows)
 
 
+@pytest.mark.parametrize("component", ["heads", "ffns"])
+def test_loss_oracle_is_the_loss_gained_when_the_weights_are_zeroed_by_hand(opt, component):
+    prompts = random_prompts(4, seed=2)
+
+    def losses(heads, ffns):
+        sums = [naive(opt, prompt, heads, ffns)[0] for prompt in prompts]
+        return -np.array(sums) / [len(prompt.targets) for prompt in prompts]
+
+    scores = importance.loss_oracle(opt, prompts, component)
+    whole = losses([], [])
+    for i, (layer, head) in enumerate(importance.components(opt, component)):
+        without = losses(*(([], [layer]) if head is None else ([(layer, head)], [])))
+        np.testing.assert_allclose(scores.contributions[:, i], without - whole, atol=1e-4)
+    assert (scores.weights == 1).all()
+    assert len({len(prompt.targets) for prompt in prompts}) > 1  # normalised by the length
+
+
+@pytest.mark.parametrize("estimator", importance.ESTIMATORS)
+def test_every_estimator_scores_the_gold_prompts_of_the_same_documents(
+    opt, yaml, prompts, estimator
+):
+    evaluation = Evaluation(prompts, "calibration", yaml)
+    gold = [row for row in evaluation.requests if row["gold"]]
+    encoded = opt.encode([(row["context"], row["continuation"]) for row in gold])
+    expected = {
+        "gradient-token": lambda: importance.gradient(opt, encoded, "heads", "token"),
+        "gradient-example": lambda: importance.gradient(opt, encoded, "heads", "example"),
+        "oracle-task": lambda: importance.oracle(opt, evaluation, "heads"),
+        "oracle-loss": lambda: importance.loss_oracle(opt, encoded, "heads"),
+    }[estimator]()
+    found = importance.estimate(estimator, opt, evaluation, "heads")
+    assert len(found.contributions) == len(evaluation.doc_ids)
+    np.testing.assert_allclose(found.contributions, expected.contributions)
+    np.testing.assert_allclose(found.weights, expected.weights)
+
+
+def test_an_estimator_that_does_not_exist_is_named(opt, yaml, prompts):
+    evaluation = Evaluation(prompts, "calibration", yaml)
+    with pytest.raises(ValueError, match="'oracle-accuracy' is none of gradient-token"):
+        importance.estimate("oracle-accuracy", opt, evaluation, "heads")
+
+
+def test_right_answers_of_one_document_are_one_document():
+    contributions = np.arange(8.0).reshape(4, 2)
+    prompts = importance.Importance(contributions, 2 * np.ones((4, 2)))
+    found = prompts.by_document(np.array([0, 2, 2, 3]), count=4)  # document 1 has no right answer
+    assert found.contributions.tolist() == [[0, 1], [0, 0], [2 + 4, 3 + 5], [6, 7]]
+    assert found.weights.tolist() == [[2, 2], [0, 0], [4, 4], [2, 2]]
+
+
+def test_standard_error_of_a_ratio_is_that_of_a_bootstrap_over_documents():
+    generator = np.random.default_rng(0)
+    weights = generator.integers(5, 40, size=(200, 3)).astype(float)
+    contributions = weights * (1 + generator.normal(size=(200, 3)))
+    model = type("Model", (), {"num_layers": 1, "num_heads": 3})
+    errors = [
+        row["standard_error"]
+        for row in importance.Importance(contributions, weights).rows(model, "heads")
+    ]
+    drawn = generator.integers(200, size=(4000, 200))
+    replicates = contributions[drawn].sum(1) / weights[drawn].sum(1)  # [4000, 3]
+    np.testing.assert_allclose(errors, replicates.std(0), rtol=0.06)
+
+
 def test_standard_error_of_the_oracle_is_that_of_a_mean():
     contributions = np.random.default_rng(0).normal(size=(20, 1))
     scores = importance.Importance(contributions, np.ones((20, 1)))

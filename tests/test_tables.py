@@ -1,6 +1,7 @@
 """The tables behind the figures, against plain loops over hand-made artifacts."""
 
 import io
+import zlib
 
 import numpy as np
 import polars as pl
@@ -22,8 +23,7 @@ def metric(task, order, level):
     return (generator.random(DOCUMENTS) < rate).astype(float)
 
 
-@pytest.fixture
-def pruning(tmp_path):
+def write_pruning(directory, metric):
     """Two tasks pruned by their own, the aggregate, the depth and two random orders."""
     paths = []
     for task in ("a", "bb"):
@@ -55,9 +55,14 @@ def pruning(tmp_path):
                 "heldout": False,
                 "truncated": 3,
             }
-            paths.append(str(tmp_path / f"{task}-{ranking}.parquet"))
+            paths.append(str(directory / f"{task}-{ranking}.parquet"))
             artifacts.write(paths[-1], rows, artifacts.SCHEMAS["pruning"], made)
     return paths
+
+
+@pytest.fixture
+def pruning(tmp_path):
+    return write_pruning(tmp_path, metric)
 
 
 def row(table, **where):
@@ -99,6 +104,45 @@ def test_intervals_are_those_of_a_bootstrap_over_documents(pruning):
         np.percentile(drops, [2.5, 97.5]), abs=0.026
     )
     assert row(table, task="a", order="own", heads_level=0.0)["drop_high"] == 0.0
+
+
+def test_the_drop_is_paired_with_the_unpruned_model_by_document(tmp_path):
+    """What the removal does not change has a drop of exactly 0, however the documents are drawn."""
+
+    def unchanged(task, order, level):
+        return metric(task, order, 0.0)
+
+    table = tables.head_pruning(write_pruning(tmp_path, unchanged), resamples=200, seed=0)
+    assert {*table["order"]} == {"own", "aggregate", "depth", "random"}
+    assert tables.MEAN in {*table["task"]}
+    assert (table["high"] - table["low"]).min() > 0.05  # the accuracies themselves vary
+    for bound in ("drop_low", "drop", "drop_high"):
+        assert table[bound].abs().max() < 1e-12
+
+
+def test_the_drops_interval_is_that_of_the_difference_in_every_resample(tmp_path):
+    """Three documents are lost: replicate by replicate, with the same draws."""
+
+    def three_lost(task, order, level):
+        values = metric(task, order, 0.0)
+        values[np.flatnonzero(values)[:3]] -= level > 0
+        return values
+
+    table = tables.head_pruning(write_pruning(tmp_path, three_lost), resamples=300, seed=4)
+    drops = {}
+    for task in ("a", "bb"):
+        lost = three_lost(task, "own", 0.0) - three_lost(task, "own", 50.0)
+        generator = np.random.default_rng([4, zlib.crc32(task.encode())])
+        share = [1 / DOCUMENTS] * DOCUMENTS
+        drops[task] = [
+            np.repeat(lost, generator.multinomial(DOCUMENTS, share)).mean() for _ in range(300)
+        ]
+    drops[tables.MEAN] = np.mean([drops["a"], drops["bb"]], axis=0)
+    for task, replicates in drops.items():
+        found = row(table, task=task, order="own", heads_level=50.0)
+        assert found["drop"] == pytest.approx(3 / DOCUMENTS)
+        expected = np.percentile(replicates, [2.5, 97.5])
+        assert [found["drop_low"], found["drop_high"]] == pytest.approx(expected, abs=1e-12)
 
 
 def points(drops):
@@ -177,6 +221,24 @@ def test_induction_heads_are_compared_with_the_aggregate_importance(scores, tmp_
     assert set(prefix["chance"]) == {0.3}
 
 
+def test_the_matrix_of_tasks_has_their_reliability_on_its_diagonal(tmp_path):
+    files = {"correlation": [], "reliability": []}
+    for component in ("heads", "ffns"):
+        pair = {"a": "x", "b": "y", "shots_a": 0, "shots_b": 0, "rho": 0.5, "overlap_chance": 0.3}
+        itself = {"task": "x", "shots": 0, "n": 9, "splits": 3, "rho": 0.6, "overlap_chance": 0.3}
+        itself |= {"spearman_brown": 0.75, "spearman_brown_low": 0.1, "overlap": 0.8}
+        for name, one in (("correlation", pair), ("reliability", itself)):
+            files[name].append(str(tmp_path / f"{name}-{component}.parquet"))
+            made = {"component": component}
+            artifacts.write(files[name][-1], [one], artifacts.SCHEMAS[name], made)
+    table = tables.cross_task(**files)
+    for component in ("heads", "ffns"):
+        assert row(table, component=component, b="y")["rho"] == 0.5
+        found = row(table, component=component, a="x", b="x")
+        assert (found["rho"], found["rho_low"], found["overlap"]) == (0.75, 0.1, 0.8)
+        assert found["shots_a"] == found["shots_b"] == 0
+
+
 def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
     home = tmp_path / "artifacts" / "m" / "tables"
     made = {"model": "m"}
@@ -194,8 +256,26 @@ def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
     text = console.export_text()
     own = row(table, component="heads", order="own")
     line = next(line for line in text.splitlines() if " heads " in line)
-    assert f"{own['heads_removed']:.0f} %" in line
-    assert f"{own['whole']:.3f}" in text and "70 %" in text
+    lost = [f"{100 * own[name] + 0.0:.1f}" for name in ("drop", "drop_low", "drop_high")]
+    expected = [f"{own['whole']:.3f}", f"{own['heads_removed']:.0f}"]
+    expected += [lost[0], f"[{lost[1]},", f"{lost[2]}]"]
+    assert line.split()[2:7] == expected and line.split()[-1] == "70"
     assert "6 prompts were cut" in text and "figures" in text
     with pytest.raises(summary.NoSummaryError, match="make all"):
         summary.show(tmp_path / "nothing")
+
+
+def test_a_drop_of_exactly_five_points_is_within():
+    """Ninety-five of a hundred minus ninety is 0.05 and a rounding error more."""
+    drop = 0.95 - 0.9
+    assert drop > tables.TOLERANCE
+    points = pl.DataFrame(
+        {
+            "heads_level": [0.0, 50.0, 90.0],
+            "ffns_level": [0.0, 0.0, 0.0],
+            "heads_removed": [0.0, 50.0, 90.0],
+            "ffns_removed": [0.0, 0.0, 0.0],
+            "drop": [0.0, drop, 0.0501],
+        }
+    )
+    assert tables._furthest(points)["heads_level"].item() == 50

@@ -57,7 +57,7 @@ def test_a_comment_in_the_pruning_module_leaves_importance_alone(study):
 
 
 def test_a_changed_figure_draws_figures_only(study):
-    study.append("src/headcount/figures.py", "\n# a comment\n")
+    study.append("src/headcount/figures/components.py", "\n# a comment\n")
     assert study.stale() == {f"draw_{name}": 1 for name in FIGURES}
 
 
@@ -90,6 +90,20 @@ def test_the_bootstrap_touches_no_model(study):
     stale = study.stale()
     rules = set(stale) - {f"draw_{name}" for name in FIGURES}
     assert rules == {"correlate", "prune_transfer"}  # the latter reads who correlates most
+
+
+def test_the_estimator_is_known_by_what_it_varies_in_alone(study):
+    importance = {"heads": {"estimator": "gradient", "metric": "loss"}, "ffns": {"metric": "loss"}}
+    study.configure(importance=importance)  # the gradient has no metric
+    stale = study.stale()
+    assert stale["score_importance"] == 4 and "draw_head_importance" not in stale
+
+
+def test_the_agreement_of_estimators_is_narrowed(study):
+    study.configure(estimator_agreement={"tasks": ["tiny_b"], "shots": [2]})
+    target = "artifacts/tiny/figures/estimator_agreement.png"
+    stale = study.stale(target)
+    assert stale == {"score_estimators": 2, "draw_estimator_agreement": 1}
 
 
 def test_a_missing_figure_is_drawn_again(study):
@@ -127,6 +141,12 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
         ({"heldout_tasks": ["tiny_a"]}, r"tiny_a cannot be among tasks as well"),
         ({"models": {"m": {"source": "model", "dtpye": "x"}}}, r"models\.m: .*'dtpye'"),
         ({"models": {}}, r"models: "),
+        (
+            {"estimator_agreement": {"tasks": ["tiny_a", "tiny_c"]}},
+            r"estimator_agreement\.tasks: \['tiny_c'\] not among tasks",
+        ),
+        ({"estimator_agreement": {"shots": [3]}}, r"estimator_agreement\.shots: \[3\] not among"),
+        ({"importance": {"ffns": {"metric": "acc"}}}, r"importance\.ffns\.metric: 'acc' is not"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_named(study, changes, message):

@@ -6,6 +6,7 @@ The library behind the Snakemake workflow, importable in a notebook. One noun of
 - `model`: a causal language model whose heads and FFNs can be removed
 - `sweep`: log-likelihoods of many prompts under many masks
 - `importance`, `rankings`, `pruning`, `correlation`, `induction`: the definitions of the numbers
+- `resampling`: scores under resamples and halves of the documents
 - `tables`, `figures`, `summary`: what people look at
 - `artifacts`: Parquet schemas, atomic writes, provenance
 """

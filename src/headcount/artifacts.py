@@ -26,6 +26,23 @@ _COMPONENT = [
     pa.field("head", pa.int32()),  # null for an FFN
 ]
 
+
+def _interval(statistic: str) -> list[pa.Field]:
+    """A statistic and its 95 % interval, null where they are not defined."""
+    return [pa.field(f"{statistic}{bound}", pa.float64()) for bound in ("", "_low", "_high")]
+
+
+# score = sum(contributions) / sum(weights); a contribution and a weight for each of n documents, in
+# the same order for every component.
+_IMPORTANCE = [
+    *_COMPONENT,
+    pa.field("score", pa.float64(), nullable=False),
+    pa.field("standard_error", pa.float64(), nullable=False),
+    pa.field("n", pa.int32(), nullable=False),
+    pa.field("contributions", pa.list_(pa.float64()), nullable=False),
+    pa.field("weights", pa.list_(pa.float64()), nullable=False),
+]
+
 SCHEMAS: dict[str, pa.Schema] = {
     # A request of lm-eval: one choice of one document.
     "tasks": pa.schema(
@@ -39,18 +56,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("doc", pa.string()),  # the document as JSON, at its first choice
         ]
     ),
-    # score = sum(contributions) / sum(weights); a contribution and a weight for each of n documents
-    # (for each gold prompt, with the gradient estimator), in the same order for every component.
-    "importance": pa.schema(
-        [
-            *_COMPONENT,
-            pa.field("score", pa.float64(), nullable=False),
-            pa.field("standard_error", pa.float64(), nullable=False),
-            pa.field("n", pa.int32(), nullable=False),
-            pa.field("contributions", pa.list_(pa.float64()), nullable=False),
-            pa.field("weights", pa.list_(pa.float64()), nullable=False),
-        ]
-    ),
+    "importance": pa.schema(_IMPORTANCE),
+    # The importance by each of several estimators, over the same documents.
+    "estimators": pa.schema([pa.field("estimator", pa.string(), nullable=False), *_IMPORTANCE]),
     # rank 0 is removed first.
     "rankings": pa.schema(
         [
@@ -95,12 +103,27 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("b", pa.string(), nullable=False),
             pa.field("shots_a", pa.int32(), nullable=False),
             pa.field("shots_b", pa.int32(), nullable=False),
-            *(
-                pa.field(f"{statistic}{bound}", pa.float64())  # null where it is not defined
-                for statistic in ("rho", "overlap")
-                for bound in ("", "_low", "_high")
-            ),
+            *_interval("rho"),
+            *_interval("overlap"),
             pa.field("overlap_chance", pa.float64(), nullable=False),
+            # rho between permuted components, and between heads permuted within their layer
+            pa.field("p_permuted", pa.float64()),  # two-sided p-value of rho
+            *_interval("permuted")[1:],
+            pa.field("p_within_layers", pa.float64()),
+            *_interval("within_layers")[1:],
+        ]
+    ),
+    # A ranking from one half of the documents against that from the other.
+    "reliability": pa.schema(
+        [
+            pa.field("task", pa.string(), nullable=False),  # or "aggregate"
+            pa.field("shots", pa.int32(), nullable=False),
+            pa.field("n", pa.int32(), nullable=False),  # documents of both halves
+            pa.field("splits", pa.int32(), nullable=False),
+            *_interval("rho"),
+            *_interval("overlap"),
+            pa.field("overlap_chance", pa.float64(), nullable=False),
+            *_interval("spearman_brown"),  # of the rho: what all n documents would have
         ]
     ),
     "induction": pa.schema(
@@ -175,41 +198,40 @@ def code_hash(script: str | Path) -> str:
     files, waiting = {}, [Path(script)]
     while waiting:
         path = waiting.pop()
-        if path not in files:
-            files[path] = path.read_bytes()
-            waiting += _headcount_imports(files[path], path)
+        inside = path.is_relative_to(package)
+        name = path.relative_to(package).as_posix() if inside else path.name
+        if name not in files:
+            files[name] = path.read_bytes()
+            waiting += _headcount_imports(files[name], path)
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda file: (file.name, file)):
-        name = path.relative_to(package) if path.is_relative_to(package) else path.name
-        digest.update(str(name).encode() + b"\0" + files[path] + b"\0")
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + files[name] + b"\0")
     return digest.hexdigest()
 
 
 def _headcount_imports(source: bytes, path: Path) -> set[Path]:
-    """Files of the `headcount` modules that the file imports, in any of Python's spellings."""
+    """Files of the `headcount` modules and subpackages that `source`, at `path`, imports.
+
+    In any of Python's spellings; of an imported name that is no module, the module it is in.
+    """
     package = Path(__file__).parent
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            origin = [node.module] if node.module else []
+            module = node.module or ""
             if node.level and path.is_relative_to(package):
-                here = path.relative_to(package.parent).parts
-                origin = [*here[: -node.level], *origin]
-            module = ".".join(origin)
+                home = path.parents[node.level - 1].relative_to(package.parent)  # "." is its parent
+                module = ".".join([*home.parts, *filter(None, [module])])
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return {file for name in names for file in _module_files(name, package)}
-
-
-def _module_files(name: str, package: Path) -> Iterator[Path]:
-    """The files that importing `headcount.a.b` runs, the package's own (empty) one left out."""
-    first, *parts = name.split(".")
-    for end in range(1, len(parts) + 1) if first == package.name else ():
-        module = package.joinpath(*parts[:end])
-        for file in (module.with_suffix(".py"), module / "__init__.py"):
-            if file.exists():
-                yield file
+    files = set()
+    for name in names:
+        top, *parts = name.split(".")
+        for depth in range(1, len(parts) + 1) if top == "headcount" else ():
+            module = package.joinpath(*parts[:depth])  # headcount.a.b runs headcount.a first
+            files |= {module.with_suffix(".py"), module / "__init__.py"}
+    return {file for file in files if file.exists()}
 
 
 def files_hash(paths: Iterable[Path]) -> str:

@@ -4,16 +4,18 @@ Spearman's rho (SRCC) correlates the *scores*, with average ranks for ties. The 
 Bansal et al. (2023) correlates `argsort` indices instead, which is no rank correlation: entry i of
 an argsort is which component has rank i, not which rank component i has.
 
-Confidence intervals are percentile bootstrap intervals (95 %) over documents. The documents of a
-task are drawn once a replicate, whatever the shots and the component, since its calibration
-documents are the same at all shots; those of two tasks are drawn independently. Drawing documents
-again adds noise to scores that already have some, so replicates correlate a little less than the
-scores themselves: with few documents rho can lie near or above the upper bound.
+Three things are said of every rho. Its percentile bootstrap interval (95 %) over documents: those
+of a task are drawn once a replicate, whatever the shots, the component and the estimator, since its
+calibration documents are the same; those of two tasks independently. (Drawing documents again adds
+noise to scores that already have some, so replicates correlate a little less than the scores
+themselves: with few documents rho can lie near or above the upper bound.) What rho is when nothing
+is in common: between the scores and a permutation of them. And, of heads, what it is when only the
+layers are in common: when heads change places within their layer.
 """
 
-import zlib
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, permutations
+from math import factorial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +24,13 @@ import polars as pl
 from scipy.stats import rankdata
 
 from headcount import artifacts
-from headcount.rankings import COMPONENT, aligned
+from headcount.rankings import aligned
+from headcount.resampling import ImportanceFiles, halves, resampled
 
 AGGREGATE = "aggregate"
 TOP = 0.3  # share of the components whose overlap is counted
+MAX_SPLITS = 500  # into halves; the mean over more would change in its third decimal
+INTERVAL = (0.025, 0.975)
 
 
 class Agreement(NamedTuple):
@@ -59,15 +64,22 @@ def cross_task(importance_paths: Sequence[str | Path], resamples: int, seed: int
 
     Raises `ValueError` when files are missing, double, or do not match.
     """
-    files = _Files(importance_paths)
+    files = ImportanceFiles(importance_paths)
+    baseline = _Baseline(files.layers, resamples, seed)
     rows = []
     for shots in files.shots:
-        scores = {task: files.scores(task, shots, resamples, seed) for task in files.tasks}
+        scores = {
+            task: resampled(files.read(task, shots), task, resamples, seed) for task in files.tasks
+        }
         ranked = {task: _ranked(matrix) for task, matrix in scores.items()}
         ranked[AGGREGATE] = _ranked(sum(scores.values()) / len(scores))
         pairs = [*combinations(files.tasks, 2), *((task, AGGREGATE) for task in files.tasks)]
-        rows += [_row(a, b, shots, shots, ranked[a], ranked[b]) for a, b in pairs]
-    return _frame(rows)
+        rows += [
+            {"a": a, "b": b, "shots_a": shots, "shots_b": shots}
+            | _compared(ranked[a], ranked[b], baseline)
+            for a, b in pairs
+        ]
+    return _frame(rows, "correlation")
 
 
 def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int) -> pl.DataFrame:
@@ -76,7 +88,8 @@ def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int
     Rows of the artifact `correlation`, tasks in the order of `importance_paths`, the aggregate
     last. Raises `ValueError` when files are missing, double, or do not match.
     """
-    files = _Files(importance_paths)
+    files = ImportanceFiles(importance_paths)
+    baseline = _Baseline(files.layers, resamples, seed)
     totals = dict.fromkeys(files.shots, 0.0)  # sums over the tasks so far
     rows = []
     for name in (*files.tasks, AGGREGATE):
@@ -85,11 +98,48 @@ def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int
             if name == AGGREGATE:
                 scores = totals[shots] / len(files.tasks)
             else:
-                scores = files.scores(name, shots, resamples, seed)
+                scores = resampled(files.read(name, shots), name, resamples, seed)
                 totals[shots] = totals[shots] + scores
             ranked[shots] = _ranked(scores)
-        rows += [_row(name, name, a, b, ranked[a], ranked[b]) for a, b in combinations(ranked, 2)]
-    return _frame(rows)
+        rows += [
+            {"a": name, "b": name, "shots_a": a, "shots_b": b}
+            | _compared(ranked[a], ranked[b], baseline)
+            for a, b in combinations(ranked, 2)
+        ]
+    return _frame(rows, "correlation")
+
+
+def cross_estimator(
+    estimator_paths: Sequence[str | Path], resamples: int, seed: int
+) -> pl.DataFrame:
+    """Agreement of estimators that scored the same documents, from artifacts `estimators`.
+
+    For every file all pairs of its estimators, then each with itself (a == b): see `diagonal`.
+
+    Columns: component, task, shots, a, b, and those of the artifact `correlation` from rho on.
+    """
+    rows = []
+    for path in estimator_paths:
+        made_by, table = artifacts.provenance(path), pl.read_parquet(path)
+        about = {key: made_by[key] for key in ("component", "task", "shots")}
+        scores = {
+            name: aligned([table.filter(estimator=name)])[0]
+            for name in table["estimator"].unique(maintain_order=True)
+        }
+        baseline = _Baseline(next(iter(scores.values()))["layer"].to_numpy(), resamples, seed)
+        ranked = {
+            name: _ranked(resampled(of_one, made_by["task"], resamples, seed))
+            for name, of_one in scores.items()
+        }
+        for a, b in combinations(ranked, 2):
+            rows.append({**about, "a": a, "b": b, **_compared(ranked[a], ranked[b], baseline)})
+        for name, of_one in scores.items():
+            both = halves(of_one, made_by["task"], min(resamples, MAX_SPLITS), seed)
+            rows.append({**about, "a": name, "b": name, **_stepped_up(_split_half(*both))})
+    columns = {"component": pl.String, "task": pl.String, "shots": pl.Int32}
+    columns |= pl.Schema(artifacts.SCHEMAS["correlation"])
+    del columns["shots_a"], columns["shots_b"]
+    return pl.DataFrame(rows, schema=columns)
 
 
 def closest_and_farthest(cross_task: pl.DataFrame, task: str, shots: int) -> tuple[str, str]:
@@ -113,54 +163,77 @@ def closest_and_farthest(cross_task: pl.DataFrame, task: str, shots: int) -> tup
     return max(names, key=rhos.get), min(names, key=rhos.get)
 
 
-# --- scores under resamples of the documents ---
+# --- agreement of a ranking with itself ---
 
 
-class _Files:
-    """Importance artifacts of one component by (task, shots), as their provenance says."""
+def reliability(importance_paths: Sequence[str | Path], resamples: int, seed: int) -> pl.DataFrame:
+    """Split-half reliability of every task's scores and of the aggregate: rows of `reliability`.
 
-    def __init__(self, paths: Sequence[str | Path]):
-        self.paths = {}
-        for path in paths:
-            made_by = artifacts.provenance(path)
-            key = made_by["task"], made_by["shots"]
-            if key in self.paths:
-                raise ValueError(
-                    f"{self.paths[key]} and {path} are both {key[0]} at {key[1]} shots"
-                )
-            self.paths[key] = path
-        self.tasks = list(dict.fromkeys(task for task, _ in self.paths))
-        self.shots = sorted({shots for _, shots in self.paths})
-        for task in self.tasks:
-            for shots in self.shots:
-                if (task, shots) not in self.paths:
-                    raise ValueError(f"no importance of task {task} at {shots} shots was given")
-        self.components, self.documents = None, {}  # of all files; of each task
+    The documents are split at random into halves, `resamples` times or `MAX_SPLITS`, and the scores
+    of both halves correlated. rho is the mean over splits, its interval holds 95 % of them; a split
+    counts 0 where the scores of one half are all equal, and not where those of both are. Scores
+    from all the documents are more reliable than those from half: spearman_brown is what rho would
+    be between them and scores from as many other documents, 2 rho / (1 + rho) (Spearman 1910,
+    Correlation calculated from faulty data; Brown 1910, Some experimental results in the
+    correlation of mental abilities; both British Journal of Psychology 3). A negative rho counts
+    there as none: 0.
 
-    def scores(self, task: str, shots: int, resamples: int, seed: int) -> np.ndarray:
-        """Scores [1 + resamples, N]: as measured, then under each resample of the n documents.
-
-        A resample weighs document i with the number of times w_i that it was drawn:
-        score = sum(w * contributions) / sum(w * weights).
-        """
-        path = self.paths[task, shots]
-        [table] = aligned([pl.read_parquet(path)])
-        n = table["n"][0]
-        components = table.select(COMPONENT).rows()
-        self.components = self.components or components
-        if components != self.components:
-            raise ValueError(f"{path} does not hold the same components as the files before it")
-        if n != self.documents.setdefault(task, n):
-            raise ValueError(f"{path}: {n} documents, but {self.documents[task]} at other shots")
-        # The task's name seeds the draw: it stays the same when other tasks come or go.
-        generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
-        times = generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)  # [R, n]
-        contributions, weights = (
-            table[column].list.to_array(n).to_numpy()  # [N, n]
-            for column in ("contributions", "weights")
+    Raises `ValueError` when files are missing, double, or do not match.
+    """
+    files = ImportanceFiles(importance_paths)
+    splits = min(resamples, MAX_SPLITS)
+    rows = []
+    for shots in files.shots:
+        scores = {task: halves(files.read(task, shots), task, splits, seed) for task in files.tasks}
+        documents = dict(files.documents)
+        scores[AGGREGATE] = tuple(
+            np.mean(half, axis=0) for half in zip(*scores.values(), strict=True)
         )
-        resampled = (times @ contributions.T) / (times @ weights.T)  # [R, N]
-        return np.vstack([table["score"].to_numpy(), resampled])
+        documents[AGGREGATE] = sum(documents.values())
+        rows += [
+            {"task": name, "shots": shots, "n": documents[name], "splits": splits}
+            | _split_half(first, second)
+            for name, (first, second) in scores.items()
+        ]
+    return _frame(rows, "reliability")
+
+
+def diagonal(reliability: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `reliability` as rows of `correlation`, of a ranking with itself.
+
+    Their rho is the stepped-up reliability, their overlap that of the halves; there is no
+    permutation.
+    """
+    rows = [
+        {"a": row["task"], "b": row["task"], "shots_a": row["shots"], "shots_b": row["shots"]}
+        | _stepped_up(row)
+        for row in reliability.iter_rows(named=True)
+    ]
+    return _frame(rows, "correlation")
+
+
+def _split_half(first: np.ndarray, second: np.ndarray) -> dict:
+    """Statistics of the artifact `reliability` from the scores [splits, N] of both halves."""
+    x, y = _ranked(first), _ranked(second)
+    rho = _rho(x, y)
+    flat_x, flat_y = (np.isnan(half.ranks[:, 0]) for half in (x, y))
+    rho[flat_x != flat_y] = 0  # a half whose scores are all equal agrees with no ranking
+    found = {"overlap_chance": _top(first.shape[1])[1]}
+    for name, values in (("rho", rho), ("overlap", _overlap(x, y))):
+        defined = values[~np.isnan(values)]
+        found[name] = defined.mean() if len(defined) else None
+        found |= _interval(name, defined)
+    for bound in ("", "_low", "_high"):
+        rho = found[f"rho{bound}"]
+        stepped_up = None if rho is None else 2 * max(rho, 0) / (1 + max(rho, 0))
+        found[f"spearman_brown{bound}"] = stepped_up
+    return found
+
+
+def _stepped_up(row: dict) -> dict:
+    names = [f"{name}{bound}" for name in ("rho", "overlap") for bound in ("", "_low", "_high")]
+    found = {name: row[name.replace("rho", "spearman_brown")] for name in names}
+    return found | {"overlap_chance": row["overlap_chance"]}
 
 
 # --- statistics of many score vectors at once ---
@@ -198,16 +271,52 @@ def _overlap(a: _Ranked, b: _Ranked) -> np.ndarray:
     return (a.top & b.top).sum(1) / a.top.sum(1)  # [S]
 
 
-def _row(a: str, b: str, shots_a: int, shots_b: int, x: _Ranked, y: _Ranked) -> dict:
-    row = {"a": a, "b": b, "shots_a": shots_a, "shots_b": shots_b}
+class _Baseline:
+    """Permutations of N components, with which every rho of a table is compared."""
+
+    def __init__(self, layers: np.ndarray, count: int, seed: int):
+        """`layers` [N] in rising order; `count` random permutations."""
+        self.orders = {"permuted": _permutations(np.zeros_like(layers), count, seed)}
+        if len(np.unique(layers)) < len(layers):  # FFNs have no others in their layer
+            self.orders["within_layers"] = _permutations(layers, count, seed)
+
+    def compare(self, x: np.ndarray, y: np.ndarray) -> dict:
+        """Range of rho and two-sided p-value, of scores with the ranks x, y [N]."""
+        found = {}
+        for name, orders in self.orders.items():
+            rho = y[orders] @ x  # [P]; the first is the measured one
+            # As far from 0 as measured, but for rounding; the measured one is among them.
+            found[f"p_{name}"] = (np.abs(rho) >= np.abs(rho[0]) - 1e-12).mean()
+            found |= _interval(name, rho)
+        return found
+
+
+def _permutations(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Orders [P, N] of N components that stay within their groups, the identity first.
+
+    All orders where there are at most `count` of a single group, else `count` random ones.
+    """
+    total = len(groups)
+    if groups[0] == groups[-1] and factorial(min(total, 20)) <= count:
+        return np.array(list(permutations(range(total))))
+    keys = groups + np.random.default_rng([seed, total]).random((count, total))
+    return np.vstack([np.arange(total), np.argsort(keys, axis=1)])
+
+
+def _compared(x: _Ranked, y: _Ranked, baseline: _Baseline) -> dict:
+    """Statistics of the artifact `correlation`; row 0 is as measured, the others resamples."""
+    found = {"overlap_chance": _top(x.top.shape[1])[1]}
     for name, values in (("rho", _rho(x, y)), ("overlap", _overlap(x, y))):
-        row[name] = None if np.isnan(values[0]) else values[0]
-        replicates = values[1:][~np.isnan(values[1:])]  # of rho, those in which it is defined
-        defined = row[name] is not None and len(replicates) > 0
-        low, high = np.quantile(replicates, [0.025, 0.975]) if defined else (None, None)
-        row |= {f"{name}_low": low, f"{name}_high": high}
-    return row | {"overlap_chance": _top(x.top.shape[1])[1]}
+        if not np.isnan(values[0]):
+            defined = values[1:][~np.isnan(values[1:])]  # of rho, resamples in which it is defined
+            found |= {name: values[0]} | _interval(name, defined)
+    return found | (baseline.compare(x.ranks[0], y.ranks[0]) if "rho" in found else {})
 
 
-def _frame(rows: list[dict]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=pl.Schema(artifacts.SCHEMAS["correlation"]))
+def _interval(name: str, values: np.ndarray) -> dict:
+    low, high = np.quantile(values, INTERVAL) if len(values) else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _frame(rows: list[dict], schema: str) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=pl.Schema(artifacts.SCHEMAS[schema]))

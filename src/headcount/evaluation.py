@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headcount.model import LanguageModel
+from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks, ablation, log_likelihoods
 from headcount.sweep.ablation import Ablation
 from headcount.tasks import Metrics
@@ -31,8 +32,13 @@ class Evaluation:
         self.requests = split_rows(prompts, split)
         self.doc_ids = [row["doc_id"] for row in self.requests if row["choice"] == 0]
         self.docs = [json.loads(row["doc"]) for row in self.requests if row["choice"] == 0]
-        self.metrics = Metrics(yaml, self.docs[0])
+        self.yaml = yaml
         self.truncated = 0  # prompts cut to the model's window, known after a run
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """lm-eval's metrics of the task; only those who judge by them wait for lm-eval."""
+        return Metrics(self.yaml, self.docs[0])
 
     @property
     def chance(self) -> float | None:
@@ -42,6 +48,16 @@ class Evaluation:
         if not self.metrics.name.startswith("acc") or choices.max() == 1:
             return None
         return float(np.mean([golds[doc_id] / choices[doc_id] for doc_id in self.doc_ids]))
+
+    def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
+        """The prompts whose continuation is a right answer, and the document [P] of each.
+
+        A document is given by its index in `doc_ids`; it can have several right answers, or none.
+        """
+        rows = [row for row in self.requests if row["gold"]]
+        prompts = model.encode([(row["context"], row["continuation"]) for row in rows])
+        index = {doc_id: i for i, doc_id in enumerate(self.doc_ids)}
+        return prompts, np.array([index[row["doc_id"]] for row in rows])
 
     def run(self, model: LanguageModel, masks: Masks) -> Scores:
         """Score every document under every mask."""

@@ -1,8 +1,9 @@
-"""Importance of attention heads and FFNs: a gradient score and a removal oracle, for both.
+"""Importance of attention heads and FFNs: gradient scores and removal oracles, for both.
 
-Every estimator gives a contribution and a weight of each document (for the gradient: of each gold
-prompt) to each component; the score is the sum of the contributions over the sum of the weights.
-Contributions [n, N] and weights [n, N] have their components in the order (layer, head).
+Every estimator gives a contribution and a weight of each document to each component; the score is
+the sum of the contributions over the sum of the weights. `gradient` and `loss_oracle` give them for
+each gold prompt, `estimate` sums these within documents. Contributions [n, N] and weights [n, N]
+have their components in the order (layer, head).
 """
 
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep import Masks
+from headcount.sweep import Masks, log_likelihoods
 from headcount.sweep.ablation import Ablation
 from headcount.sweep.gradients import gate_gradients
+
+# The configuration's `estimator` and what it varies in: `reduction` or `metric`.
+ESTIMATORS = ("gradient-token", "gradient-example", "oracle-task", "oracle-loss")
 
 
 @dataclass
@@ -24,6 +28,13 @@ class Importance:
 
     contributions: np.ndarray
     weights: np.ndarray
+
+    def by_document(self, documents: np.ndarray, count: int) -> "Importance":
+        """Summed within each of `count` documents; `documents` [n] says which each row is of."""
+        sums = np.zeros((2, count, self.weights.shape[1]))
+        np.add.at(sums[0], documents, self.contributions)
+        np.add.at(sums[1], documents, self.weights)
+        return Importance(*sums)
 
     def rows(self, model: LanguageModel, component: str) -> list[dict]:
         """Rows of the artifact `importance`.
@@ -54,6 +65,31 @@ def components(model: LanguageModel, component: str) -> list[tuple[int, int | No
     """(layer, head) of every head of `model`, or (layer, None) of every FFN."""
     heads = range(model.num_heads) if component == "heads" else [None]
     return [(layer, head) for layer in range(model.num_layers) for head in heads]
+
+
+def estimate(
+    estimator: str,
+    model: LanguageModel,
+    evaluation: Evaluation,
+    component: str,
+    ablation: Ablation | None = None,
+) -> Importance:
+    """Importance by one of `ESTIMATORS` over the documents of `evaluation`, a row a document.
+
+    What an oracle removes leaves what `ablation` says, zero by default.
+
+    Raises `ValueError` for another estimator, and what `gradient` and the oracles raise.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator {estimator!r} is none of {', '.join(ESTIMATORS)}")
+    if estimator == "oracle-task":
+        return oracle(model, evaluation, component, ablation)
+    prompts, documents = evaluation.gold(model)
+    if estimator == "oracle-loss":
+        of_prompts = loss_oracle(model, prompts, component, ablation)
+    else:
+        of_prompts = gradient(model, prompts, component, estimator.removeprefix("gradient-"))
+    return of_prompts.by_document(documents, len(evaluation.doc_ids))
 
 
 # --- gradient ---
@@ -107,7 +143,7 @@ def _check_finite(scores: Tensor, model: LanguageModel, component: str) -> None:
         )
 
 
-# --- oracle ---
+# --- oracles ---
 
 
 def oracle(
@@ -117,10 +153,33 @@ def oracle(
     ablation: Ablation | None = None,
 ) -> Importance:
     """Metric of the whole model minus metric with the component removed, for every document."""
-    removals = [([], [])]
-    for layer, head in components(model, component):
-        removals.append(([], [layer]) if head is None else ([(layer, head)], []))
-    masks = Masks.removing(model, removals, ablation)
+    masks = _each_removed(model, component, ablation)
     metric = evaluation.run(model, masks).metric  # [1 + N, documents]
     contributions = (metric[0] - metric[1:]).T  # [documents, N]
     return Importance(contributions, np.ones_like(contributions))
+
+
+def loss_oracle(
+    model: LanguageModel,
+    prompts: list[Prompt],
+    component: str,
+    ablation: Ablation | None = None,
+) -> Importance:
+    """Loss with the component removed minus loss of the whole model, for every gold prompt.
+
+    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), in nats a target token, as of `gradient`. It
+    moves with every removal, where an accuracy over few documents mostly stays as it is.
+    """
+    masks = _each_removed(model, component, ablation)
+    sums, _ = log_likelihoods(model, prompts, masks)  # [1 + N, prompts]
+    losses = -sums.numpy() / [len(prompt.targets) for prompt in prompts]
+    contributions = (losses[1:] - losses[0]).T  # [prompts, N]
+    return Importance(contributions, np.ones_like(contributions))
+
+
+def _each_removed(model: LanguageModel, component: str, ablation: Ablation | None) -> Masks:
+    """1 + N masks: the whole model, then the model without each component."""
+    removals = [([], [])]
+    for layer, head in components(model, component):
+        removals.append(([], [layer]) if head is None else ([(layer, head)], []))
+    return Masks.removing(model, removals, ablation)

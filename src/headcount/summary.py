@@ -46,12 +46,15 @@ def _table(path: Path) -> Table:
     rows = pl.read_parquet(path)
     table = Table(
         title=f"{provenance(path)['model']}: how much can go for at most "
-        f"{100 * TOLERANCE:g} points of mean metric",
-        caption="both: heads+FFNs; own: each task by its own importance, aggregate: by the mean of "
-        "all; depth and random know nothing of it; paper: Bansal et al. (2023), OPT-66B",
+        f"{100 * TOLERANCE:g} points of mean metric, in %",
+        caption="whole: unpruned; both: heads+FFNs; own: each task by its own importance, points "
+        "lost: then, with the 95 % interval of the difference; aggregate: by the mean of all; "
+        "depth and random know nothing of it; paper: Bansal et al. (2023), OPT-66B",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    for column in ("shots", "", "unpruned", *ORDERS, "paper"):
+    for column in ("shots", "", "whole", "own", "points lost", *ORDERS[1:], "paper"):
         table.add_column(column, justify="left" if column == "" else "right")
     shown = None
     for (shots, component), group in rows.sort("shots", maintain_order=True).group_by(
@@ -65,9 +68,11 @@ def _table(path: Path) -> Table:
             str(shots) if shots != shown else "",
             {"ffns": "FFNs"}.get(component, component),
             f"{own['whole']:.3f}",
+            _cell(component, own["heads_removed"], own["ffns_removed"]),
+            _points(own),
             *(
                 _cell(component, orders[order]["heads_removed"], orders[order]["ffns_removed"])
-                for order in ORDERS
+                for order in ORDERS[1:]
             ),
             _cell(component, own["paper_heads"], own["paper_ffns"]),
         )
@@ -76,8 +81,14 @@ def _table(path: Path) -> Table:
 
 
 def _cell(component: str, heads: float | None, ffns: float | None) -> str:
-    """Percent of the heads, of the FFNs, or of both ("50+17 %") that can go."""
+    """Percent of the heads, of the FFNs, or of both ("50+17") that can go."""
     if heads is None:
         return "-"
-    both = f"{heads:.0f}+{ffns:.0f} %"
-    return {"heads": f"{heads:.0f} %", "ffns": f"{ffns:.0f} %", "both": both}[component]
+    both = f"{heads:.0f}+{ffns:.0f}"
+    return {"heads": f"{heads:.0f}", "ffns": f"{ffns:.0f}", "both": both}[component]
+
+
+def _points(row: dict) -> str:
+    """The points of metric lost and the interval of this difference: "4.4 [0.2, 8.3]"."""
+    drop, low, high = (100 * row[name] + 0.0 for name in ("drop", "drop_low", "drop_high"))
+    return f"{drop:.1f} [{low:.1f}, {high:.1f}]"

@@ -8,18 +8,19 @@ percent, values in the unit of the metric (accuracy: 0 to 1).
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from headcount import artifacts
-from headcount.correlation import agreement
+from headcount.correlation import agreement, cross_estimator, diagonal
 from headcount.rankings import removed
 
 MEAN = "mean over tasks"
 TOLERANCE = 0.05  # of the mean metric: the five points that the summary allows
+ROUNDING = 1e-9  # a drop of exactly five points may be stored as a little more
 INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
 # Bansal et al. (2023), section 4: percent of heads and of FFNs that OPT-66B does without.
 PAPER = {
@@ -211,17 +212,32 @@ def transfer(pruning: Sequence[str], resamples: int, seed: int) -> pl.DataFrame:
 # --- correlation ---
 
 
-def cross_task(correlation: Sequence[str]) -> pl.DataFrame:
+def cross_task(correlation: Sequence[str], reliability: Sequence[str]) -> pl.DataFrame:
+    """The artifacts `correlation` of heads and FFNs, with a column `component`.
+
+    Rows with a == b are from the artifacts `reliability`: see `headcount.correlation.diagonal`.
+    """
+    itself = _of_component(reliability, diagonal)
+    return pl.concat([_of_component(correlation), itself])
+
+
+def cross_shot(correlation: Sequence[str]) -> pl.DataFrame:
     """The artifacts `correlation` of heads and FFNs, with a column `component`."""
+    return _of_component(correlation)
+
+
+def estimator_agreement(estimators: Sequence[str], resamples: int, seed: int) -> pl.DataFrame:
+    """Agreement of all estimators in the artifacts `estimators`, and of each with itself."""
+    return cross_estimator(estimators, resamples, seed)
+
+
+def _of_component(paths: Sequence[str], change: Callable = lambda frame: frame) -> pl.DataFrame:
     return pl.concat(
-        pl.read_parquet(path).with_columns(
+        change(pl.read_parquet(path)).with_columns(
             component=pl.lit(artifacts.provenance(path)["component"])
         )
-        for path in correlation
+        for path in paths
     )
-
-
-cross_shot = cross_task
 
 
 # --- induction ---
@@ -312,7 +328,11 @@ def summary(head_pruning: str, ffn_pruning: str, combined_pruning: str) -> pl.Da
 
 def _furthest(points: pl.DataFrame) -> pl.DataFrame:
     """The row of `points` that removes most while no point below it loses too much."""
-    too_much = points.filter(pl.col("drop") > TOLERANCE).select("heads_level", "ffns_level").rows()
+    too_much = (
+        points.filter(pl.col("drop") > TOLERANCE + ROUNDING)
+        .select("heads_level", "ffns_level")
+        .rows()
+    )
     within = [
         not any(
             heads <= row["heads_level"] and ffns <= row["ffns_level"] for heads, ffns in too_much

@@ -20,10 +20,11 @@ def check_config():
     lines = [
         f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors
     ]
+    if not lines:
+        validate(config, SCHEMA)
     if lines:
         study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
         raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
-    validate(config, SCHEMA)
 
 
 check_config()
@@ -58,6 +59,10 @@ def check_tasks():
         raise WorkflowError(
             f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
         )
+    for key, known in (("tasks", studied), ("shots", config["shots"])):
+        chosen = config["estimator_agreement"][key] or []
+        if others := [name for name in chosen if name not in known]:
+            raise WorkflowError(f"estimator_agreement.{key}: {others} not among {key}")
     return studied, heldout
 
 
@@ -90,6 +95,12 @@ def model_source(model):
     return artifacts.checkpoint_hash(source) if Path(source).is_dir() else source
 
 
+def oracle_ablation(component):
+    """What components leave while their importance is scored; a gradient removes none."""
+    is_oracle = config["importance"][component]["estimator"] == "oracle"
+    return config["ablation"] if is_oracle else "zero"
+
+
 def calibrates(task):
     """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
     return task in STUDIED or config["ablation"] != "zero"
@@ -106,6 +117,13 @@ def of_model(key):
 def computes(model):
     """What decides a model's numbers beside its weights."""
     return {key: config["models"][model][key] for key in ("dtype", "device_map")}
+
+
+def estimator(component):
+    """The estimator of a component's importance, with what it varies in, by the library's name."""
+    chosen = config["importance"][component]
+    varies = {"gradient": "reduction", "oracle": "metric"}[chosen["estimator"]]
+    return f"{chosen['estimator']}-{chosen[varies]}"
 
 
 # --- artifacts, by what they are about ---

@@ -1,4 +1,4 @@
-# Importance -> how far tasks, and numbers of shots, agree on what matters.
+# Importance -> how far tasks, numbers of shots, and halves of the documents agree on what matters.
 
 
 rule correlate:
@@ -13,7 +13,7 @@ rule correlate:
     log:
         "artifacts/logs/{model}/correlation/{across}/{component}.log",
     wildcard_constraints:
-        across="cross_task|cross_shot",
+        across="cross_task|cross_shot|reliability",
     conda:
         CONDA
     params:

@@ -14,6 +14,7 @@ FIGURES = [
     "retention",
     "summary",
 ]
+# Drawn only when asked for by name: `estimator_agreement`.
 ORDERS = [*STUDIED, "aggregate", *CONTROLS]
 
 
@@ -94,6 +95,10 @@ use rule draw_head_importance as draw_cross_task with:
     input:
         correlation=collect(
             "artifacts/{{model}}/correlation/cross_task/{component}.parquet",
+            component=["heads", "ffns"],
+        ),
+        reliability=collect(
+            "artifacts/{{model}}/correlation/reliability/{component}.parquet",
             component=["heads", "ffns"],
         ),
     output:
@@ -178,4 +183,22 @@ use rule draw_head_importance as draw_summary with:
     params:
         figure="summary",
         options={},
+        code=code("draw.py"),
+
+
+use rule draw_head_importance as draw_estimator_agreement with:
+    input:
+        estimators=collect(
+            "artifacts/{{model}}/estimators/{task}/{shots}-shot/{component}.parquet",
+            task=config["estimator_agreement"]["tasks"] or STUDIED,
+            shots=config["estimator_agreement"]["shots"] or config["shots"],
+            component=["heads", "ffns"],
+        ),
+    output:
+        **drawn("estimator_agreement"),
+    log:
+        "artifacts/logs/{model}/figures/estimator_agreement.log",
+    params:
+        figure="estimator_agreement",
+        options={"resamples": config["bootstrap"]["resamples"], "seed": config["seed"]},
         code=code("draw.py"),

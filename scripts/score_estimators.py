@@ -1,0 +1,29 @@
+"""Score every head, or every FFN, by every estimator on the same documents."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, importance
+from headcount.evaluation import Evaluation, fit_ablation
+
+parameters = snakemake.params
+component = snakemake.wildcards.component
+facts = job.model_facts(snakemake.input.model)
+prompts = artifacts.read(snakemake.input.prompts)
+model = job.load_model(snakemake)
+evaluation = Evaluation(prompts, parameters.documents, parameters.yaml)
+ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed)
+rows = [
+    {"estimator": estimator, **row}
+    for estimator in importance.ESTIMATORS
+    for row in importance.estimate(estimator, model, evaluation, component, ablation).rows(
+        model, component
+    )
+]
+artifacts.write(
+    snakemake.output[0],
+    rows,
+    artifacts.SCHEMAS["estimators"],
+    job.provenance(snakemake, model=facts, prompts=job.prompts_made_by(snakemake.input.prompts)),
+)

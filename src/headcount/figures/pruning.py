@@ -1,0 +1,197 @@
+"""Figures of what is left when components are removed: curves, grids, the summary."""
+
+import altair as alt
+import polars as pl
+
+from headcount.figures.style import (
+    ORDERS,
+    orders_named,
+    orders_of,
+    panels,
+    row_header,
+    task_names,
+    titled,
+)
+from headcount.tables import MEAN
+
+
+def _curve_panels(
+    table: pl.DataFrame, x: str, x_title: str, y_title: str, tasks: list[str], height: int
+) -> alt.TopLevelMixin:
+    """Curves with intervals and the level of chance: a row a task, a column a number of shots."""
+    orders = orders_of(table)
+    across = alt.X(x, title=x_title, scale=alt.Scale(domain=[0, 100], nice=False))
+    low = min(0.0, table["low"].min())
+    up = alt.Y(
+        "value:Q", title=y_title, scale=alt.Scale(domain=[low, max(1.0, table["high"].max())])
+    )
+    base = alt.Chart(orders_named(table).filter(pl.col("task").is_in(tasks)))
+    band = base.mark_area(opacity=0.12).encode(
+        x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=orders.color
+    )
+    line = base.mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.7).encode(
+        x=across,
+        y=up,
+        color=orders.color,
+        strokeDash=orders.dash,
+        tooltip=["task", "panel", "name", "ranking", x, "value", "low", "high", "drop"],
+    )
+    chance = base.mark_rule(color="#bbbbbb", strokeDash=[1, 3]).encode(y="mean(chance):Q")
+    return (
+        (chance + band + line)
+        .properties(width=190, height=height)
+        .facet(
+            row=alt.Row("task:N", title=None, sort=tasks, header=row_header()),
+            column=alt.Column("panel:N", title=None, sort=panels(table)),
+            spacing=10,
+        )
+    )
+
+
+def _pruning(table: pl.DataFrame, component: str, title: str) -> alt.TopLevelMixin:
+    x, x_title = f"{component}_removed:Q", f"% of {_plural(component)} removed"
+    mean = _curve_panels(table, x, x_title, "mean metric", [MEAN], 210)
+    tasks = [task for task in task_names(table, MEAN) if task != MEAN]
+    each = _curve_panels(table, x, x_title, "metric", tasks, 90)
+    return titled(
+        alt.vconcat(mean, each, spacing=30),
+        title,
+        "bands: 95 % bootstrap intervals over documents; dotted: chance",
+    )
+
+
+def _plural(component: str) -> str:
+    return {"heads": "heads", "ffns": "FFNs"}[component]
+
+
+def head_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """Metric against the share of heads removed: the mean over tasks, then every task."""
+    return _pruning(table, "heads", "How many heads in-context learning needs")
+
+
+def ffn_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """Metric against the share of FFNs removed: the mean over tasks, then every task."""
+    return _pruning(table, "ffns", "How many FFNs in-context learning needs")
+
+
+def transfer(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """Every task under its own, its closest and its farthest task's, and the aggregate ranking."""
+    tasks = table["task"].unique(maintain_order=True).to_list()
+    held = table.filter("heldout")["task"].unique(maintain_order=True).to_list()
+    names = {task: f"{task} (held out)" if task in held else task for task in tasks}
+    named = table.with_columns(pl.col("task").replace(names))
+    chart = _curve_panels(
+        named, "heads_removed:Q", "% of heads removed", "metric", list(names.values()), 110
+    )
+    return titled(
+        chart,
+        "Do a task's heads serve other tasks?",
+        "closest and farthest: by correlation of the scores; held-out tasks have no own ranking",
+    )
+
+
+def retention(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """Share of the induction scores left against the share of heads removed."""
+    orders = orders_of(table)
+    chart = (
+        alt.Chart(orders_named(table))
+        .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.8)
+        .encode(
+            x=alt.X("removed:Q", title="% of heads removed", scale=alt.Scale(domain=[0, 100])),
+            y=alt.Y("share:Q", title="% of the score left", scale=alt.Scale(domain=[0, 100])),
+            color=orders.color,
+            strokeDash=orders.dash,
+            tooltip=["panel", "kind", "name", "removed", "share"],
+        )
+        .properties(width=210, height=170)
+        .facet(
+            row=alt.Row("kind:N", title=None, sort=["prefix matching", "copying"]),
+            column=alt.Column("panel:N", title=None, sort=panels(table)),
+            spacing=12,
+        )
+    )
+    return titled(
+        chart, "Do the heads that stay include the induction heads?", "own: mean over tasks"
+    )
+
+
+def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """Heads by FFNs removed: mean metric over tasks, a row for each order."""
+    table = orders_named(table.filter(task=MEAN))
+    names = [name for name, _, _ in ORDERS.values() if name in set(table["name"])]
+    wide, tall = table["heads_removed"].n_unique(), table["ffns_removed"].n_unique()
+    label = {"labelAngle": 0, "format": ".0f"}
+    base = alt.Chart(table).encode(
+        x=alt.X("heads_removed:O", title="% of heads removed", axis=alt.Axis(**label)),
+        y=alt.Y("ffns_removed:O", title="% of FFNs", sort="descending", axis=alt.Axis(**label)),
+    )
+    middle = (table["value"].min() + table["value"].max()) / 2
+    cells = base.mark_rect().encode(
+        color=alt.Color("value:Q", title="mean metric", scale=alt.Scale(scheme="viridis")),
+        tooltip=["panel", "name", "heads_removed", "ffns_removed", "value", "low", "high", "drop"],
+    )
+    text = base.mark_text(fontSize=9.5).encode(
+        text=alt.Text("value:Q", format=".2f"),
+        color=alt.condition(f"datum.value < {middle}", alt.value("white"), alt.value("black")),
+    )
+    chart = (cells + text).properties(width=34 * wide, height=28 * tall)
+    chart = chart.facet(
+        row=alt.Row("name:N", title=None, sort=names, header=row_header()),
+        column=alt.Column("panel:N", title=None, sort=panels(table)),
+        spacing=12,
+    )
+    return titled(chart, "Heads and FFNs removed together", "mean metric over tasks")
+
+
+def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
+    """Bars of what can go within five points, beside the paper's figures for OPT-66B."""
+    table = orders_named(table).with_columns(pl.col("component").replace({"ffns": "FFNs"}))
+    columns = {"heads": ("heads_removed", "paper_heads"), "FFNs": ("ffns_removed", "paper_ffns")}
+    frames = [
+        table.filter(component=asked).with_columns(
+            what=pl.lit(label), share=pl.col(columns[kind][0]), paper=pl.col(columns[kind][1])
+        )
+        for asked, kind, label in (
+            ("heads", "heads", "heads alone"),
+            ("FFNs", "FFNs", "FFNs alone"),
+            ("both", "heads", "both: heads"),
+            ("both", "FFNs", "both: FFNs"),
+        )
+    ]
+    rows = pl.concat(frames)
+    orders = orders_of(rows, symbol="square")
+    names = [name for name, _, _ in ORDERS.values() if name in set(rows["name"])]
+    base = alt.Chart(rows).encode(
+        y=alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labels=False, ticks=False))
+    )
+    across = alt.X("share:Q", title="% removed", scale=alt.Scale(domain=[0, 100]))
+    bars = base.mark_bar(height=11).encode(
+        x=across,
+        color=orders.color,
+        tooltip=["panel", "what", "name", "share", "drop", "drop_low", "drop_high", "whole"],
+    )
+    label = {"x": across, "text": alt.Text("share:Q", format=".0f")}
+    style = {"align": "left", "dx": 4, "fontSize": 10}
+    halo = base.mark_text(**style, stroke="white", strokeWidth=3, strokeJoin="round").encode(
+        **label
+    )
+    numbers = halo + base.mark_text(**style).encode(**label)
+    paper = base.mark_rule(strokeWidth=1.5, color="black", opacity=0.7).encode(
+        x="max(paper):Q", y=alt.value(0), y2=alt.value("height")
+    )
+    chart = (bars + paper + numbers).properties(width=190, height=15 * len(names))
+    chart = chart.facet(
+        row=alt.Row(
+            "what:N",
+            title=None,
+            sort=["heads alone", "FFNs alone", "both: heads", "both: FFNs"],
+            header=row_header(),
+        ),
+        column=alt.Column("panel:N", title=None, sort=panels(rows)),
+        spacing=12,
+    )
+    return titled(
+        chart,
+        "How much can go for at most five points of mean metric",
+        "black lines: OPT-66B in the paper (both: at five points 0-shot, six 1-shot, four 5-shot)",
+    )
