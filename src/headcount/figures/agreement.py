@@ -76,7 +76,10 @@ def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
     mirrored = pairs.rename({"a": "b", "b": "a"}).select(table.columns)
     table = component_named(pl.concat([table, mirrored]).with_columns(shots="shots_a"))
     number = pl.col("rho").round(2).map_elements("{:.2f}".format, return_dtype=pl.String)
-    table = table.with_columns(rho_text=number.fill_null("-"))  # undefined: a constant score
+    # A constant score has no rho, and its top 30 % are the last components, whatever they do.
+    table = table.with_columns(
+        rho_text=number.fill_null("-"), overlap=pl.when(pl.col("rho").is_not_null()).then("overlap")
+    )
 
     side = (32 if len(names) <= 15 else 16) * len(names)
     chart = _matrix(table, names).properties(width=side, height=side)
@@ -87,7 +90,7 @@ def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
     )
     subtitle = [
         "large: correlation of importance scores between tasks, and with their mean (aggregate);",
-        "small: share of their top 30 % of components in common (chance: about 30 %);",
+        "small: share of their top 30 % of components in common (chance: about 30 %); -: constant;",
         "outlined: a task with itself, from other documents (split-half reliability, stepped up;"
         " small: between halves);",
         _baseline(table),
