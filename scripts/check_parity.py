@@ -23,5 +23,10 @@ artifacts.write(
     snakemake.output[0],
     rows,
     artifacts.SCHEMAS["parity"],
-    job.provenance(snakemake, model={**facts, "window": model.window}, metrics=metrics),
+    job.provenance(
+        snakemake,
+        model={**facts, "window": model.window},
+        prompts=job.prompts_made_by(snakemake.input.prompts),
+        metrics=metrics,
+    ),
 )

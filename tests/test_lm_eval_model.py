@@ -119,6 +119,18 @@ def test_pruned_equals_hflm_with_zeroed_weights(family, task_path, heads, ffns, 
     assert (facts["heads_removed"], facts["ffns_removed"]) == (order.height, len(layers))
 
 
+def test_a_shorter_window_cuts_contexts_as_hflm_does(family, task_path, caplog):
+    run = {"num_fewshot": 5, "limit": 4}
+    ours = HeadcountLM(family, device="cpu", max_length=20)
+    theirs = HFLM(family, device="cpu", max_length=20)
+    assert_same_answers(
+        evaluate(ours, ["tiny_a"], task_path, **run),
+        evaluate(theirs, ["tiny_a"], task_path, **run),
+        "tiny_a",
+    )
+    assert "12 of 12 requests are cut" in caplog.text
+
+
 def generation(context):
     arguments = (context, {"until": ["</s>"], "max_gen_toks": 6, "do_sample": False})
     return Instance("generate_until", {}, arguments, 0)
