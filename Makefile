@@ -26,7 +26,7 @@ bench: $(TEST)
 	.venv/bin/python benchmarks/bench.py
 
 # docs/parity.md: every log-likelihood and metric beside lm-eval's. With HEADCOUNT_DATASETS, the
-# directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes two hours.
+# directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes an hour.
 parity: $(STUDY)
 	$(SNAKEMAKE) --cores all parity
 ifdef HEADCOUNT_DATASETS

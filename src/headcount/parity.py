@@ -279,7 +279,8 @@ brackets.
 Compared are the first documents of a task, as many as make up to 100 requests and two at least.
 Tokens are those of a continuation; cut are requests longer than the model's window; the difference
 is the largest of a log-likelihood, in nats. Rows without shots are edge cases made from a task's
-first requests.
+first requests. A group's metric is a mean of its tasks': that of `mini`, all embedded tasks, is the
+same number by lm-eval's `--model headcount` as by `--model hf` (`tests/test_lm_eval_model.py`).
 """
 HEADER = """\
 | task | shots | documents | requests | tokens | cut | difference | greedy | metrics | |
