@@ -23,23 +23,23 @@ class ModelError(ValueError):
 # key-value heads -> indices of the outputs to keep, by the name of the projection.
 
 
-def _outputs(heads: Tensor, head_dim: int) -> Tensor:
-    """Indices [len(heads) * head_dim] of the outputs of `heads` in a projection of whole heads."""
+def channels(heads: Tensor, head_dim: int) -> Tensor:
+    """Indices [len(heads) * head_dim] of the channels of `heads`, which lie side by side."""
     return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 
 def _separate(heads: Tensor, kv_heads: Tensor, head_dim: int, *_) -> dict[str, Tensor]:
-    of_kv_heads = _outputs(kv_heads, head_dim)
-    return {"q_proj": _outputs(heads, head_dim), "k_proj": of_kv_heads, "v_proj": of_kv_heads}
+    of_kv_heads = channels(kv_heads, head_dim)
+    return {"q_proj": channels(heads, head_dim), "k_proj": of_kv_heads, "v_proj": of_kv_heads}
 
 
 def _gpt2(heads: Tensor, _kv: Tensor, head_dim: int, num_heads: int, *_) -> dict[str, Tensor]:
     blocks = [heads + block * num_heads for block in range(3)]  # queries, keys, values
-    return {"c_attn": _outputs(torch.cat(blocks), head_dim)}
+    return {"c_attn": channels(torch.cat(blocks), head_dim)}
 
 
 def _gpt_neox(heads: Tensor, _kv: Tensor, head_dim: int, *_) -> dict[str, Tensor]:
-    return {"query_key_value": _outputs(heads, 3 * head_dim)}  # [head, (query, key, value), e]
+    return {"query_key_value": channels(heads, 3 * head_dim)}  # [head, (query, key, value), e]
 
 
 @dataclass(frozen=True)

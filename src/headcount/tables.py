@@ -16,7 +16,7 @@ import polars as pl
 
 from headcount import artifacts
 from headcount.correlation import agreement, cross_estimator, diagonal
-from headcount.rankings import removed
+from headcount.rankings import count_removed, removed
 
 MEAN = "mean over tasks"
 TOLERANCE = 0.05  # of the mean metric: the five points that the summary allows
@@ -162,8 +162,8 @@ def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
                 "ffns_level": ffns_level,
                 "heads_removed": _share(heads_level, N["heads"]),
                 "ffns_removed": _share(ffns_level, N["ffns"]),
-                "heads_count": _count(heads_level, N["heads"]),
-                "ffns_count": _count(ffns_level, N["ffns"]),
+                "heads_count": count_removed(heads_level, N["heads"]),
+                "ffns_count": count_removed(ffns_level, N["ffns"]),
                 "metric": made[0]["metric"] if task != MEAN else "metric",
                 "value": curve.value,
                 "low": low,
@@ -180,14 +180,9 @@ def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
     return table.with_columns(pl.col("shots").cast(pl.Int32), pl.col("chance").cast(pl.Float64))
 
 
-def _count(level: float, components: int) -> int:
-    """How many of `components` a level removes."""
-    return removed(pl.DataFrame({"rank": range(components)}), level).height
-
-
 def _share(level: float, components: int) -> float:
     """The percentage that a level really removes, whole components being removed."""
-    return 100 * _count(level, components) / components
+    return 100 * count_removed(level, components) / components
 
 
 def head_pruning(pruning: Sequence[str], resamples: int, seed: int) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Log-likelihoods of prompts under masks."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -36,12 +37,14 @@ def log_likelihoods(
     with packed(model):
         for part in _mask_parts(model, masks, packing, budget):
             states = tree(masks[part])
+            ending = defaultdict(list)  # the masks of each last state
+            for mask, leaf in zip(part, states.leaves, strict=True):
+                ending[leaf].append(mask)
             for wave in _waves(model, packing, states, budget):
                 for leaf, block, scores, hits in _sweep(
                     model, wave, states, budget, masks.ablation
                 ):
-                    chosen = [m for m, s in zip(part, states.leaves, strict=True) if s == leaf]
-                    for mask in chosen:
+                    for mask in ending[leaf]:
                         total[mask].index_add_(0, block.prompts, scores)
                         misses = torch.zeros_like(total[mask])
                         misses.index_add_(0, block.prompts, (~hits).double())
@@ -98,7 +101,7 @@ def _sweep(
                 held.put((0, 0, index), hidden)
                 calls.append(of_layers)
         for layer, steps in enumerate(states.steps):
-            waiting = [parent for step in steps for parent in step.parents]
+            waiting = Counter(parent for step in steps for parent in step.parents)
             with resident(*model.layers[layer].modules()):
                 for step in steps:
                     for index, block in enumerate(wave):
@@ -106,8 +109,8 @@ def _sweep(
                         call = calls[index][layer]
                         _pass(model, layer, step, block, index, call, held, budget, stand_in)
                     for parent in step.parents:
-                        waiting.remove(parent)
-                        if parent not in waiting:
+                        waiting[parent] -= 1
+                        if not waiting[parent]:
                             for index in range(len(wave)):
                                 held.drop((layer, parent, index))
         with resident(*outside(model)):

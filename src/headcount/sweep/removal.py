@@ -70,7 +70,7 @@ def removed(
                 kv_heads, kv_of_query = _kv_heads(model, kept)
                 forwards |= _narrow_inputs(model, layer, kept, kv_heads)
                 attributes = _narrow_counts(model, len(kept))
-            columns = _columns(kept, model.head_dim)
+            columns = families.channels(kept, model.head_dim)
             select = None if kv_of_query is not None else columns
             forwards[part.attention_output] = _narrow_output(
                 part.attention_output, columns, select, extra
@@ -104,11 +104,6 @@ def _kv_heads(model: LanguageModel, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Key-value heads [K'] that the query heads [H'] need, and the index of each's in them [H']."""
     of_query = kept // (model.num_heads // model.num_kv_heads)
     return of_query.unique(return_inverse=True)
-
-
-def _columns(heads: Tensor, head_dim: int) -> Tensor:
-    """Indices [len(heads) * head_dim] of the heads' z among the inputs of the output projection."""
-    return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 
 def _narrow_inputs(
