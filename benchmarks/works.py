@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import flops
 import numpy as np
 import pyarrow as pa
 from other_side import OtherSide, gradient_scores, seconds
@@ -15,10 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, OPTCo
 from headcount import importance, tasks
 from headcount import model as models
 from headcount.evaluation import split_rows
-from headcount.model import LanguageModel, Prompt
+from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
-from headcount.sweep.sharing import tree
-from headcount.sweep.trie import blocks
 
 OPT_MINI = Path(__file__).parents[1] / "workflow" / "resources" / "opt-mini"
 HEAD_LEVELS = FFN_LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]  # percent
@@ -79,38 +78,6 @@ def rows_of(task: str, shots: int, documents: int) -> list[dict]:
     limits = tasks.Limits(calibration=documents, evaluation=documents)
     prepared = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror)
     return split_rows(pa.Table.from_pylist(prepared), "evaluation")
-
-
-# --- FLOPs ---
-
-
-def layer_flops(model: LanguageModel) -> float:
-    """Of one layer's matrix products for one token: twice the weights. Attention is left out."""
-    matrices = [p for p in model.layers[0].parameters() if p.dim() > 1]
-    return 2 * sum(matrix.numel() for matrix in matrices)
-
-
-def head_flops(model: LanguageModel) -> float:
-    return 2 * model.hf.get_output_embeddings().weight.numel()
-
-
-def our_flops(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
-    """Of the trie's tokens through the layers that no other mask shares, and the scored positions.
-
-    Removed components are counted as if they were computed.
-    """
-    packing = blocks(prompts, 1024)
-    states = tree(masks)
-    tokens, scored = sum(map(len, packing)), sum(len(block.scored) for block in packing)
-    leaves = len(set(states.leaves))
-    return tokens * states.passes * layer_flops(model) + scored * leaves * head_flops(model)
-
-
-def their_flops(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
-    """Of every distinct input (HFLM caches equal ones) through all layers and the vocabulary."""
-    tokens = sum(map(len, {tuple(prompt.tokens) for prompt in prompts}))
-    each = model.num_layers * layer_flops(model) + head_flops(model)
-    return len(masks) * tokens * each
 
 
 # --- the rows ---
@@ -175,8 +142,8 @@ def _evaluations(
         theirs=theirs,
         timed="all" if timed == len(masks) else f"{timed} of {len(masks)}",
         floor=floor,
-        our_flops=our_flops(model, prompts, masks),
-        their_flops=their_flops(model, prompts, masks),
+        our_flops=flops.sweep(model, prompts, masks),
+        their_flops=len(masks) * sum(flops.whole_model(model, prompts)),
     )
 
 
@@ -225,17 +192,19 @@ def _gradients(
 ) -> Work:
     gold = [pair for pair, row in zip(pairs, rows, strict=True) if row["gold"]]
     prompts = model.encode(gold)
-    tokens = sum(len(prompt.tokens) for prompt in prompts)
-    targets = sum(len(prompt.targets) for prompt in prompts)
-    layers, head = model.num_layers * layer_flops(model), head_flops(model)
+    matrices, attention = flops.whole_model(model, prompts)
+    positions = sum(len(prompt.tokens) - len(prompt.targets) for prompt in prompts)
+    unscored = positions * flops.vocabulary(model)
     return Work(
         name=f"head gradients, ARC-Easy, beside {'frozen' if frozen else 'trainable'} parameters",
         ours=lambda: importance.gradient(model, prompts, "heads", "token"),
         theirs=lambda _: seconds(lambda: gradient_scores(model, prompts, 4, frozen)),
         timed="all",
         floor=floor,
-        our_flops=2 * (tokens * layers + targets * head),  # forward, and backward to activations
-        their_flops=(2 if frozen else 3) * tokens * (layers + head),
+        # Forward, backward to activations, and on the other side to parameters; attention's
+        # backward pass has twice the products of its forward pass.
+        our_flops=2 * (matrices - unscored) + 3 * attention,
+        their_flops=(2 if frozen else 3) * matrices + 3 * attention,
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks, ablation, log_likelihoods
-from headcount.sweep.ablation import Ablation
+from headcount.sweep.removal import Ablation
 from headcount.tasks import Metrics
 
 

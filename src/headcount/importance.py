@@ -15,7 +15,7 @@ from torch import Tensor
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks, log_likelihoods
-from headcount.sweep.ablation import Ablation
+from headcount.sweep.removal import Ablation
 from headcount.sweep.gradients import gate_gradients
 
 # The configuration's `estimator` and what it varies in: `reduction` or `metric`.

@@ -9,7 +9,7 @@ from headcount.evaluation import Evaluation, Scores
 from headcount.model import LanguageModel
 from headcount.rankings import removed
 from headcount.sweep import Masks
-from headcount.sweep.ablation import Ablation
+from headcount.sweep.removal import Ablation
 
 Removal = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # (layer, head) pairs, FFN layers
 

@@ -21,31 +21,11 @@ from headcount.model import LanguageModel, Prompt
 from headcount.sweep.attention import packed
 from headcount.sweep.layers import enter, is_offloaded, outside, resident
 from headcount.sweep.memory import Budget
-from headcount.sweep.removal import StandIn
+from headcount.sweep.removal import Ablation
 from headcount.sweep.states import States
 from headcount.sweep.trie import Block, blocks
 
 KINDS = ("zero", "mean", "resample")
-
-
-@dataclass
-class Ablation:
-    """Stand-ins by layer and class: z [L, C, H, head_dim], ffn [L, C, d].
-
-    The C classes are the first token and all others, or, for `resample`, the positions.
-    """
-
-    z: Tensor
-    ffn: Tensor
-
-    def at(self, layer: int, positions: Tensor) -> StandIn:
-        """What removed components of a layer leave at N positions.
-
-        Positions beyond the last class go through the classes again, the first one left out.
-        """
-        C = self.z.shape[1]
-        rows = torch.where(positions < C, positions, 1 + (positions - 1) % max(C - 1, 1))
-        return StandIn(self.z[layer, rows], self.ffn[layer, rows])
 
 
 def fit(

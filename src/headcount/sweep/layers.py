@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from headcount.model import LanguageModel, replaced
-from headcount.sweep.removal import StandIn, removed
+from headcount.sweep.attention import KeysAndValues
+from headcount.sweep.removal import Ablation, removed
 from headcount.sweep.trie import Block
 
 
@@ -45,20 +46,68 @@ def enter(model: LanguageModel, block: Block) -> tuple[Tensor, list[Call]]:
     return seen[0][0], calls
 
 
+@dataclass
+class Passage:
+    """A block on its way through the layers; in the last one only the scored tokens matter."""
+
+    block: Block
+    calls: list[Call]  # of every layer
+    scored: Block  # the scored tokens alone
+    last: Call  # of the last layer, with the scored tokens alone
+
+    @classmethod
+    def begin(cls, model: LanguageModel, block: Block) -> tuple[Tensor, "Passage"]:
+        """The hidden states [N, d] before the first layer, and what is needed from there on."""
+        hidden, calls = enter(model, block)
+        scored = block.scored_alone()
+        return hidden, cls(block, calls, scored, enter(model, scored)[1][-1])
+
+
 def through(
     model: LanguageModel,
     layer: int,
     hidden: Tensor,
-    call: Call,
-    block: Block,
+    passage: Passage,
     heads: Tensor,
     ffn: bool,
-    stand_in: StandIn | None = None,
+    ablation: Ablation | None = None,
 ) -> Tensor:
-    """Hidden states [B, N, d] after a layer that lacks the heads [H] and the FFN that are False."""
+    """Hidden states [B, N, d] after a layer that lacks the heads [H] and the FFN that are False.
+
+    After the last layer: [B, S, d], of the scored tokens.
+    """
+    if layer == model.num_layers - 1:
+        return _through_last(model, layer, hidden, passage, heads, ffn, ablation)
+    block, call = passage.block, passage.calls[layer]
+    stand_in = ablation and ablation.at(layer, block.positions)
     with removed(model, layer, heads, ffn, stand_in, narrow=True) as kv_of_query:
         return model.layers[layer](
             hidden, *call.args, **call.kwargs, block=block, kv_of_query=kv_of_query
+        )
+
+
+def _through_last(
+    model: LanguageModel,
+    layer: int,
+    hidden: Tensor,
+    passage: Passage,
+    heads: Tensor,
+    ffn: bool,
+    ablation: Ablation | None,
+) -> Tensor:
+    """The keys and values of all tokens, and with them the layer of the scored ones."""
+    block, call, last = passage.scored, passage.calls[layer], passage.last
+    stand_in = ablation and ablation.at(layer, block.positions)
+    with removed(model, layer, heads, ffn, stand_in, narrow=True) as kv_of_query:
+        known = None
+        if heads.any():
+            try:
+                model.layers[layer](hidden, *call.args, **call.kwargs, block=None)
+            except KeysAndValues as found:
+                known = found
+        scored = hidden[:, passage.block.scored.to(hidden.device)]  # [B, S, d]
+        return model.layers[layer](
+            scored, *last.args, **last.kwargs, block=block, kv_of_query=kv_of_query, known=known
         )
 
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep.ablation import Ablation
 from headcount.sweep.attention import packed
-from headcount.sweep.layers import Call, enter, is_offloaded, leave, outside, resident, through
+from headcount.sweep.layers import Passage, is_offloaded, leave, outside, resident, through
 from headcount.sweep.memory import Budget
-from headcount.sweep.removal import StandIn
+from headcount.sweep.removal import Ablation
 from headcount.sweep.sharing import Masks, Step, Tree, tree
 from headcount.sweep.states import States
 from headcount.sweep.trie import Block, blocks
@@ -94,20 +93,18 @@ def _sweep(
 ) -> Iterator[tuple[int, Block, Tensor, Tensor]]:
     """Every (leaf, block): log-probability [targets] of each target, and whether it is the best."""
     with States(budget.states) as held:
-        calls: list[list[Call]] = []
+        passages: list[Passage] = []
         with resident(*outside(model)):
             for index, block in enumerate(wave):
-                hidden, of_layers = enter(model, block)
+                hidden, passage = Passage.begin(model, block)
                 held.put((0, 0, index), hidden)
-                calls.append(of_layers)
+                passages.append(passage)
         for layer, steps in enumerate(states.steps):
             waiting = Counter(parent for step in steps for parent in step.parents)
             with resident(*model.layers[layer].modules()):
                 for step in steps:
-                    for index, block in enumerate(wave):
-                        stand_in = ablation and ablation.at(layer, block.positions)
-                        call = calls[index][layer]
-                        _pass(model, layer, step, block, index, call, held, budget, stand_in)
+                    for index, passage in enumerate(passages):
+                        _pass(model, layer, step, passage, index, held, budget, ablation)
                     for parent in step.parents:
                         waiting[parent] -= 1
                         if not waiting[parent]:
@@ -116,7 +113,7 @@ def _sweep(
         with resident(*outside(model)):
             for leaf in sorted(set(states.leaves)):
                 for index, block in enumerate(wave):
-                    hidden = held.get((len(states.steps), leaf, index)).view(len(block), -1)
+                    hidden = held.get((len(states.steps), leaf, index)).view(-1, model.d_model)
                     yield leaf, block, *_score(model, hidden, block, budget)
 
 
@@ -124,21 +121,21 @@ def _pass(
     model: LanguageModel,
     layer: int,
     step: Step,
-    block: Block,
+    passage: Passage,
     index: int,
-    call: Call,
     held: States,
     budget: Budget,
-    stand_in: StandIn | None,
+    ablation: Ablation | None,
 ) -> None:
     """Take a step's states of one block through a layer, some at a time."""
-    together = max(1, budget.rows // len(block))
+    tokens = len(passage.block)
+    together = max(1, budget.rows // tokens)
     for first in range(0, len(step.parents), together):
         parents = step.parents[first : first + together]
         children = step.children[first : first + together]
-        inputs = [held.get((layer, parent, index)).view(len(block), -1) for parent in parents]
+        inputs = [held.get((layer, parent, index)).view(tokens, -1) for parent in parents]
         hidden = torch.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # [P, N, d]
-        out = through(model, layer, hidden, call, block, step.heads, step.ffn, stand_in)
+        out = through(model, layer, hidden, passage, step.heads, step.ffn, ablation)
         for child, row in zip(children, out, strict=True):
             held.put((layer + 1, child, index), row)
 
@@ -146,12 +143,11 @@ def _pass(
 def _score(
     model: LanguageModel, hidden: Tensor, block: Block, budget: Budget
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability [targets] (float64) and greedy hit [targets], of a block's last states."""
-    scored = hidden[block.scored.to(hidden.device)]  # [S, d]
+    """Log-probability and greedy hit [targets] from the last states of a block's scored tokens."""
     scores = torch.zeros(len(block.targets), dtype=torch.float64)
     hits = torch.zeros(len(block.targets), dtype=torch.bool)
-    for first in range(0, len(scored), budget.logits):
-        logits = leave(model, scored[first : first + budget.logits])  # [s, vocabulary]
+    for first in range(0, len(hidden), budget.logits):
+        logits = leave(model, hidden[first : first + budget.logits])  # [s, vocabulary]
         here = (block.rows >= first) & (block.rows < first + len(logits))  # [targets]
         rows, targets = (block.rows[here] - first).to(logits.device), block.targets[here]
         # As lm-eval does it: logsumexp rounds otherwise, by up to 1e-5 a token.

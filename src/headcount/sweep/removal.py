@@ -7,6 +7,7 @@ and columns of removed heads, an FFN that adds nothing. A removed component may 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +24,26 @@ class StandIn(NamedTuple):
 
     z: Tensor
     ffn: Tensor
+
+
+@dataclass
+class Ablation:
+    """Stand-ins by layer and class: z [L, C, H, head_dim], ffn [L, C, d].
+
+    The C classes are the first token and all others, or, for `resample`, the positions.
+    """
+
+    z: Tensor
+    ffn: Tensor
+
+    def at(self, layer: int, positions: Tensor) -> StandIn:
+        """What removed components of a layer leave at N positions.
+
+        Positions beyond the last class go through the classes again, the first one left out.
+        """
+        C = self.z.shape[1]
+        rows = torch.where(positions < C, positions, 1 + (positions - 1) % max(C - 1, 1))
+        return StandIn(self.z[layer, rows], self.ffn[layer, rows])
 
 
 @contextmanager

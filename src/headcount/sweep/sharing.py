@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headcount.model import LanguageModel
-from headcount.sweep.ablation import Ablation
+from headcount.sweep.removal import Ablation
 
 
 @dataclass

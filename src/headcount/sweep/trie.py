@@ -12,7 +12,7 @@ and it sees its ancestors and itself. Attention is computed unit by unit:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +35,7 @@ class Unit:
     queries: slice
     keys: list[slice]
     mask: Tensor | None = None
+    strips: dict = field(default_factory=dict)  # see `headcount.sweep.attention`
 
 
 @dataclass
@@ -51,8 +52,34 @@ class Block:
     targets: Tensor
     prompts: Tensor
 
+    seen: Tensor  # [..] positions of the tokens that the units' keys number
+
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def scored_alone(self) -> "Block":
+        """The S scored tokens, which see the tokens of this block: enough for the last layer."""
+        units = []
+        first = 0
+        for unit in self.units:
+            inside = (self.scored >= unit.queries.start) & (self.scored < unit.queries.stop)
+            rows = self.scored[inside] - unit.queries.start
+            if len(rows) == 0:
+                continue
+            mask = unit.mask
+            if mask is None:
+                size = unit.queries.stop - unit.queries.start
+                mask = torch.ones(size, size, dtype=torch.bool).tril()
+            units.append(Unit(slice(first, first + len(rows)), unit.keys, mask[rows]))
+            first += len(rows)
+        return replace(
+            self,
+            tokens=self.tokens[self.scored],
+            positions=self.positions[self.scored],
+            units=units,
+            owners=self.owners[self.scored],
+            scored=torch.arange(len(self.scored)),
+        )
 
 
 def blocks(prompts: Sequence[Prompt], max_tokens: int, share: bool = True) -> list[Block]:
@@ -138,9 +165,11 @@ def _block(
             scored += zip(predicts, prompts[prompt].targets, [prompt] * len(predicts), strict=True)
     places, targets, owner = torch.tensor(scored).T
     places, rows = places.unique(return_inverse=True)
+    positions = torch.from_numpy(np.concatenate(packing.positions))
     return Block(
         tokens=torch.from_numpy(np.concatenate(packing.tokens)),
-        positions=torch.from_numpy(np.concatenate(packing.positions)),
+        positions=positions,
+        seen=positions,
         units=packing.units,
         owners=owner_of_token,
         scored=places,

@@ -1,0 +1,81 @@
+"""Floating-point operations that a piece of work needs: a multiplication and an addition are two.
+
+Matrix products and attention are counted, the latter only where a query sees a key; norms,
+activation functions and softmax are not.
+"""
+
+from torch import Tensor
+
+from headcount.model import LanguageModel, Prompt
+from headcount.sweep import Masks
+from headcount.sweep.sharing import tree
+from headcount.sweep.trie import Block, blocks
+
+
+def sweep(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
+    """Of headcount: the trie's tokens through the passes that no other mask shares.
+
+    Removed components are not counted; in the last layer all tokens have keys and values, scored
+    tokens the rest; scored tokens alone are unembedded.
+    """
+    states = tree(masks)
+    total = 0.0
+    for block in blocks(prompts, 1024):
+        everything, scored = _pairs(block), _pairs(block.scored_alone())
+        for layer, steps in enumerate(states.steps):
+            last = layer == model.num_layers - 1
+            queries, pairs = (len(block.scored), scored) if last else (len(block), everything)
+            for step in steps:
+                each = _layer(model, len(block), queries, pairs, step.heads, step.ffn)
+                total += len(step.parents) * each
+        total += len(set(states.leaves)) * len(block.scored) * vocabulary(model)
+    return total
+
+
+def whole_model(model: LanguageModel, prompts: list[Prompt]) -> tuple[float, float]:
+    """Of one pass of every distinct prompt, unshared: in matrix products, in attention.
+
+    All positions are unembedded, as transformers does it. HFLM computes equal inputs once.
+    """
+    lengths = [len(tokens) for tokens in {tuple(prompt.tokens) for prompt in prompts}]
+    tokens, pairs = sum(lengths), sum(n * (n + 1) / 2 for n in lengths)
+    layers = model.num_layers * layer_matrices(model)
+    attention = model.num_layers * 4 * model.num_heads * model.head_dim * pairs
+    return tokens * (layers + vocabulary(model)), attention
+
+
+def layer_matrices(model: LanguageModel) -> float:
+    """Of one layer's matrix products for one token: twice the weights."""
+    return 2 * sum(p.numel() for p in model.layers[0].parameters() if p.dim() > 1)
+
+
+def vocabulary(model: LanguageModel) -> float:
+    """Of the unembedding of one token."""
+    return 2 * model.hf.get_output_embeddings().weight.numel()
+
+
+def _layer(
+    model: LanguageModel, tokens: int, queries: int, pairs: int, heads: Tensor, ffn: bool
+) -> float:
+    """Of one state in one layer: keys and values of `tokens`, all else of `queries`."""
+    kept = heads.nonzero()[:, 0]
+    kv_heads = len((kept // (model.num_heads // model.num_kv_heads)).unique())
+    per_head = 2 * model.d_model * model.head_dim
+    projections = per_head * (2 * kv_heads * tokens + 2 * len(kept) * queries)
+    attention = 4 * model.head_dim * len(kept) * pairs
+    return projections + attention + ffn * queries * _ffn(model)
+
+
+def _ffn(model: LanguageModel) -> float:
+    """Of an FFN for one token."""
+    attention = 2 * model.num_heads + 2 * model.num_kv_heads
+    return layer_matrices(model) - 2 * model.d_model * model.head_dim * attention
+
+
+def _pairs(block: Block) -> int:
+    """How many (query, key) pairs of a block see each other."""
+    total = 0
+    for unit in block.units:
+        size = unit.queries.stop - unit.queries.start
+        total += size * (size + 1) // 2 if unit.mask is None else int(unit.mask.sum())
+    return total
