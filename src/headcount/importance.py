@@ -15,8 +15,8 @@ from torch import Tensor
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks, log_likelihoods
-from headcount.sweep.removal import Ablation
 from headcount.sweep.gradients import gate_gradients
+from headcount.sweep.removal import Ablation
 
 # The configuration's `estimator` and what it varies in: `reduction` or `metric`.
 ESTIMATORS = ("gradient-token", "gradient-example", "oracle-task", "oracle-loss")

@@ -71,10 +71,16 @@ def attend(
     # probabilities a backward pass would have to keep, though.
     if softcap is not None or (plain and not torch.is_grad_enabled()):
         return _in_strips(query, key, value, block, scaling, sliding_window, softcap), None
+    sizes = [unit.queries.stop - unit.queries.start for unit in block.units]
+    queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
+    if all(unit.keys == [unit.queries] for unit in block.units):
+        keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
+    else:
+        keys, values = (
+            [_chosen(tensor, unit.keys) for unit in block.units] for tensor in (key, value)
+        )
     parts = []
-    for unit in block.units:
-        q = query[:, :, unit.queries]  # [B, H, q, e]
-        k, v = _chosen(key, unit.keys), _chosen(value, unit.keys)  # [B, H, k, e]
+    for unit, q, k, v in zip(block.units, queries, keys, values, strict=True):  # [B, H, .., e]
         mask = _mask(unit, block, sliding_window)
         mask = None if mask is None else mask.to(q.device)
         causal = mask is None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep.attention import packed
-from headcount.sweep.layers import Call, enter, is_offloaded, leave, outside, resident
+from headcount.sweep.layers import Passage, is_offloaded, leave, outside, resident, through
 from headcount.sweep.memory import Budget
 from headcount.sweep.states import States
 from headcount.sweep.trie import Block, blocks
@@ -57,34 +57,33 @@ def _wave(
     budget: Budget,
 ) -> Iterator[tuple[int, Block, Tensor]]:
     """Forward, loss, backward, each layer by layer."""
-    calls: list[list[Call]] = []
+    passages: list[Passage] = []
     graphs: dict[tuple[int, int], Graph] = {}
     last = model.num_layers
     with torch.no_grad(), resident(*outside(model)):
         for i, block in enumerate(wave):
-            hidden, of_layers = enter(model, block)
+            hidden, passage = Passage.begin(model, block)
             held.put((0, i), hidden)
-            calls.append(of_layers)
+            passages.append(passage)
     for layer in range(last):
         with torch.set_grad_enabled(keep), resident(*model.layers[layer].modules()):
-            for i, block in enumerate(wave):
-                hidden = held.get((layer, i)).view(len(block), -1)
-                graph = _graph(model, layer, hidden, calls[i][layer], block, component)
+            for i, passage in enumerate(passages):
+                hidden = held.get((layer, i)).view(-1, model.d_model)
+                graph = _graph(model, layer, hidden, passage, component)
                 held.put((layer + 1, i), graph.out[0].detach())
                 if keep:
                     graphs[layer, i] = graph
     with resident(*outside(model)):
         for i, block in enumerate(wave):
-            hidden = held.get((last, i)).view(len(block), -1)
+            hidden = held.get((last, i)).view(-1, model.d_model)  # [S, d]
             held.drop((last, i))
             held.put(("gradient", i), _loss_gradient(model, hidden, block, budget))
     for layer in reversed(range(last)):
         with torch.enable_grad(), resident(*model.layers[layer].modules()):
             for i, block in enumerate(wave):
-                hidden = held.get((layer, i)).view(len(block), -1)
-                call = calls[i][layer]
+                hidden = held.get((layer, i)).view(-1, model.d_model)
                 graph = graphs.pop((layer, i), None)
-                graph = graph or _graph(model, layer, hidden, call, block, component)
+                graph = graph or _graph(model, layer, hidden, passages[i], component)
                 gradient = held.get(("gradient", i)).view_as(graph.out)
                 held.drop(("gradient", i))
                 held.drop((layer, i))
@@ -92,13 +91,11 @@ def _wave(
                 of_activation, *of_hidden = torch.autograd.grad(graph.out, wanted, gradient)
                 if layer:
                     held.put(("gradient", i), of_hidden[0][0])
-                activation = graph.activation.detach().float()
-                products = (activation * of_activation.float()).sum(-1)  # [.., N, H] or [.., N]
-                yield layer, block, products.reshape(len(block), -1)
+                yield layer, block, _products(graph, of_activation, passages[i])
 
 
 def _graph(
-    model: LanguageModel, layer: int, hidden: Tensor, call: Call, block: Block, component: str
+    model: LanguageModel, layer: int, hidden: Tensor, passage: Passage, component: str
 ) -> Graph:
     """Run a layer on hidden states [N, d]; with gradients enabled, remember how."""
     caught: list[Tensor] = []
@@ -112,23 +109,35 @@ def _graph(
     # The embeddings below the first layer are frozen as well.
     hidden = hidden[None].detach().requires_grad_(layer > 0)  # [1, N, d]
     hook = {"attention_input": catch} if component == "heads" else {"ffn_output": catch}
+    everything = torch.ones(model.num_heads, dtype=torch.bool)
     with model.hooked(**hook, layers=[layer]):
-        out = model.layers[layer](hidden, *call.args, **call.kwargs, block=block)
+        out = through(model, layer, hidden, passage, everything, ffn=True)
     return Graph(hidden, caught[0], out)
 
 
+def _products(graph: Graph, of_activation: Tensor, passage: Passage) -> Tensor:
+    """<A_t, d loss / d A_t> [N, H] or [N, 1]; zero where the last layer was not computed."""
+    # A: z [1, N, H, e], or [1, N, d], which OPT flattens; in the last layer S instead of N.
+    products = (graph.activation.detach().float() * of_activation.float()).sum(-1)
+    products = products.reshape(graph.out.shape[1], -1)
+    whole = products.new_zeros(len(passage.block), products.shape[1])
+    tokens = slice(None) if len(whole) == len(products) else passage.block.scored.to(whole.device)
+    whole[tokens] = products
+    return whole
+
+
 def _loss_gradient(model: LanguageModel, hidden: Tensor, block: Block, budget: Budget) -> Tensor:
-    """d loss / d hidden [N, d] after the last layer, of the sum of the prompts' losses."""
+    """d loss / d hidden [S, d] after the last layer, of the sum of the prompts' losses."""
     gradient = torch.zeros_like(hidden)
     lengths = torch.bincount(block.prompts)[block.prompts]  # [targets] of the prompt of each
-    for first in range(0, len(block.scored), budget.logits):
-        places = block.scored[first : first + budget.logits].to(hidden.device)
-        here = (block.rows >= first) & (block.rows < first + len(places))  # [targets]
-        rows, targets = block.rows[here] - first, block.targets[here]
+    for first in range(0, len(hidden), budget.logits):
+        part = slice(first, first + budget.logits)
         with torch.enable_grad():
-            scored = hidden[places].detach().requires_grad_()  # [s, d]
+            scored = hidden[part].detach().requires_grad_()  # [s, d]
             log_p = leave(model, scored).log_softmax(-1, dtype=torch.float32)  # [s, vocabulary]
+            here = (block.rows >= first) & (block.rows < first + len(scored))  # [targets]
+            rows, targets = block.rows[here] - first, block.targets[here]
             losses = -log_p[rows.to(log_p.device), targets.to(log_p.device)]
             loss = (losses / lengths[here].to(losses)).sum()
-        gradient[places] = torch.autograd.grad(loss, scored)[0]
+        gradient[part] = torch.autograd.grad(loss, scored)[0]
     return gradient

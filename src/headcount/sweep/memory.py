@@ -34,7 +34,7 @@ class Budget:
         logits = config.vocab_size * (size + 2 * 4)  # as computed, their logarithms in float32
         return cls(
             rows=max(1, min(BEST_ROWS, memory // 4 // inside)),
-            graph_rows=min(BEST_ROWS, memory // 2 // (2 * inside * model.num_layers)),
+            graph_rows=min(BEST_ROWS, memory // 2 // (inside * model.num_layers)),
             states=memory // 2,
             logits=max(1, min(BEST_ROWS, memory // 4 // logits)),
             row=size * model.d_model,
