@@ -24,6 +24,9 @@ lint: $(TEST)
 # The engine beside lm-eval's own HFLM; takes most of an hour, on a machine that does nothing else.
 bench: $(TEST)
 	.venv/bin/python benchmarks/bench.py
+	.venv/bin/python benchmarks/dtypes.py
+	.venv/bin/python benchmarks/memory.py
+	.venv/bin/python benchmarks/larger_than_memory.py
 
 # docs/parity.md: every log-likelihood and metric beside lm-eval's. With HEADCOUNT_DATASETS, the
 # directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes an hour.

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import torch
 from other_side import seconds
+from report import write_table
 from rich.console import Console
 from rich.table import Table
 from works import Work, works
-
-README = Path(__file__).with_name("README.md")
 
 
 @dataclass
@@ -106,19 +105,13 @@ def main() -> None:
 
 
 def write(rows: list[Row], repetitions: int) -> None:
-    """Put the table into the README, between its marks."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join(["---"] * len(COLUMNS)) + " |"]
-    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
-    lines.append("")
-    lines.append(
+    """Put the table into the README."""
+    note = (
         f"Medians of {repetitions} alternating repetitions, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, best matrix product "
         f"{max(row.peak for row in rows) / 1e9:.0f} GFLOP/s."
     )
-    before, _, rest = README.read_text().partition("<!-- table -->\n")
-    _, _, after = rest.partition("<!-- end -->\n")
-    table = "\n".join(lines)
-    README.write_text(f"{before}<!-- table -->\n{table}\n<!-- end -->\n{after}")
+    write_table("table", COLUMNS, [row.cells() for row in rows], note)
 
 
 if __name__ == "__main__":

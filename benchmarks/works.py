@@ -20,6 +20,7 @@ from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
 OPT_MINI = Path(__file__).parents[1] / "workflow" / "resources" / "opt-mini"
+MEMORY = 3000  # MB that headcount may hold beside the weights; the other side has no bound
 HEAD_LEVELS = FFN_LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]  # percent
 GRID = list(itertools.product([0, 10, 20, 30, 40, 50, 60, 70], [0, 10, 20, 30, 40, 50]))
 
@@ -46,7 +47,7 @@ def smollm2(directory: Path) -> LanguageModel:
     if spec:
         (gguf,) = Path(spec.origin).parent.glob("*.gguf")
         facts = models.resolve(str(gguf.parent), None, gguf.name, directory / "smollm2")
-        return models.load(facts["path"])
+        return models.load(facts["path"], memory=MEMORY)
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -61,23 +62,29 @@ def smollm2(directory: Path) -> LanguageModel:
 
 def opt_125m(tokenizer_of: LanguageModel) -> LanguageModel:
     """Random weights in the shape of OPT-125M."""
-    return LanguageModel(AutoModelForCausalLM.from_config(OPTConfig()), tokenizer_of.tokenizer)
+    hf = AutoModelForCausalLM.from_config(OPTConfig())
+    return LanguageModel(hf, tokenizer_of.tokenizer, MEMORY)
 
 
 def _random(config, tokenizer: Path) -> LanguageModel:
     hf = AutoModelForCausalLM.from_config(config)
-    return LanguageModel(hf, AutoTokenizer.from_pretrained(tokenizer))
+    return LanguageModel(hf, AutoTokenizer.from_pretrained(tokenizer), MEMORY)
 
 
 def rows_of(task: str, shots: int, documents: int) -> list[dict]:
-    """Requests of the first documents of a task, from the mirror or, without one, embedded."""
+    """Requests of the first documents of a task."""
+    return split_rows(prepared(task, shots, documents)[0], "evaluation")
+
+
+def prepared(task: str, shots: int, documents: int) -> tuple[pa.Table, Path]:
+    """The artifact `tasks` of a task of the mirror or, without one, embedded, and its YAML."""
     mirror = os.environ.get("HEADCOUNT_DATASETS")
     if mirror is None:
-        task = {"arc_easy": "mini_reverse", "sglue_rte": "mini_relabel"}[task]
+        task = {"arc_easy": "mini_reverse", "sglue_rte": "mini_relabel"}.get(task, task)
     yaml = tasks.find(task, OPT_MINI / "tasks")
     limits = tasks.Limits(calibration=documents, evaluation=documents)
-    prepared = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror)
-    return split_rows(pa.Table.from_pylist(prepared), "evaluation")
+    rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror)
+    return pa.Table.from_pylist(rows), yaml
 
 
 # --- the rows ---
@@ -85,34 +92,44 @@ def rows_of(task: str, shots: int, documents: int) -> list[dict]:
 
 def works(directory: Path) -> Iterator[Work]:
     model = smollm2(directory)
-    pairs = {task: _pairs(rows_of(task, 5, 12)) for task in ("arc_easy", "sglue_rte")}
     for name, m in (("SmolLM2-135M", model), ("OPT-125M shape", opt_125m(model))):
+        whole = Masks.removing(m, [([], [])])
         for task, label, floor in (
             ("arc_easy", "ARC-Easy, 4 multi-token choices", 4.5),
             ("sglue_rte", "RTE, single-token labels", 1.5),
         ):
-            masks = Masks.removing(m, [([], [])])
-            yield _evaluations(
-                f"unpruned, {label}, 5 shots, {name}", m, pairs[task], masks, 1, floor
-            )
-    few = _pairs(rows_of("arc_easy", 5, 4))
-    heads, ffns = _orders(model)
-    yield _evaluations("FFN oracle, ARC-Easy", model, few, _each(model, [], ffns), 3, 8)
-    yield _evaluations("head oracle, ARC-Easy", model, few, _each(model, heads, []), 3, 8)
+            for shots in (0, 5):
+                pairs = pairs_of(rows_of(task, shots, 12))
+                title = f"unpruned, {label}, {shots} shots, {name}"
+                yield _evaluations(title, m, pairs, whole, 1, floor if shots else None)
+        title = f"unpruned, ARC-Easy, the same 5 examples for all documents, {name}"
+        yield _evaluations(title, m, _same_examples("arc_easy", 12), whole, 1, None)
+    few = pairs_of(rows_of("arc_easy", 5, 4))
+    heads, ffns = orders(model)
+    yield _evaluations("FFN oracle, ARC-Easy", model, few, each(model, [], ffns), 3, 8)
+    two = pairs_of(rows_of("arc_easy", 5, 2))
+    yield _evaluations("head oracle, ARC-Easy", model, two, each(model, heads, []), 3, 8)
     for name, levels, floor in (
         ("10 levels of heads", [(level, 0) for level in HEAD_LEVELS], 4.5),
         ("10 levels of FFNs", [(0, level) for level in FFN_LEVELS], 6),
         ("8 x 6 levels of heads and FFNs", GRID, 6),
     ):
-        masks = _cumulative(model, heads, ffns, levels)
+        masks = cumulative(model, heads, ffns, levels)
         yield _evaluations(f"pruning, {name}, ARC-Easy", model, few, masks, 3, floor)
     for frozen, floor in ((False, 2), (True, 1.25)):
-        yield _gradients(model, pairs["arc_easy"], rows_of("arc_easy", 5, 12), frozen, floor)
+        yield _gradients(model, rows_of("arc_easy", 5, 12), frozen, floor)
     yield _study(model, heads, ffns)
 
 
-def _pairs(rows: list[dict]) -> list[tuple[str, str]]:
+def pairs_of(rows: list[dict]) -> list[tuple[str, str]]:
     return [(row["context"], row["continuation"]) for row in rows]
+
+
+def _same_examples(task: str, documents: int) -> list[tuple[str, str]]:
+    """Every document after the five examples of the first one."""
+    alone = rows_of(task, 0, documents)
+    examples = rows_of(task, 5, 1)[0]["context"].removesuffix(alone[0]["context"])
+    return [(examples + context, continuation) for context, continuation in pairs_of(alone)]
 
 
 def _evaluations(
@@ -164,7 +181,7 @@ def _best_batch(model: LanguageModel, pairs: list[tuple[str, str]]) -> int:
     return _BATCHES[key]
 
 
-def _orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
+def orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
     """Heads and FFNs in a random order, in which the curves remove them."""
     generator = np.random.default_rng(0)
     heads = list(itertools.product(range(model.num_layers), range(model.num_heads)))
@@ -174,24 +191,21 @@ def _orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
     )
 
 
-def _each(model: LanguageModel, heads: list, ffns: list) -> Masks:
+def each(model: LanguageModel, heads: list, ffns: list) -> Masks:
     """The whole model, and without each component alone."""
     removals = [([], []), *(([head], []) for head in heads), *(([], [layer]) for layer in ffns)]
     return Masks.removing(model, removals)
 
 
-def _cumulative(model: LanguageModel, heads: list, ffns: list, levels: list) -> Masks:
+def cumulative(model: LanguageModel, heads: list, ffns: list, levels: list) -> Masks:
     """The first so many percent of both removed."""
     return Masks.removing(
         model, [(heads[: len(heads) * h // 100], ffns[: len(ffns) * f // 100]) for h, f in levels]
     )
 
 
-def _gradients(
-    model: LanguageModel, pairs: list, rows: list[dict], frozen: bool, floor: float
-) -> Work:
-    gold = [pair for pair, row in zip(pairs, rows, strict=True) if row["gold"]]
-    prompts = model.encode(gold)
+def _gradients(model: LanguageModel, rows: list[dict], frozen: bool, floor: float) -> Work:
+    prompts = model.encode(pairs_of([row for row in rows if row["gold"]]))
     matrices, attention = flops.whole_model(model, prompts)
     positions = sum(len(prompt.tokens) - len(prompt.targets) for prompt in prompts)
     unscored = positions * flops.vocabulary(model)
@@ -212,13 +226,13 @@ def _study(model: LanguageModel, heads: list, ffns: list) -> Work:
     """Scores, oracles and curves of two tasks: the sum of the parts."""
     parts = []
     for task in ("arc_easy", "sglue_rte"):
-        rows = rows_of(task, 5, 4)
-        pairs = _pairs(rows)
-        parts.append(_gradients(model, pairs, rows, frozen=False, floor=2))
-        parts.append(_evaluations("", model, pairs, _each(model, [], ffns), 1, None))
+        rows = rows_of(task, 5, 2)
+        pairs = pairs_of(rows)
+        parts.append(_gradients(model, rows, frozen=False, floor=2))
+        parts.append(_evaluations("", model, pairs, each(model, [], ffns), 1, None))
         curves = [(level, 0) for level in HEAD_LEVELS], [(0, level) for level in FFN_LEVELS], GRID
         for levels in curves:
-            masks = _cumulative(model, heads, ffns, levels)
+            masks = cumulative(model, heads, ffns, levels)
             parts.append(_evaluations("", model, pairs, masks, 1, None))
 
     def ours() -> None:

@@ -1,0 +1,127 @@
+"""A model larger than the memory that it may use, scored and pruned from disk.
+
+    python benchmarks/larger_than_memory.py [--directory DIRECTORY]
+
+Writes an OPT of random weights, 6.4 GB in float32, once; loads it with `device_map: disk`; scores
+heads by gradients and FFNs by the oracle, and prunes heads at four levels, on an embedded task.
+Beside the times stands what reading the weights from disk takes by itself. First, a small OPT is
+scored and pruned from disk and in memory, and the results compared. Needs Linux.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from memory import resident_mb
+from other_side import seconds
+from report import write_table
+from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
+from works import OPT_MINI, cumulative, each, orders, pairs_of, rows_of
+
+from headcount import importance
+from headcount import model as models
+from headcount.model import LanguageModel, Prompt
+from headcount.sweep import log_likelihoods
+
+LAYERS, SMALL_LAYERS = 30, 3
+MEMORY = 500  # MB beside the weights of a layer
+LEVELS = [0, 25, 50, 75]  # percent of heads
+
+
+def save(directory: Path, layers: int, tokenizer) -> int:
+    """Write an OPT of random weights; returns its size in bytes."""
+    if not (directory / "config.json").exists():
+        config = OPTConfig(
+            num_hidden_layers=layers, hidden_size=2048, ffn_dim=8192, num_attention_heads=32,
+            word_embed_proj_dim=2048,
+        )  # fmt: skip
+        hf = AutoModelForCausalLM.from_config(config)
+        hf.save_pretrained(directory, max_shard_size="1GB")
+        tokenizer.save_pretrained(directory)
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
+def forget(directory: Path) -> None:
+    """Have the files read from disk, not from the kernel's cache, the next time."""
+    os.sync()
+    for file in directory.glob("*.safetensors"):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def read(directory: Path) -> None:
+    """Read the weights, and nothing else: what a sweep cannot be faster than."""
+    for file in sorted(directory.glob("*.safetensors")):
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(64 * 2**20):
+                pass
+
+
+def stages(model: LanguageModel, prompts: list[Prompt]) -> dict[str, Callable[[], np.ndarray]]:
+    """Each stage, and what it computes."""
+    heads, ffns = orders(model)
+    curve = cumulative(model, heads, ffns, [(level, 0) for level in LEVELS])
+    removed = each(model, [], ffns)
+    return {
+        "heads by gradients": lambda: (
+            importance.gradient(model, prompts, "heads", "token").contributions
+        ),
+        "FFN oracle": lambda: log_likelihoods(model, prompts, removed)[0].numpy(),
+        "pruning, 4 levels of heads": lambda: log_likelihoods(model, prompts, curve)[0].numpy(),
+    }
+
+
+def compare(directory: Path, pairs: list) -> str:
+    """Largest relative difference between disk and memory in the stages of a small model."""
+    found = []
+    for device_map in ("disk", "cpu"):
+        model = models.load(directory, device_map=device_map, memory=MEMORY)
+        found.append([run() for run in stages(model, model.encode(pairs)).values()])
+    return f"{max(abs(a - b).max() / abs(b).max() for a, b in zip(*found, strict=True)):.0e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--directory", type=Path, help="keep the models here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(os.cpu_count())
+    with tempfile.TemporaryDirectory() as temporary:
+        run(arguments.directory or Path(temporary))
+
+
+def run(directory: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(OPT_MINI / "model")
+    pairs = pairs_of(rows_of("mini_reverse", 0, 3))
+    large, small = directory / "large", directory / "small"
+    size = save(large, LAYERS, tokenizer)
+    save(small, SMALL_LAYERS, tokenizer)
+    difference = compare(small, pairs)
+    model = models.load(large, device_map="disk", memory=MEMORY)
+    prompts = model.encode(pairs)
+    Path("/proc/self/clear_refs").write_text("5")  # saving held the whole model
+    rows = []
+    for name, stage in stages(model, prompts).items():
+        readings = 2 if "gradients" in name else 1
+        forget(large)
+        alone = readings * seconds(lambda: read(large))
+        forget(large)
+        took = seconds(stage)
+        peak = resident_mb("VmHWM") / 1024
+        rows.append([name, str(readings), f"{alone:.0f}", f"{took:.0f}", f"{peak:.2f}"])
+        print(*rows[-1], sep=" | ", flush=True)
+    columns = ["stage", "readings", "reading alone, s", "stage, s", "resident at most, GiB"]
+    note = (
+        f"{size / 1e9:.1f} GB of weights, {sum(len(p.tokens) for p in prompts)} tokens in "
+        f"{len(prompts)} prompts, memory: {MEMORY}. A model of {SMALL_LAYERS} such layers from "
+        f"disk and in memory: results differ by at most {difference} of the largest."
+    )
+    write_table("larger", columns, rows, note)
+
+
+if __name__ == "__main__":
+    main()
