@@ -96,12 +96,12 @@ def main() -> None:
             if arguments.only in work.name:
                 rows.append(measure(work, arguments.repetitions))
                 console.print(" | ".join(rows[-1].cells()))
+            if not arguments.only:  # as far as it is, in case that it is interrupted
+                write(rows, arguments.repetitions)
     table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*row.cells())
     console.print(table)
-    if not arguments.only:
-        write(rows, arguments.repetitions)
 
 
 def write(rows: list[Row], repetitions: int) -> None:

@@ -107,8 +107,6 @@ def works(directory: Path) -> Iterator[Work]:
     few = pairs_of(rows_of("arc_easy", 5, 4))
     heads, ffns = orders(model)
     yield _evaluations("FFN oracle, ARC-Easy", model, few, each(model, [], ffns), 3, 8)
-    two = pairs_of(rows_of("arc_easy", 5, 2))
-    yield _evaluations("head oracle, ARC-Easy", model, two, each(model, heads, []), 3, 8)
     for name, levels, floor in (
         ("10 levels of heads", [(level, 0) for level in HEAD_LEVELS], 4.5),
         ("10 levels of FFNs", [(0, level) for level in FFN_LEVELS], 6),
@@ -118,6 +116,8 @@ def works(directory: Path) -> Iterator[Work]:
         yield _evaluations(f"pruning, {name}, ARC-Easy", model, few, masks, 3, floor)
     for frozen, floor in ((False, 2), (True, 1.25)):
         yield _gradients(model, rows_of("arc_easy", 5, 12), frozen, floor)
+    two = pairs_of(rows_of("arc_easy", 5, 2))
+    yield _evaluations("head oracle, ARC-Easy", model, two, each(model, heads, []), 3, 8)
     yield _study(model, heads, ffns)
 
 
