@@ -25,6 +25,7 @@ lint: $(TEST)
 bench: $(TEST)
 	.venv/bin/python benchmarks/bench.py
 	.venv/bin/python benchmarks/dtypes.py
+	.venv/bin/python benchmarks/planned.py
 	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/larger_than_memory.py
 

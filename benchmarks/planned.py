@@ -1,0 +1,69 @@
+"""`headcount plan` beside the clock: what it predicts of stages, and what they take.
+
+    python benchmarks/planned.py
+
+SmolLM2-135M, ARC-Easy, 5 shots. The plan divides FLOPs by a machine's sustained rate; here that is
+the best matrix product of the same minutes times the share of it that `make bench` finds.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from bench import gemm_rate
+from other_side import seconds
+from report import write_table
+from transformers import AutoConfig
+from works import HEAD_LEVELS, cumulative, each, orders, pairs_of, prepared, smollm2
+
+from headcount import importance, plan
+from headcount.evaluation import split_rows
+from headcount.sweep import Masks, log_likelihoods
+
+SHARE = 0.65  # of the best matrix product
+CONFIG = {
+    "random_rankings": 0,
+    "importance": {"heads": {"estimator": "gradient"}, "ffns": {"estimator": "oracle"}},
+    "levels": {"heads": HEAD_LEVELS, "ffns": HEAD_LEVELS, "combined": {"heads": [0], "ffns": [0]}},
+}
+
+
+def main() -> None:
+    torch.set_num_threads(os.cpu_count())
+    with tempfile.TemporaryDirectory() as directory:
+        model = smollm2(Path(directory))
+        size = plan.Size.of(AutoConfig.from_pretrained(model.hf.name_or_path), "float32")
+    table, _ = prepared("arc_easy", 5, 4)
+    planned = {stage.name: stage for stage in plan.stages(size, table, "arc_easy", 5, CONFIG)}
+    calibration, evaluation = (split_rows(table, s) for s in ("calibration", "evaluation"))
+    gold = model.encode(pairs_of([row for row in calibration if row["gold"]]))
+    calibration, evaluation = (model.encode(pairs_of(rows)) for rows in (calibration, evaluation))
+    heads, ffns = orders(model)
+    removals = {  # three rankings: one, its reverse, another one
+        "heads": [(heads, []), (heads[::-1], []), (sorted(heads), [])],
+        "FFNs": [([], ffns), ([], ffns[::-1]), ([], sorted(ffns))],
+    }
+    runs = {
+        "importance of heads": lambda: importance.gradient(model, gold, "heads", "token"),
+        "importance of FFNs": lambda: log_likelihoods(model, calibration, each(model, [], ffns)),
+    }
+    for name, rankings in removals.items():
+        levels = [(level, level) for level in HEAD_LEVELS]
+        curves = [cumulative(model, *ranking, levels) for ranking in rankings]
+        masks = Masks(torch.cat([c.heads for c in curves]), torch.cat([c.ffns for c in curves]))
+        runs[f"pruning of {name}"] = lambda masks=masks: log_likelihoods(model, evaluation, masks)
+    rows = []
+    for name, run in runs.items():
+        run()
+        took, rate = min(seconds(run) for _ in range(3)), gemm_rate()
+        predicted = planned[name].flops / (SHARE * rate)
+        tera = f"{planned[name].flops / 1e12:.2f}"
+        rows.append([name, tera, f"{predicted:.1f}", f"{took:.1f}", f"{predicted / took:.2f}"])
+        print(*rows[-1], sep=" | ", flush=True)
+    columns = ["stage", "TFLOP, planned", "seconds, planned", "seconds, measured", "ratio"]
+    write_table("planned", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
