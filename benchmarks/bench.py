@@ -96,8 +96,7 @@ def main() -> None:
             if arguments.only in work.name:
                 rows.append(measure(work, arguments.repetitions))
                 console.print(" | ".join(rows[-1].cells()))
-            if not arguments.only:  # as far as it is, in case that it is interrupted
-                write(rows, arguments.repetitions)
+                write(rows, arguments.repetitions)  # as far as it is: it may be interrupted
     table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*row.cells())

@@ -37,8 +37,7 @@ def main() -> None:
             difference = (found - reference).abs()
             rows.append(
                 [
-                    task,
-                    str(model.hf.dtype).removeprefix("torch."),
+                    f"{task}, {str(model.hf.dtype).removeprefix('torch.')}",
                     f"{scores.metric.mean():.3f}",
                     f"{difference.mean():.3f}",
                     f"{difference.max():.3f}",
@@ -46,7 +45,7 @@ def main() -> None:
                 ]
             )
             print(*rows[-1], sep=" | ", flush=True)
-    columns = ["task", "dtype", "metric", "mean difference, nats", "largest", "seconds"]
+    columns = ["task, dtype", "metric", "mean difference, nats", "largest", "seconds"]
     write_table("dtypes", columns, rows, f"SmolLM2-135M, 5 shots, {DOCUMENTS} documents.")
 
 

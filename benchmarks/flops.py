@@ -74,8 +74,4 @@ def _ffn(model: LanguageModel) -> float:
 
 def _pairs(block: Block) -> int:
     """How many (query, key) pairs of a block see each other."""
-    total = 0
-    for unit in block.units:
-        size = unit.queries.stop - unit.queries.start
-        total += size * (size + 1) // 2 if unit.mask is None else int(unit.mask.sum())
-    return total
+    return sum(int(unit.sees().sum()) for unit in block.units)

@@ -96,9 +96,11 @@ def main() -> None:
             results = found[0][2], found[1][2]
             difference = abs(results[0] - results[1]).max() / abs(results[0]).max()
             for bound, (peak, took, _) in zip(BOUNDS, found, strict=True):
-                rows.append([name, str(bound), f"{peak:.0f}", f"{took:.1f}", f"{difference:.0e}"])
+                rows.append(
+                    [f"{name}, {bound} MB", f"{peak:.0f}", f"{took:.1f}", f"{difference:.0e}"]
+                )
                 print(*rows[-1], sep=" | ", flush=True)
-    columns = ["stage", "memory, MB", "held at most, MB", "seconds", "largest difference, relative"]
+    columns = ["stage, bound", "held at most, MB", "seconds", "largest difference, relative"]
     write_table("memory", columns, rows)
 
 

@@ -14,7 +14,7 @@ from headcount.model import LanguageModel
 from headcount.sweep.trie import Block, Unit
 
 NAME = "headcount_packed"
-STRIP = 64  # queries whose scores are in the processor's cache at a time
+STRIP = 96  # queries whose scores fit in a processor's cache
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def attend(
     # probabilities a backward pass would have to keep, though.
     if softcap is not None or (plain and not torch.is_grad_enabled()):
         return _in_strips(query, key, value, block, scaling, sliding_window, softcap), None
-    sizes = [unit.queries.stop - unit.queries.start for unit in block.units]
+    sizes = [len(unit) for unit in block.units]
     queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
     if all(unit.keys == [unit.queries] for unit in block.units):
         keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
@@ -103,10 +103,7 @@ def _mask(unit: Unit, block: Block, window: int | None) -> Tensor | None:
         return unit.mask
     query = block.positions[unit.queries]
     key = torch.cat([block.seen[part] for part in unit.keys])
-    mask = unit.mask
-    if mask is None:
-        mask = torch.ones(len(query), len(key), dtype=torch.bool).tril()
-    return mask & (query[:, None] - key < window)
+    return unit.sees() & (query[:, None] - key < window)
 
 
 # --- plain products ---
@@ -143,12 +140,12 @@ def _in_strips(
         q = query[:, unit.queries]
         k, v = _chosen(key, unit.keys), _chosen(value, unit.keys)
         for strip in _strips(unit, block, window, q.device):
-            scores = q[:, strip.queries] @ k[:, : strip.end].mT  # [B * H, queries, end]
+            scores = q[:, strip.queries].bmm(k[:, : strip.end].mT)  # [B * H, queries, end]
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             scores[..., strip.free :] += strip.hidden
             p = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
-            parts.append(p @ v[:, : strip.end])
+            parts.append(p.bmm(v[:, : strip.end]))
     return torch.cat(parts, dim=1).unflatten(0, (B, H)).transpose(1, 2)
 
 
@@ -156,12 +153,11 @@ def _strips(unit: Unit, block: Block, window: int | None, device: torch.device) 
     """The strips of a unit, made when a layer first asks for them."""
     if (window, device) not in unit.strips:
         mask = _mask(unit, block, window)
-        if mask is None:
-            size = unit.queries.stop - unit.queries.start
-            mask = torch.ones(size, size, dtype=torch.bool).tril()
+        mask = unit.sees() if mask is None else mask
+        parts = mask.chunk(math.ceil(len(mask) / STRIP))  # of equal size, but the last
+        size = len(parts[0])
         unit.strips[window, device] = [
-            _strip(mask[first : first + STRIP], first, device)
-            for first in range(0, len(mask), STRIP)
+            _strip(part, i * size, device) for i, part in enumerate(parts)
         ]
     return unit.strips[window, device]
 

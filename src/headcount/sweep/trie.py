@@ -35,7 +35,16 @@ class Unit:
     queries: slice
     keys: list[slice]
     mask: Tensor | None = None
-    strips: dict = field(default_factory=dict)  # see `headcount.sweep.attention`
+    strips: dict = field(default_factory=dict)  # kept by `headcount.sweep.attention`
+
+    def __len__(self) -> int:
+        return self.queries.stop - self.queries.start
+
+    def sees(self) -> Tensor:
+        """The mask [Q, K], also of a causal unit."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(len(self), len(self), dtype=torch.bool).tril()
 
 
 @dataclass
@@ -59,19 +68,14 @@ class Block:
 
     def scored_alone(self) -> "Block":
         """The S scored tokens, which see the tokens of this block: enough for the last layer."""
-        units = []
-        first = 0
+        units, first = [], 0
         for unit in self.units:
             inside = (self.scored >= unit.queries.start) & (self.scored < unit.queries.stop)
             rows = self.scored[inside] - unit.queries.start
-            if len(rows) == 0:
-                continue
-            mask = unit.mask
-            if mask is None:
-                size = unit.queries.stop - unit.queries.start
-                mask = torch.ones(size, size, dtype=torch.bool).tril()
-            units.append(Unit(slice(first, first + len(rows)), unit.keys, mask[rows]))
-            first += len(rows)
+            if len(rows):
+                queries = slice(first, first + len(rows))
+                units.append(Unit(queries, unit.keys, unit.sees()[rows]))
+                first += len(rows)
         return replace(
             self,
             tokens=self.tokens[self.scored],
