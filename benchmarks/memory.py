@@ -27,7 +27,8 @@ from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
 BOUNDS = (200, 1000)  # MB
-STAGES = ("unpruned", "FFN oracle", "10 levels of heads", "head gradients")
+COLUMNS = ["stage, bound", "held at most, MB", "seconds", "largest difference, relative"]
+STAGES = ("head gradients", "unpruned", "FFN oracle", "10 levels of heads")
 
 
 def peak_mb(function: Callable[[], object]) -> float:
@@ -100,8 +101,7 @@ def main() -> None:
                     [f"{name}, {bound} MB", f"{peak:.0f}", f"{took:.1f}", f"{difference:.0e}"]
                 )
                 print(*rows[-1], sep=" | ", flush=True)
-    columns = ["stage, bound", "held at most, MB", "seconds", "largest difference, relative"]
-    write_table("memory", columns, rows)
+            write_table("memory", COLUMNS, rows)
 
 
 if __name__ == "__main__":

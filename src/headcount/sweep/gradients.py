@@ -41,7 +41,9 @@ def gate_gradients(
     longest = max(len(prompt.tokens) for prompt in prompts)
     streams = is_offloaded(model)
     keep = not streams and longest <= budget.graph_rows
-    packing = blocks(prompts, budget.graph_rows if keep else budget.rows, share=False)
+    # A backward pass holds a gradient beside each activation.
+    rows = budget.graph_rows if keep else max(1, budget.rows // 2)
+    packing = blocks(prompts, rows, share=False)
     with packed(model):
         for wave in [packing] if streams else [[block] for block in packing]:
             with States(budget.states) as held:
@@ -130,8 +132,9 @@ def _loss_gradient(model: LanguageModel, hidden: Tensor, block: Block, budget: B
     """d loss / d hidden [S, d] after the last layer, of the sum of the prompts' losses."""
     gradient = torch.zeros_like(hidden)
     lengths = torch.bincount(block.prompts)[block.prompts]  # [targets] of the prompt of each
-    for first in range(0, len(hidden), budget.logits):
-        part = slice(first, first + budget.logits)
+    together = max(1, budget.logits // 2)  # logits, and as many gradients
+    for first in range(0, len(hidden), together):
+        part = slice(first, first + together)
         with torch.enable_grad():
             scored = hidden[part].detach().requires_grad_()  # [s, d]
             log_p = leave(model, scored).log_softmax(-1, dtype=torch.float32)  # [s, vocabulary]
