@@ -143,7 +143,7 @@ def test_bad_arguments_are_named_before_anything_is_loaded(
     artifacts_of_opt, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "_load", None)
+    monkeypatch.setattr(export, "load", None)
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "precious").touch()
     with pytest.raises(SystemExit, match=message):

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headcount import artifacts, families, narrow, rankings
-from headcount.model import LanguageModel, ModelError
+from headcount.model import LanguageModel, load
 from headcount.pruning import Removal, removal
 
 
@@ -57,7 +56,7 @@ def export(
         rankings.check(table, facts["layers"], facts["heads"], model)
     levels = {name: cuts[name].level if name in cuts else 0 for name in ("heads", "ffns")}
     removed = removal(tables, levels["heads"], levels["ffns"])
-    pruned = _load(facts["path"])
+    pruned = load(facts["path"], dtype="auto")
     zero(pruned, removed)
     hf, changed = narrow.narrow(pruned, removed)
     report = {
@@ -124,15 +123,6 @@ def _made(path: Path) -> dict:
     """What a ranking says of itself, and its content's hash."""
     metadata = pl.read_parquet_metadata(path).get("headcount", "{}")
     return {"made": json.loads(metadata), "sha256": artifacts.files_hash([path])}
-
-
-def _load(path: str) -> LanguageModel:
-    try:
-        hf = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"the model in {path} does not load: {error}") from error
-    return LanguageModel(hf, tokenizer)
 
 
 # --- what is written ---

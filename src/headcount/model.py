@@ -174,7 +174,8 @@ def load(
 ) -> LanguageModel:
     """The model in the directory `path`, placed by accelerate (`device_map`: cpu, cuda, auto...).
 
-    With `disk` the weights stay in their files, and each layer's are read when its turn comes.
+    `dtype` is one of torch's, by name, or `auto`: the one that the weights are stored in. With the
+    `device_map` `disk` the weights stay in their files, and each layer's are read in its turn.
     `memory`: see `LanguageModel`.
 
     Raises `ModelError` when it does not load or its components are not found.
@@ -186,7 +187,7 @@ def load(
     try:
         hf = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=getattr(torch, dtype),
+            dtype=dtype,
             device_map={"": "disk"} if device_map == "disk" else device_map,
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
