@@ -133,13 +133,10 @@ def _loss_gradient(model: LanguageModel, hidden: Tensor, block: Block, budget: B
     gradient = torch.zeros_like(hidden)
     lengths = torch.bincount(block.prompts)[block.prompts]  # [targets] of the prompt of each
     together = max(1, budget.logits // 2)  # logits, and as many gradients
-    for first in range(0, len(hidden), together):
-        part = slice(first, first + together)
+    for part, here, rows, targets in block.scored_in_parts(together):
         with torch.enable_grad():
             scored = hidden[part].detach().requires_grad_()  # [s, d]
             log_p = leave(model, scored).log_softmax(-1, dtype=torch.float32)  # [s, vocabulary]
-            here = (block.rows >= first) & (block.rows < first + len(scored))  # [targets]
-            rows, targets = block.rows[here] - first, block.targets[here]
             losses = -log_p[rows.to(log_p.device), targets.to(log_p.device)]
             loss = (losses / lengths[here].to(losses)).sum()
         gradient[part] = torch.autograd.grad(loss, scored)[0]

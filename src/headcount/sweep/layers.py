@@ -74,41 +74,33 @@ def through(
 ) -> Tensor:
     """Hidden states [B, N, d] after a layer that lacks the heads [H] and the FFN that are False.
 
-    After the last layer: [B, S, d], of the scored tokens.
+    The last layer takes the keys and values of all tokens, and else the scored ones: [B, S, d].
     """
-    if layer == model.num_layers - 1:
-        return _through_last(model, layer, hidden, passage, heads, ffn, ablation)
+    is_last = layer == model.num_layers - 1
     block, call = passage.block, passage.calls[layer]
-    stand_in = ablation and ablation.at(layer, block.positions)
-    with removed(model, layer, heads, ffn, stand_in, narrow=True) as kv_of_query:
-        return model.layers[layer](
-            hidden, *call.args, **call.kwargs, block=block, kv_of_query=kv_of_query
-        )
-
-
-def _through_last(
-    model: LanguageModel,
-    layer: int,
-    hidden: Tensor,
-    passage: Passage,
-    heads: Tensor,
-    ffn: bool,
-    ablation: Ablation | None,
-) -> Tensor:
-    """The keys and values of all tokens, and with them the layer of the scored ones."""
-    block, call, last = passage.scored, passage.calls[layer], passage.last
+    if is_last:
+        block, call = passage.scored, passage.last
     stand_in = ablation and ablation.at(layer, block.positions)
     with removed(model, layer, heads, ffn, stand_in, narrow=True) as kv_of_query:
         known = None
-        if heads.any():
-            try:
-                model.layers[layer](hidden, *call.args, **call.kwargs, block=None)
-            except KeysAndValues as found:
-                known = found
-        scored = hidden[:, passage.block.scored.to(hidden.device)]  # [B, S, d]
+        if is_last:
+            known = _keys_and_values(model, layer, hidden, passage) if heads.any() else None
+            hidden = hidden[:, passage.block.scored.to(hidden.device)]  # [B, S, d]
         return model.layers[layer](
-            scored, *last.args, **last.kwargs, block=block, kv_of_query=kv_of_query, known=known
+            hidden, *call.args, **call.kwargs, block=block, kv_of_query=kv_of_query, known=known
         )
+
+
+def _keys_and_values(
+    model: LanguageModel, layer: int, hidden: Tensor, passage: Passage
+) -> KeysAndValues:
+    """Those of all tokens, for which a layer runs as far as its attention."""
+    call = passage.calls[layer]
+    try:
+        model.layers[layer](hidden, *call.args, **call.kwargs, block=None)
+    except KeysAndValues as found:
+        return found
+    raise AssertionError("the layer did not call transformers' attention interface")
 
 
 def leave(model: LanguageModel, hidden: Tensor) -> Tensor:

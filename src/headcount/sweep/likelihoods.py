@@ -146,10 +146,9 @@ def _score(
     """Log-probability and greedy hit [targets] from the last states of a block's scored tokens."""
     scores = torch.zeros(len(block.targets), dtype=torch.float64)
     hits = torch.zeros(len(block.targets), dtype=torch.bool)
-    for first in range(0, len(hidden), budget.logits):
-        logits = leave(model, hidden[first : first + budget.logits])  # [s, vocabulary]
-        here = (block.rows >= first) & (block.rows < first + len(logits))  # [targets]
-        rows, targets = (block.rows[here] - first).to(logits.device), block.targets[here]
+    for part, here, rows, targets in block.scored_in_parts(budget.logits):
+        logits = leave(model, hidden[part])  # [s, vocabulary]
+        rows = rows.to(logits.device)
         # As lm-eval does it: logsumexp rounds otherwise, by up to 1e-5 a token.
         chosen = logits.log_softmax(-1, dtype=torch.float32)[rows, targets.to(logits.device)]
         scores[here] = chosen.double().cpu()

@@ -53,6 +53,7 @@ class Block:
 
     tokens: Tensor  # [N]
     positions: Tensor  # [N]
+    seen: Tensor  # positions of the tokens that the units' keys are: [N] of the whole block
     units: list[Unit]  # by rising queries, together all of them
     owners: Tensor  # [N] a prompt that the token belongs to; the only one where none is shared
     scored: Tensor  # [S] the token that predicts a target; sorted, each once
@@ -61,10 +62,18 @@ class Block:
     targets: Tensor
     prompts: Tensor
 
-    seen: Tensor  # [..] positions of the tokens that the units' keys number
-
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def scored_in_parts(self, size: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """At most `size` scored tokens at a time: those among the S, and their t targets.
+
+        Of the targets: their indices [t], the row in the part that predicts each, the tokens.
+        """
+        for first in range(0, len(self.scored), size):
+            part = slice(first, min(first + size, len(self.scored)))
+            here = ((self.rows >= part.start) & (self.rows < part.stop)).nonzero()[:, 0]
+            yield part, here, self.rows[here] - first, self.targets[here]
 
     def scored_alone(self) -> "Block":
         """The S scored tokens, which see the tokens of this block: enough for the last layer."""
