@@ -55,13 +55,13 @@ class Evaluation:
         A document is given by its index in `doc_ids`; it can have several right answers, or none.
         """
         rows = [row for row in self.requests if row["gold"]]
-        prompts = model.encode([(row["context"], row["continuation"]) for row in rows])
+        prompts = model.encode(request_pairs(rows))
         index = {doc_id: i for i, doc_id in enumerate(self.doc_ids)}
         return prompts, np.array([index[row["doc_id"]] for row in rows])
 
     def run(self, model: LanguageModel, masks: Masks) -> Scores:
         """Score every document under every mask."""
-        encoded = model.encode([(row["context"], row["continuation"]) for row in self.requests])
+        encoded = model.encode(request_pairs(self.requests))
         self.truncated = sum(prompt.truncated for prompt in encoded)
         sums, greedy = log_likelihoods(model, encoded, masks)
         starts = [i for i, row in enumerate(self.requests) if row["choice"] == 0][1:]
@@ -83,9 +83,12 @@ def fit_ablation(model: LanguageModel, prompts: pa.Table, kind: str, seed: int) 
     if kind == "zero":
         return None
     gold = [row for row in split_rows(prompts, "calibration") if row["gold"]]
-    return ablation.fit(
-        model, model.encode([(row["context"], row["continuation"]) for row in gold]), kind, seed
-    )
+    return ablation.fit(model, model.encode(request_pairs(gold)), kind, seed)
+
+
+def request_pairs(rows: list[dict]) -> list[tuple[str, str]]:
+    """(context, continuation) of each row."""
+    return [(row["context"], row["continuation"]) for row in rows]
 
 
 def split_rows(prompts: pa.Table, split: str) -> list[dict]:

@@ -153,7 +153,7 @@ def oracle(
     ablation: Ablation | None = None,
 ) -> Importance:
     """Metric of the whole model minus metric with the component removed, for every document."""
-    masks = _each_removed(model, component, ablation)
+    masks = each_removed(model, component, ablation)
     metric = evaluation.run(model, masks).metric  # [1 + N, documents]
     contributions = (metric[0] - metric[1:]).T  # [documents, N]
     return Importance(contributions, np.ones_like(contributions))
@@ -170,14 +170,14 @@ def loss_oracle(
     loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), in nats a target token, as of `gradient`. It
     moves with every removal, where an accuracy over few documents mostly stays as it is.
     """
-    masks = _each_removed(model, component, ablation)
+    masks = each_removed(model, component, ablation)
     sums, _ = log_likelihoods(model, prompts, masks)  # [1 + N, prompts]
     losses = -sums.numpy() / [len(prompt.targets) for prompt in prompts]
     contributions = (losses[1:] - losses[0]).T  # [prompts, N]
     return Importance(contributions, np.ones_like(contributions))
 
 
-def _each_removed(model: LanguageModel, component: str, ablation: Ablation | None) -> Masks:
+def each_removed(model: LanguageModel, component: str, ablation: Ablation | None = None) -> Masks:
     """1 + N masks: the whole model, then the model without each component."""
     removals = [([], [])]
     for layer, head in components(model, component):

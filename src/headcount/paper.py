@@ -27,8 +27,8 @@ from scipy.stats import ttest_1samp
 from headcount.artifacts import provenance
 from headcount.correlation import AGGREGATE
 from headcount.rankings import count_removed
-from headcount.summary import NoSummaryError
-from headcount.tables import MEAN, PAPER, TOLERANCE
+from headcount.summary import NoSummaryError, cell
+from headcount.tables import MEAN, PAPER, ROUNDING, TOLERANCE
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not enough data"
 COSTS = {0: 0.05, 1: 0.06, 5: 0.04}  # shots -> drop with heads and FFNs removed together
@@ -48,10 +48,9 @@ def verdict(low: np.ndarray, high: np.ndarray, at_most: float) -> str:
     """Whether values with the intervals [low, high] are all at most `at_most`."""
     if len(low) == 0 or np.isnan(low).any() or np.isnan(high).any():
         return UNDECIDED
-    rounding = 1e-9  # of percentiles of means
-    if (low > at_most + rounding).any():
+    if (low > at_most + ROUNDING).any():
         return FAILS
-    return HOLDS if (high <= at_most + rounding).all() else UNDECIDED
+    return HOLDS if (high <= at_most + ROUNDING).all() else UNDECIDED
 
 
 def findings(directory: Path) -> list[Finding]:
@@ -131,9 +130,7 @@ def _points(at: pl.DataFrame) -> str:
 def _own_point(component: str, shots: int, summary: pl.DataFrame) -> str:
     """How much goes in the study for at most five points."""
     row = summary.filter(component=component, order="own", shots=shots)
-    heads, ffns = row["heads_removed"].item(), row["ffns_removed"].item()
-    both = f"{heads:.0f}+{ffns:.0f} %"
-    return {"heads": f"{heads:.0f} %", "ffns": f"{ffns:.0f} %", "both": both}[component]
+    return cell(component, row["heads_removed"].item(), row["ffns_removed"].item()) + " %"
 
 
 # --- which ones matter ---

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import yaml as pyyaml
 
 from headcount import artifacts, tasks
-from headcount.evaluation import Evaluation, split_rows
+from headcount.evaluation import Evaluation, request_pairs, split_rows
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
@@ -60,7 +60,7 @@ def compare(
     if set(theirs) - set(ours):
         raise ValueError(f"{yaml}: lm-eval has the metrics {sorted(theirs)}, not {sorted(ours)}")
     metrics = {name: {"headcount": ours[name], "hflm": theirs[name]} for name in sorted(theirs)}
-    pairs = [(row["context"], row["continuation"]) for row in evaluation.requests]
+    pairs = request_pairs(evaluation.requests)
     sums = [ll for document in scores.log_likelihoods[0] for ll in document]
     greedy = [hit for document in scores.is_greedy[0] for hit in document]
     rows = _rows(model, pairs, sums, greedy, reference.answers)

@@ -68,19 +68,19 @@ def _table(path: Path) -> Table:
             str(shots) if shots != shown else "",
             {"ffns": "FFNs"}.get(component, component),
             f"{own['whole']:.3f}",
-            _cell(component, own["heads_removed"], own["ffns_removed"]),
+            cell(component, own["heads_removed"], own["ffns_removed"]),
             _points(own),
             *(
-                _cell(component, orders[order]["heads_removed"], orders[order]["ffns_removed"])
+                cell(component, orders[order]["heads_removed"], orders[order]["ffns_removed"])
                 for order in ORDERS[1:]
             ),
-            _cell(component, own["paper_heads"], own["paper_ffns"]),
+            cell(component, own["paper_heads"], own["paper_ffns"]),
         )
         shown = shots
     return table
 
 
-def _cell(component: str, heads: float | None, ffns: float | None) -> str:
+def cell(component: str, heads: float | None, ffns: float | None) -> str:
     """Percent of the heads, of the FFNs, or of both ("50+17") that can go."""
     if heads is None:
         return "-"
