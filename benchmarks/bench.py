@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from other_side import seconds
+from clock import gemm_rate, seconds
 from report import write_table
 from rich.console import Console
 from rich.table import Table
@@ -64,12 +64,6 @@ COLUMNS = [
     "FLOP ratio",
     "of GEMM rate",
 ]
-
-
-def gemm_rate(size: int = 2048) -> float:
-    """FLOP/s of a large fp32 matrix product, the best of some."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
 def measure(work: Work, repetitions: int) -> Row:

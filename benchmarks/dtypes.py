@@ -29,8 +29,9 @@ def main() -> None:
         evaluation = Evaluation(table, "evaluation", yaml)
         reference = None
         for model in (exact, rounded):
+            whole = Masks.removing(model, [([], [])])
             start = time.perf_counter()
-            scores = evaluation.run(model, Masks.removing(model, [([], [])]))
+            scores = evaluation.run(model, whole)
             took = time.perf_counter() - start
             found = torch.tensor([score for row in scores.log_likelihoods[0] for score in row])
             reference = found if reference is None else reference

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks
+from headcount.sweep.memory import Budget
 from headcount.sweep.sharing import tree
 from headcount.sweep.trie import Block, blocks
 
@@ -20,7 +21,7 @@ def sweep(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
     """
     states = tree(masks)
     total = 0.0
-    for block in blocks(prompts, 1024):
+    for block in blocks(prompts, Budget.of(model).rows):
         everything, scored = _pairs(block), _pairs(block.scored_alone())
         for layer, steps in enumerate(states.steps):
             last = layer == model.num_layers - 1

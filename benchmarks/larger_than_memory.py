@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from memory import resident_mb
-from other_side import seconds
+from clock import seconds
+from memory import forget_peak, resident_mb
 from report import write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
-from works import OPT_MINI, cumulative, each, orders, pairs_of, rows_of
+from works import OPT_MINI, cumulative, orders, rows_of
 
 from headcount import importance
 from headcount import model as models
+from headcount.evaluation import request_pairs
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import log_likelihoods
 
@@ -66,7 +67,7 @@ def stages(model: LanguageModel, prompts: list[Prompt]) -> dict[str, Callable[[]
     """Each stage, and what it computes."""
     heads, ffns = orders(model)
     curve = cumulative(model, heads, ffns, [(level, 0) for level in LEVELS])
-    removed = each(model, [], ffns)
+    removed = importance.each_removed(model, "ffns")
     return {
         "heads by gradients": lambda: (
             importance.gradient(model, prompts, "heads", "token").contributions
@@ -96,14 +97,14 @@ def main() -> None:
 
 def run(directory: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(OPT_MINI / "model")
-    pairs = pairs_of(rows_of("mini_reverse", 0, 3))
+    pairs = request_pairs(rows_of("mini_reverse", 0, 3))
     large, small = directory / "large", directory / "small"
     size = save(large, LAYERS, tokenizer)
     save(small, SMALL_LAYERS, tokenizer)
     difference = compare(small, pairs)
     model = models.load(large, device_map="disk", memory=MEMORY)
     prompts = model.encode(pairs)
-    Path("/proc/self/clear_refs").write_text("5")  # saving held the whole model
+    forget_peak()  # saving held the whole model
     rows = []
     for name, stage in stages(model, prompts).items():
         readings = 2 if "gradients" in name else 1

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from other_side import seconds
+from clock import seconds
 from report import write_table
 from torch import Tensor
-from works import HEAD_LEVELS, cumulative, each, orders, pairs_of, rows_of, smollm2
+from works import HEAD_LEVELS, cumulative, orders, rows_of, smollm2
 
 from headcount import importance
+from headcount.evaluation import request_pairs
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
@@ -35,9 +36,14 @@ def peak_mb(function: Callable[[], object]) -> float:
     """By how much resident memory rises at most while `function` runs, in MB."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed since is given back
     before = resident_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    forget_peak()
     function()
     return resident_mb("VmHWM") - before
+
+
+def forget_peak() -> None:
+    """Have the high-water mark of resident memory begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_mb(field: str) -> float:
@@ -50,20 +56,18 @@ def resident_mb(field: str) -> float:
 def stage(name: str, model: LanguageModel) -> Callable[[], Tensor]:
     """What is measured; returns what the bounds must agree in."""
     rows = rows_of("arc_easy", 5, 12 if name in ("unpruned", "head gradients") else 4)
-    pairs = pairs_of(rows)
     if name == "head gradients":
-        gold = [pair for pair, row in zip(pairs, rows, strict=True) if row["gold"]]
-        prompts = model.encode(gold)
+        prompts = model.encode(request_pairs([row for row in rows if row["gold"]]))
         return lambda: torch.from_numpy(
             importance.gradient(model, prompts, "heads", "token").contributions
         )
     heads, ffns = orders(model)
     masks = {
         "unpruned": lambda: Masks.removing(model, [([], [])]),
-        "FFN oracle": lambda: each(model, [], ffns),
+        "FFN oracle": lambda: importance.each_removed(model, "ffns"),
         "10 levels of heads": lambda: cumulative(model, heads, ffns, [(h, 0) for h in HEAD_LEVELS]),
     }[name]()
-    prompts = model.encode(pairs)
+    prompts = model.encode(request_pairs(rows))
     return lambda: log_likelihoods(model, prompts, masks)[0]
 
 
@@ -77,15 +81,9 @@ def measure(name: str, bound: int) -> tuple[float, float, np.ndarray]:
         weights.data = weights.data.clone()  # resident from now on, not read from the file later
     run = stage(name, model)
     log_likelihoods(model, model.encode([("A", " B")]), Masks.removing(model, [([], [])]))
-    results = []
-    peak = 0.0
-
-    def timed() -> None:
-        nonlocal peak
-        peak = peak_mb(lambda: results.append(run()))
-
-    took = seconds(timed)
-    return peak, took, results[0].numpy()
+    results, times = [], []
+    peak = peak_mb(lambda: times.append(seconds(lambda: results.append(run()))))
+    return peak, times[0], results[0].numpy()
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 """What a user would otherwise run: lm-eval's own HFLM, with masks applied by hooks."""
 
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -10,12 +8,6 @@ from lm_eval.models.huggingface import HFLM
 
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 class OtherSide:

@@ -11,14 +11,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from bench import gemm_rate
-from other_side import seconds
+from clock import gemm_rate, seconds
 from report import write_table
 from transformers import AutoConfig
-from works import HEAD_LEVELS, cumulative, each, orders, pairs_of, prepared, smollm2
+from works import HEAD_LEVELS, cumulative, orders, prepared, smollm2
 
 from headcount import importance, plan
-from headcount.evaluation import split_rows
+from headcount.evaluation import request_pairs, split_rows
 from headcount.sweep import Masks, log_likelihoods
 
 SHARE = 0.65  # of the best matrix product
@@ -37,16 +36,19 @@ def main() -> None:
     table, _ = prepared("arc_easy", 5, 4)
     planned = {stage.name: stage for stage in plan.stages(size, table, "arc_easy", 5, CONFIG)}
     calibration, evaluation = (split_rows(table, s) for s in ("calibration", "evaluation"))
-    gold = model.encode(pairs_of([row for row in calibration if row["gold"]]))
-    calibration, evaluation = (model.encode(pairs_of(rows)) for rows in (calibration, evaluation))
+    gold = model.encode(request_pairs([row for row in calibration if row["gold"]]))
+    calibration, evaluation = (
+        model.encode(request_pairs(rows)) for rows in (calibration, evaluation)
+    )
     heads, ffns = orders(model)
     removals = {  # three rankings: one, its reverse, another one
         "heads": [(heads, []), (heads[::-1], []), (sorted(heads), [])],
         "FFNs": [([], ffns), ([], ffns[::-1]), ([], sorted(ffns))],
     }
+    each_ffn = importance.each_removed(model, "ffns")
     runs = {
         "importance of heads": lambda: importance.gradient(model, gold, "heads", "token"),
-        "importance of FFNs": lambda: log_likelihoods(model, calibration, each(model, [], ffns)),
+        "importance of FFNs": lambda: log_likelihoods(model, calibration, each_ffn),
     }
     for name, rankings in removals.items():
         levels = [(level, level) for level in HEAD_LEVELS]

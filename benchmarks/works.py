@@ -10,12 +10,14 @@ from pathlib import Path
 import flops
 import numpy as np
 import pyarrow as pa
-from other_side import OtherSide, gradient_scores, seconds
+from clock import seconds
+from other_side import OtherSide, gradient_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, OPTConfig
 
 from headcount import importance, tasks
 from headcount import model as models
-from headcount.evaluation import split_rows
+from headcount.evaluation import request_pairs, split_rows
+from headcount.importance import each_removed
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
@@ -99,14 +101,14 @@ def works(directory: Path) -> Iterator[Work]:
             ("sglue_rte", "RTE, single-token labels", 1.5),
         ):
             for shots in (0, 5):
-                pairs = pairs_of(rows_of(task, shots, 12))
+                pairs = request_pairs(rows_of(task, shots, 12))
                 title = f"unpruned, {label}, {shots} shots, {name}"
                 yield _evaluations(title, m, pairs, whole, 1, floor if shots else None)
         title = f"unpruned, ARC-Easy, the same 5 examples for all documents, {name}"
         yield _evaluations(title, m, _same_examples("arc_easy", 12), whole, 1, None)
-    few = pairs_of(rows_of("arc_easy", 5, 4))
+    few = request_pairs(rows_of("arc_easy", 5, 4))
     heads, ffns = orders(model)
-    yield _evaluations("FFN oracle, ARC-Easy", model, few, each(model, [], ffns), 3, 8)
+    yield _evaluations("FFN oracle, ARC-Easy", model, few, each_removed(model, "ffns"), 3, 8)
     for name, levels, floor in (
         ("10 levels of heads", [(level, 0) for level in HEAD_LEVELS], 4.5),
         ("10 levels of FFNs", [(0, level) for level in FFN_LEVELS], 6),
@@ -116,20 +118,16 @@ def works(directory: Path) -> Iterator[Work]:
         yield _evaluations(f"pruning, {name}, ARC-Easy", model, few, masks, 3, floor)
     for frozen, floor in ((False, 2), (True, 1.25)):
         yield _gradients(model, rows_of("arc_easy", 5, 12), frozen, floor)
-    two = pairs_of(rows_of("arc_easy", 5, 2))
-    yield _evaluations("head oracle, ARC-Easy", model, two, each(model, heads, []), 3, 8)
+    two = request_pairs(rows_of("arc_easy", 5, 2))
+    yield _evaluations("head oracle, ARC-Easy", model, two, each_removed(model, "heads"), 3, 8)
     yield _study(model, heads, ffns)
-
-
-def pairs_of(rows: list[dict]) -> list[tuple[str, str]]:
-    return [(row["context"], row["continuation"]) for row in rows]
 
 
 def _same_examples(task: str, documents: int) -> list[tuple[str, str]]:
     """Every document after the five examples of the first one."""
     alone = rows_of(task, 0, documents)
     examples = rows_of(task, 5, 1)[0]["context"].removesuffix(alone[0]["context"])
-    return [(examples + context, continuation) for context, continuation in pairs_of(alone)]
+    return [(examples + context, continuation) for context, continuation in request_pairs(alone)]
 
 
 def _evaluations(
@@ -191,12 +189,6 @@ def orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
     )
 
 
-def each(model: LanguageModel, heads: list, ffns: list) -> Masks:
-    """The whole model, and without each component alone."""
-    removals = [([], []), *(([head], []) for head in heads), *(([], [layer]) for layer in ffns)]
-    return Masks.removing(model, removals)
-
-
 def cumulative(model: LanguageModel, heads: list, ffns: list, levels: list) -> Masks:
     """The first so many percent of both removed."""
     return Masks.removing(
@@ -205,7 +197,7 @@ def cumulative(model: LanguageModel, heads: list, ffns: list, levels: list) -> M
 
 
 def _gradients(model: LanguageModel, rows: list[dict], frozen: bool, floor: float) -> Work:
-    prompts = model.encode(pairs_of([row for row in rows if row["gold"]]))
+    prompts = model.encode(request_pairs([row for row in rows if row["gold"]]))
     matrices, attention = flops.whole_model(model, prompts)
     positions = sum(len(prompt.tokens) - len(prompt.targets) for prompt in prompts)
     unscored = positions * flops.vocabulary(model)
@@ -227,9 +219,9 @@ def _study(model: LanguageModel, heads: list, ffns: list) -> Work:
     parts = []
     for task in ("arc_easy", "sglue_rte"):
         rows = rows_of(task, 5, 2)
-        pairs = pairs_of(rows)
+        pairs = request_pairs(rows)
         parts.append(_gradients(model, rows, frozen=False, floor=2))
-        parts.append(_evaluations("", model, pairs, each(model, [], ffns), 1, None))
+        parts.append(_evaluations("", model, pairs, each_removed(model, "ffns"), 1, None))
         curves = [(level, 0) for level in HEAD_LEVELS], [(0, level) for level in FFN_LEVELS], GRID
         for levels in curves:
             masks = cumulative(model, heads, ffns, levels)

@@ -1,0 +1,18 @@
+"""What takes how long on this machine."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def gemm_rate(size: int = 2048) -> float:
+    """FLOP/s of a large fp32 matrix product, the best of some."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(5))
