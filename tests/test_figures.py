@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from study import FIGURES
 
+from headcount import figures
 from headcount.importance import ESTIMATORS
 
 
@@ -45,6 +46,15 @@ def test_the_matrix_shows_the_rho_of_its_table(directory):
     table = pl.read_parquet(directory / "tables" / "cross_task.parquet")
     for rho in table["rho"].drop_nulls():
         assert f">{rho:.2f}<" in svg
+
+
+def test_a_constant_score_is_a_dash_in_the_matrix(directory, tmp_path):
+    table = pl.read_parquet(directory / "tables" / "cross_task.parquet")
+    constant = pl.when(pl.col("a") != "tiny_b").then("rho")
+    figures.cross_task(table.with_columns(rho=constant)).save(tmp_path / "cross_task.svg")
+    svg = (tmp_path / "cross_task.svg").read_text()
+    assert ">-<" in svg
+    assert ">null<" not in svg
 
 
 def test_rankings_are_compared_with_themselves_on_the_diagonal(directory):

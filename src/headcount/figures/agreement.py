@@ -63,10 +63,12 @@ def _matrix(table: pl.DataFrame, names: list[str]) -> alt.LayerChart:
         return cells
     white = alt.condition("abs(datum.rho) > 0.6", alt.value("white"), alt.value("black"))
     rho = base.mark_text(fontSize=10, dy=-5).encode(text="rho_text:N", color=white)
-    overlap = base.mark_text(fontSize=8.5, dy=8).encode(
-        text=alt.Text("overlap:Q", format=".0%"), color=white
-    )
+    overlap = base.mark_text(fontSize=8.5, dy=8).encode(text="overlap_text:N", color=white)
     return cells + rho + overlap
+
+
+def _written(column: str, pattern: str) -> pl.Expr:
+    return pl.col(column).map_elements(pattern.format, return_dtype=pl.String)
 
 
 def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
@@ -75,10 +77,12 @@ def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
     pairs = table.filter(pl.col("a") != pl.col("b"))
     mirrored = pairs.rename({"a": "b", "b": "a"}).select(table.columns)
     table = component_named(pl.concat([table, mirrored]).with_columns(shots="shots_a"))
-    number = pl.col("rho").round(2).map_elements("{:.2f}".format, return_dtype=pl.String)
     # A constant score has no rho, and its top 30 % are the last components, whatever they do.
     table = table.with_columns(
-        rho_text=number.fill_null("-"), overlap=pl.when(pl.col("rho").is_not_null()).then("overlap")
+        rho_text=_written("rho", "{:.2f}").fill_null("-"),
+        overlap_text=pl.when(pl.col("rho").is_null())
+        .then(pl.lit(""))
+        .otherwise(_written("overlap", "{:.0%}")),
     )
 
     side = (32 if len(names) <= 15 else 16) * len(names)
