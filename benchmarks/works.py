@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import flops
@@ -140,12 +141,12 @@ def _evaluations(
 ) -> Work:
     """Log-likelihoods under all masks; the other side's are timed for some masks a repetition."""
     prompts = model.encode(pairs)
-    other = OtherSide(model, _best_batch(model, pairs))
+    other_side = cache(lambda: OtherSide(model, _best_batch(model, pairs)))  # if the row is run
     timed = min(timed, len(masks))
     order = np.random.default_rng(0).permutation(len(masks))
 
     def theirs(repetition: int) -> float:
-        total = 0.0
+        other, total = other_side(), 0.0
         for i in range(timed):
             with other.masked(masks, int(order[(repetition * timed + i) % len(masks)])):
                 total += seconds(lambda: other.loglikelihoods(pairs))
