@@ -52,24 +52,32 @@ def test_stages_cost_what_the_trees_of_states_cost(size, config, opt, prompts):
     expected = 2 * plan._tokens(rows) * passes * size.layer_weights
     expected += 2 * scored * size.vocabulary_weights
     assert found["importance of heads"].flops == pytest.approx(expected)
-    # 0, 25, 50 % of heads by own, aggregate, depth and one random ranking: the whole is common.
+    assert found["importance of heads"].held == plan._tokens(rows) * 13 * opt.d_model * 4
+
+
+def test_a_curve_costs_what_its_masks_keep(size, config, opt, prompts):
+    # 0, 25, 50 % of 12 heads by own, aggregate, depth and one random ranking: the whole is common.
+    found = {s.name: s for s in plan.stages(size, prompts, "tiny_a", 2, config)}
     rows = plan.split_rows(prompts, "evaluation")
-    expected = 2 * plan._tokens(rows) * 9 * size.layers * size.layer_weights
-    expected += 2 * len(rows) * 9 * size.vocabulary_weights
+    attention = sum(p.numel() for p in opt.parts[0].attention.parameters())
+    layers = 9 * size.layers * size.layer_weights - 4 * (0.25 + 0.5) * size.layers * attention
+    expected = 2 * plan._tokens(rows) * layers + 2 * len(rows) * 9 * size.vocabulary_weights
     assert found["pruning of heads"].flops == pytest.approx(expected)
 
 
-def test_reading_decides_where_weights_do_not_fit(size):
-    stage = plan.Stage("task", 0, "stage", flops=1e6, readings=2)
-    small = plan.Machine("small", memory=1, rate=1e15, stream=1)
+def test_what_does_not_fit_is_read_from_disk(size):
+    stage = plan.Stage("task", 0, "", flops=1e6, readings=2, held=10, moved=50, recomputed=1e6)
+    small = plan.Machine("small", memory=1, rate=1e3, stream=1)
     large = plan.Machine("large", memory=1e12, rate=1e3, stream=1)
-    assert stage.hours(size, small) == pytest.approx(2 * size.bytes / 3600)
-    assert stage.hours(size, large) == pytest.approx(1e3 / 3600)
+    weights = 2 * size.bytes
+    assert stage.hours(size, small, bound=10) == pytest.approx((weights + 2e3) / 3600)
+    assert stage.hours(size, small, bound=9) == pytest.approx((weights + 50 + 2e3) / 3600)
+    assert stage.hours(size, large, bound=9) == pytest.approx(1e3 / 3600)
 
 
 def test_the_plan_of_a_study_lists_every_stage(config, tmp_path):
     out = io.StringIO()
     plan.show(config, tmp_path, Console(file=out, width=200))
-    for words in ("tiny_a", "tiny_b", "importance of FFNs", "pruning of both", "GB read"):
+    for words in ("tiny_a", "tiny_b", "importance of FFNs", "pruning of both", "GB from disk"):
         assert words in out.getvalue()
     assert out.getvalue().count("pruning of heads") == 4  # two tasks, two numbers of shots

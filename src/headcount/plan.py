@@ -1,19 +1,20 @@
 """What a study will cost, before it runs: FLOPs, bytes read, memory and hours of each stage.
 
 The cost of a sweep is that of its matrix products, tokens x passes through a layer x twice the
-layer's weights, and of reading the weights where they do not fit in the machine's memory; the
-larger of the two times counts. Tokens are estimated from the prompts' characters, so that neither
-weights nor tokenizer are needed.
+weights of what is kept of the layer. Where the weights do not fit in the machine's memory they are
+read from disk, and so are hidden states that exceed the study's `memory`; nothing overlaps, so the
+times add up. Tokens are estimated from the prompts' characters, so that neither weights nor
+tokenizer are needed.
 
-| stage | tokens | passes through a layer |
-| --- | --- | --- |
-| gradient scores | gold prompts, not shared | 2 (forward, backward), 3 where weights stream |
-| oracle of N components | trie | L, and (L + 1) / 2 a component |
-| a curve of M masks | trie | M L |
+| stage | tokens | passes through a layer | states that wait |
+| --- | --- | --- | --- |
+| gradient scores | gold prompts, not shared | 2 L (forward, backward), 3 L from disk | L |
+| oracle of N components | trie | L, and (L + 1) / 2 a component | N + 1 |
+| a curve of M masks | trie | M L at most | M |
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,7 +56,9 @@ class Size:
 
     layers: int
     heads: int
-    layer_weights: int
+    d_model: int
+    attention_weights: int  # of a layer
+    ffn_weights: int  # of a layer
     vocabulary_weights: int
     bytes_per_weight: int
 
@@ -69,18 +72,37 @@ class Size:
 
         with torch.device("meta"):
             model = LanguageModel(AutoModelForCausalLM.from_config(config), None)
+        layer, attention = (
+            sum(p.numel() for p in module.parameters())
+            for module in (model.layers[0], model.parts[0].attention)
+        )
         return cls(
             layers=model.num_layers,
             heads=model.num_heads,
-            layer_weights=sum(p.numel() for p in model.layers[0].parameters()),
+            d_model=model.d_model,
+            attention_weights=attention,
+            ffn_weights=layer - attention,
             vocabulary_weights=model.hf.get_output_embeddings().weight.numel(),
             bytes_per_weight=getattr(torch, dtype).itemsize,
         )
 
     @property
+    def layer_weights(self) -> int:
+        return self.attention_weights + self.ffn_weights
+
+    @property
     def bytes(self) -> int:
         weights = self.layers * self.layer_weights + self.vocabulary_weights
         return weights * self.bytes_per_weight
+
+    @property
+    def state(self) -> int:
+        """Bytes of a token's hidden state."""
+        return self.d_model * self.bytes_per_weight
+
+    def flops(self, tokens: float, passes: float, scored: float) -> float:
+        """Of tokens that pass whole layers, and of scored tokens that are unembedded."""
+        return 2 * (tokens * passes * self.layer_weights + scored * self.vocabulary_weights)
 
 
 @dataclass(frozen=True)
@@ -92,10 +114,20 @@ class Stage:
     name: str
     flops: float
     readings: int  # of all weights, where they stream
+    held: float  # bytes of hidden states that wait between layers, where weights stream
+    moved: float  # bytes written and read if these go to disk
+    recomputed: float = 0  # more FLOPs where weights stream
 
-    def hours(self, size: Size, machine: Machine) -> float:
-        streamed = self.readings * size.bytes if size.bytes > machine.memory else 0
-        return max(self.flops / machine.rate, streamed / machine.stream) / 3600
+    def read(self, size: Size, bound: float) -> float:
+        """Bytes from and to a disk, where weights stream and `bound` bytes of states are kept."""
+        return self.readings * size.bytes + (self.moved if self.held > bound else 0)
+
+    def hours(self, size: Size, machine: Machine, bound: float) -> float:
+        """Of a job on a machine, where half of `memory` bounds the states."""
+        if size.bytes <= machine.memory:
+            return self.flops / machine.rate / 3600
+        computing = (self.flops + self.recomputed) / machine.rate
+        return (computing + self.read(size, bound) / machine.stream) / 3600
 
 
 def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -> list[Stage]:
@@ -103,38 +135,69 @@ def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -
     calibration, evaluation = (
         split_rows(prompts, split) for split in ("calibration", "evaluation")
     )
-    rankings = 2 + 1 + config["random_rankings"]  # own, aggregate; depth; random
     found = []
     for component in ("heads", "ffns"):
-        chosen = config["importance"][component]["estimator"]
-        number = size.layers * (size.heads if component == "heads" else 1)
-        if chosen == "gradient":
-            gold = [row for row in calibration if row["gold"]]
-            flops = 2 * _flops(size, _tokens(gold, shared=False), size.layers, len(gold))
+        name = f"importance of {NAMES[component]}"
+        if config["importance"][component]["estimator"] == "gradient":
+            found.append(_gradients(size, calibration, (task, shots, name)))
         else:
-            passes = size.layers + number * (size.layers + 1) / 2
-            flops = _flops(size, _tokens(calibration), passes, len(calibration) * (number + 1))
-        readings = 2 if chosen == "gradient" else 1
-        found.append(Stage(task, shots, f"importance of {NAMES[component]}", flops, readings))
-    for name, masks in _masks(size, config["levels"]).items():
-        many = 1 + rankings * (masks - 1)
-        flops = _flops(size, _tokens(evaluation), many * size.layers, len(evaluation) * many)
-        found.append(Stage(task, shots, f"pruning of {name}", flops, 1))
+            number = size.layers * (size.heads if component == "heads" else 1)
+            found.append(_oracle(size, calibration, number, (task, shots, name)))
+    rankings = 2 + 1 + config["random_rankings"]  # own, aggregate; depth; random
+    for what, removals in _removals(size, config["levels"]).items():
+        name = f"pruning of {what}"
+        found.append(_curve(size, evaluation, removals, rankings, (task, shots, name)))
     return found
 
 
-def _masks(size: Size, levels: dict) -> dict[str, int]:
-    """Different masks of each curve of one ranking, the unpruned model included."""
-    heads, ffns = size.layers * size.heads, size.layers
+def _gradients(size: Size, calibration: list[dict], name: tuple) -> Stage:
+    gold = [row for row in calibration if row["gold"]]
+    tokens, state = _tokens(gold, shared=False), size.state
+    forward = size.flops(tokens, size.layers, len(gold))
+    # A layer's input is written once, and read in the forward and the backward pass; a gradient
+    # is written and read.
+    held, moved = tokens * size.layers * state, 5 * tokens * size.layers * state
+    return Stage(*name, 2 * forward, 2, held, moved, recomputed=forward)
 
-    def different(percentages: Sequence[float], total: int) -> int:
-        return len({count_removed(level, total) for level in percentages})
+
+def _oracle(size: Size, calibration: list[dict], components: int, name: tuple) -> Stage:
+    tokens, states = _tokens(calibration), components + 1
+    passes = size.layers + components * (size.layers + 1) / 2
+    flops = size.flops(tokens, passes, len(calibration) * states)
+    held, moved = tokens * states * size.state, 2 * tokens * passes * size.state
+    return Stage(*name, flops, 1, held, moved)
+
+
+def _curve(
+    size: Size, evaluation: list[dict], removals: set[tuple], rankings: int, name: tuple
+) -> Stage:
+    """Removals: pairs of how many heads and FFNs go; the unpruned model is common to rankings."""
+    tokens = _tokens(evaluation)
+    flops, masks = 0.0, 0
+    for heads, ffns in removals:
+        gone = heads / size.heads * size.attention_weights + ffns * size.ffn_weights
+        layers = size.layers - gone / size.layer_weights  # as many whole ones are left
+        times = rankings if heads or ffns else 1
+        flops += times * size.flops(tokens, layers, len(evaluation))
+        masks += times
+    held = tokens * masks * size.state
+    return Stage(*name, flops, 1, held, 2 * held * size.layers)
+
+
+def _removals(size: Size, levels: dict) -> dict[str, set[tuple]]:
+    """How many heads and FFNs each level of a curve removes, equal ones once."""
+
+    def counts(heads: list[float], ffns: list[float]) -> set[tuple]:
+        return {
+            (count_removed(h, size.layers * size.heads), count_removed(f, size.layers))
+            for h, f in product(heads, ffns)
+        }
 
     both = levels["combined"]
     return {
-        "heads": different(levels["heads"], heads),
-        "FFNs": different(levels["ffns"], ffns),
-        "both": different(both["heads"], heads) * different(both["ffns"], ffns),
+        "heads": counts(levels["heads"], [0]),
+        "FFNs": counts([0], levels["ffns"]),
+        "both": counts(both["heads"], both["ffns"]),
     }
 
 
@@ -144,10 +207,6 @@ def _tokens(rows: list[dict], shared: bool = True) -> float:
     characters = sum(len(row["continuation"]) for row in rows)
     characters += sum(contexts.values() if shared else (len(row["context"]) for row in rows))
     return characters / CHARACTERS
-
-
-def _flops(size: Size, tokens: float, passes: float, scored: float) -> float:
-    return 2 * (tokens * passes * size.layer_weights + scored * size.vocabulary_weights)
 
 
 # --- the study ---
@@ -193,7 +252,7 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
             for shots in config["shots"]
             for stage in stages(size, _prompts(task, shots, config, directory), task, shots, config)
         ]
-        console.print(_table(found, size))
+        console.print(_table(found, size, model["memory"] / 2 * 2**20))
 
 
 def _prompts(task: str, shots: int, config: dict, directory: Path) -> pa.Table:
@@ -206,23 +265,24 @@ def _prompts(task: str, shots: int, config: dict, directory: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
 
 
-def _table(found: list[Stage], size: Size) -> Table:
+def _table(found: list[Stage], size: Size, bound: float) -> Table:
+    """`bound`: bytes of hidden states that are kept in memory."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="hours of one job on each machine; weights are read again for a sweep where they "
-        f"do not fit; tokens estimated at {CHARACTERS} characters",
+        caption="hours of one job on each machine; 'from disk' where the weights do not fit in its "
+        f"memory, states that wait included; tokens estimated at {CHARACTERS} characters",
     )
-    for column in ("task", "shots", "stage", "PFLOP", "GB read", *(m.name for m in MACHINES)):
+    columns = ("PFLOP", "GB of states", "GB from disk", *(machine.name for machine in MACHINES))
+    for column in ("task", "shots", "stage", *columns):
         table.add_column(column, justify="left" if column in ("task", "stage") else "right")
     for stage in found:
-        hours = [f"{stage.hours(size, machine):.2f}" for machine in MACHINES]
-        read = f"{stage.readings * size.bytes / 1e9:.0f}"
-        table.add_row(
-            stage.task, str(stage.shots), stage.name, f"{stage.flops / 1e15:.1f}", read, *hours
-        )
-    total = [f"{sum(stage.hours(size, machine) for stage in found):.1f}" for machine in MACHINES]
+        costs = stage.flops / 1e15, stage.held / 1e9, stage.read(size, bound) / 1e9
+        hours = (f"{stage.hours(size, machine, bound):.2f}" for machine in MACHINES)
+        cells = (f"{costs[0]:.1f}", *(f"{cost:,.0f}" for cost in costs[1:]), *hours)
+        table.add_row(stage.task, str(stage.shots), stage.name, *cells)
     flops = sum(stage.flops for stage in found) / 1e15
-    read = sum(stage.readings for stage in found) * size.bytes / 1e9
+    read = sum(stage.read(size, bound) for stage in found) / 1e9
+    total = (sum(stage.hours(size, machine, bound) for stage in found) for machine in MACHINES)
     table.add_section()
-    table.add_row("all", "", "", f"{flops:.1f}", f"{read:.0f}", *total)
+    table.add_row("all", "", "", f"{flops:,.1f}", "", f"{read:,.0f}", *(f"{t:,.1f}" for t in total))
     return table

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from headcount.families import matrix
 from headcount.model import LanguageModel
 
-BEST_ROWS = 1024  # token rows beyond which a layer's matrix products gain nothing
+BEST_ROWS = 2048  # token rows beyond which a layer's matrix products gain nothing
 
 
 @dataclass(frozen=True)
