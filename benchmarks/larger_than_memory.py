@@ -4,7 +4,8 @@
 
 Writes an OPT of random weights, 6.4 GB in float32, once; loads it with `device_map: disk`; scores
 heads by gradients and FFNs by the oracle, and prunes heads at four levels, on an embedded task.
-Beside the times stands what reading the weights from disk takes by itself. First, a small OPT is
+Beside the times stands what reading the weights from disk takes by itself, and what the model of
+cost of `headcount plan` makes of it: that, and the FLOPs at a sustained rate. First, a small OPT is
 scored and pruned from disk and in memory, and the results compared. Needs Linux.
 """
 
@@ -12,11 +13,13 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import flops
 import numpy as np
 import torch
-from clock import seconds
+from clock import seconds, sustained_rate
 from memory import forget_peak, resident_mb
 from report import write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
@@ -63,18 +66,43 @@ def read(directory: Path) -> None:
                 pass
 
 
-def stages(model: LanguageModel, prompts: list[Prompt]) -> dict[str, Callable[[], np.ndarray]]:
-    """Each stage, and what it computes."""
+@dataclass
+class Stage:
+    """A stage, how often it reads the weights, and the FLOPs that it needs."""
+
+    name: str
+    run: Callable[[], np.ndarray]
+    readings: int
+    flops: float
+
+
+def stages(model: LanguageModel, prompts: list[Prompt]) -> list[Stage]:
     heads, ffns = orders(model)
-    curve = cumulative(model, heads, ffns, [(level, 0) for level in LEVELS])
-    removed = importance.each_removed(model, "ffns")
-    return {
-        "heads by gradients": lambda: (
-            importance.gradient(model, prompts, "heads", "token").contributions
+    tokens = sum(len(prompt.tokens) for prompt in prompts)
+    forward = tokens * model.num_layers * flops.layer_matrices(model)
+    found = [
+        Stage(
+            "heads by gradients",
+            lambda: importance.gradient(model, prompts, "heads", "token").contributions,
+            readings=2,
+            flops=3 * forward,  # forward, forward once more, backward
+        )
+    ]
+    for name, masks in {
+        "FFN oracle": importance.each_removed(model, "ffns"),
+        "pruning, 4 levels of heads": cumulative(
+            model, heads, ffns, [(level, 0) for level in LEVELS]
         ),
-        "FFN oracle": lambda: log_likelihoods(model, prompts, removed)[0].numpy(),
-        "pruning, 4 levels of heads": lambda: log_likelihoods(model, prompts, curve)[0].numpy(),
-    }
+    }.items():
+        found.append(
+            Stage(
+                name,
+                lambda masks=masks: log_likelihoods(model, prompts, masks)[0].numpy(),
+                readings=1,
+                flops=flops.sweep(model, prompts, masks),
+            )
+        )
+    return found
 
 
 def compare(directory: Path, pairs: list) -> str:
@@ -82,7 +110,7 @@ def compare(directory: Path, pairs: list) -> str:
     found = []
     for device_map in ("disk", "cpu"):
         model = models.load(directory, device_map=device_map, memory=MEMORY)
-        found.append([run() for run in stages(model, model.encode(pairs)).values()])
+        found.append([stage.run() for stage in stages(model, model.encode(pairs))])
     return f"{max(abs(a - b).max() / abs(b).max() for a, b in zip(*found, strict=True)):.0e}"
 
 
@@ -106,16 +134,17 @@ def run(directory: Path) -> None:
     prompts = model.encode(pairs)
     forget_peak()  # saving held the whole model
     rows = []
-    for name, stage in stages(model, prompts).items():
-        readings = 2 if "gradients" in name else 1
+    for stage in stages(model, prompts):
         forget(large)
-        alone = readings * seconds(lambda: read(large))
+        reading = stage.readings * seconds(lambda: read(large))
+        planned = reading + stage.flops / sustained_rate()
         forget(large)
-        took = seconds(stage)
+        took = seconds(stage.run)
         peak = resident_mb("VmHWM") / 1024
-        rows.append([name, str(readings), f"{alone:.0f}", f"{took:.0f}", f"{peak:.2f}"])
+        times = (f"{time:.0f}" for time in (reading, planned, took))
+        rows.append([stage.name, str(stage.readings), *times, f"{peak:.2f}"])
         print(*rows[-1], sep=" | ", flush=True)
-    columns = ["stage", "readings", "reading alone, s", "stage, s", "resident at most, GiB"]
+    columns = ["stage", "readings", "reading alone, s", "planned, s", "stage, s", "resident, GiB"]
     note = (
         f"{size / 1e9:.1f} GB of weights, {sum(len(p.tokens) for p in prompts)} tokens in "
         f"{len(prompts)} prompts, memory: {MEMORY}. A model of {SMALL_LAYERS} such layers from "

@@ -3,7 +3,7 @@
     python benchmarks/planned.py
 
 SmolLM2-135M, ARC-Easy, 5 shots. The plan divides FLOPs by a machine's sustained rate; here that is
-the best matrix product of the same minutes times the share of it that `make bench` finds.
+the share of the best matrix product that `make bench` finds (`clock.sustained_rate`).
 """
 
 import os
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from clock import gemm_rate, seconds
+from clock import seconds, sustained_rate
 from report import write_table
 from transformers import AutoConfig
 from works import HEAD_LEVELS, cumulative, orders, prepared, smollm2
@@ -20,7 +20,6 @@ from headcount import importance, plan
 from headcount.evaluation import request_pairs, split_rows
 from headcount.sweep import Masks, log_likelihoods
 
-SHARE = 0.65  # of the best matrix product
 CONFIG = {
     "random_rankings": 0,
     "importance": {"heads": {"estimator": "gradient"}, "ffns": {"estimator": "oracle"}},
@@ -58,8 +57,8 @@ def main() -> None:
     rows = []
     for name, run in runs.items():
         run()
-        took, rate = min(seconds(run) for _ in range(3)), gemm_rate()
-        predicted = planned[name].flops / (SHARE * rate)
+        took, rate = min(seconds(run) for _ in range(3)), sustained_rate()
+        predicted = planned[name].flops / rate
         tera = f"{planned[name].flops / 1e12:.2f}"
         rows.append([name, tera, f"{predicted:.1f}", f"{took:.1f}", f"{predicted / took:.2f}"])
         print(*rows[-1], sep=" | ", flush=True)

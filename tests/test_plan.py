@@ -67,12 +67,12 @@ def test_a_curve_costs_what_its_masks_keep(size, config, opt, prompts):
 
 def test_what_does_not_fit_is_read_from_disk(size):
     stage = plan.Stage("task", 0, "", flops=1e6, readings=2, held=10, moved=50, recomputed=1e6)
-    small = plan.Machine("small", memory=1, rate=1e3, stream=1)
-    large = plan.Machine("large", memory=1e12, rate=1e3, stream=1)
-    weights = 2 * size.bytes
-    assert stage.hours(size, small, bound=10) == pytest.approx((weights + 2e3) / 3600)
-    assert stage.hours(size, small, bound=9) == pytest.approx((weights + 50 + 2e3) / 3600)
-    assert stage.hours(size, large, bound=9) == pytest.approx(1e3 / 3600)
+    large = plan.Machine("large", memory=size.bytes + 100, rate=1e3, stream=1)
+    small = plan.Machine("small", memory=size.bytes, rate=1e3, stream=1)
+    assert stage.hours(size, large, memory=18) == pytest.approx(1e3 / 3600)
+    assert stage.read(size, small, memory=20) == 2 * 20
+    assert stage.read(size, small, memory=18) == 2 * 18 + 50  # states that do not fit
+    assert stage.hours(size, small, memory=20) == pytest.approx((2e3 + 40) / 3600)
 
 
 def test_the_plan_of_a_study_lists_every_stage(config, tmp_path):

@@ -57,6 +57,22 @@ def test_weights_stay_on_disk(pair):
     assert all(parameter.is_meta for parameter in streamed.hf.parameters())
 
 
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_auto_leaves_room_for_what_a_sweep_holds(family, tmp_path, monkeypatch):
+    path = tiny.save_model(tmp_path, family)
+    held = models.load(path)
+    weights = sum(parameter.nbytes for parameter in held.hf.parameters())
+    free = 2**20 + weights // 2
+    monkeypatch.setattr(models, "get_max_memory", lambda: {"cpu": free})
+    placed = models.load(path, device_map="auto", memory=1)
+    in_memory = sum(p.nbytes for p in placed.hf.parameters() if not p.is_meta)
+    assert 0 < in_memory <= weights // 2
+    prompts, removals = random_prompts(8), every_removal(held)
+    expected, _ = log_likelihoods(held, prompts, Masks.removing(held, removals))
+    sums, _ = log_likelihoods(placed, prompts, Masks.removing(placed, removals))
+    torch.testing.assert_close(sums, expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("memory", [0.01, 1000])
 def test_a_sweep_reads_each_layer_once(pair, reads, memory):
     held, streamed = pair

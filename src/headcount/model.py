@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from accelerate.utils import get_max_memory
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -28,8 +29,9 @@ from headcount import families
 from headcount.artifacts import checkpoint_hash
 from headcount.families import ModelError
 
-# Before the unembedding, in the decoder that holds the layers; OPT-350m has a projection instead.
 MEMORY = 1000  # MB
+PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # by what fits where
+# Before the unembedding, in the decoder that holds the layers; OPT-350m has a projection instead.
 FINAL_NORMS = ("final_layer_norm", "norm", "ln_f", "final_layernorm", "project_out")
 
 
@@ -176,7 +178,7 @@ def load(
 
     `dtype` is one of torch's, by name, or `auto`: the one that the weights are stored in. With the
     `device_map` `disk` the weights stay in their files, and each layer's are read in its turn.
-    `memory`: see `LanguageModel`.
+    `memory`: see `LanguageModel`; a `device_map` such as `auto` leaves so much of each device free.
 
     Raises `ModelError` when it does not load or its components are not found.
     """
@@ -189,11 +191,17 @@ def load(
             path,
             dtype=dtype,
             device_map={"": "disk"} if device_map == "disk" else device_map,
+            max_memory=_room(memory) if device_map in PLACEMENTS else None,
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelError(f"the model in {path} does not load: {error}") from error
     return LanguageModel(hf, tokenizer, memory)
+
+
+def _room(memory: float) -> dict[int | str, int]:
+    """Bytes for weights on each device: what is free there, less what a sweep may hold."""
+    return {device: max(0, int(free - memory * 2**20)) for device, free in get_max_memory().items()}
 
 
 def resolve(

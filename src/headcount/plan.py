@@ -1,9 +1,9 @@
 """What a study will cost, before it runs: FLOPs, bytes read, memory and hours of each stage.
 
 The cost of a sweep is that of its matrix products, tokens x passes through a layer x twice the
-weights of what is kept of the layer. Where the weights do not fit in the machine's memory they are
-read from disk, and so are hidden states that exceed the study's `memory`; nothing overlaps, so the
-times add up. Tokens are estimated from the prompts' characters, so that neither weights nor
+weights of what is kept of the layer. Weights that do not fit in the machine's memory are read from
+disk, and so are then hidden states that exceed the study's `memory`; nothing overlaps, so the times
+add up. Tokens are estimated from the prompts' characters, so that neither weights nor
 tokenizer are needed.
 
 | stage | tokens | passes through a layer | states that wait |
@@ -113,21 +113,27 @@ class Stage:
     shots: int
     name: str
     flops: float
-    readings: int  # of all weights, where they stream
+    readings: int  # of weights that stream
     held: float  # bytes of hidden states that wait between layers, where weights stream
     moved: float  # bytes written and read if these go to disk
     recomputed: float = 0  # more FLOPs where weights stream
 
-    def read(self, size: Size, bound: float) -> float:
-        """Bytes from and to a disk, where weights stream and `bound` bytes of states are kept."""
-        return self.readings * size.bytes + (self.moved if self.held > bound else 0)
+    def read(self, size: Size, machine: Machine, memory: float) -> float:
+        """Bytes from and to disk of a sweep that may hold `memory` bytes beside the weights.
 
-    def hours(self, size: Size, machine: Machine, bound: float) -> float:
-        """Of a job on a machine, where half of `memory` bounds the states."""
-        if size.bytes <= machine.memory:
-            return self.flops / machine.rate / 3600
-        computing = (self.flops + self.recomputed) / machine.rate
-        return (computing + self.read(size, bound) / machine.stream) / 3600
+        As `device_map: auto` does it: weights that find no room are read, others stay. Half of
+        `memory` bounds the states.
+        """
+        streamed = max(0, size.bytes + memory - machine.memory)
+        if not streamed:
+            return 0
+        return self.readings * streamed + (self.moved if self.held > memory / 2 else 0)
+
+    def hours(self, size: Size, machine: Machine, memory: float) -> float:
+        """Of a job that may hold `memory` bytes beside the weights."""
+        read = self.read(size, machine, memory)
+        flops = self.flops + (self.recomputed if read else 0)
+        return (flops / machine.rate + read / machine.stream) / 3600
 
 
 def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -> list[Stage]:
@@ -252,7 +258,7 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
             for shots in config["shots"]
             for stage in stages(size, _prompts(task, shots, config, directory), task, shots, config)
         ]
-        console.print(_table(found, size, model["memory"] / 2 * 2**20))
+        console.print(_table(found, size, model["memory"] * 2**20))
 
 
 def _prompts(task: str, shots: int, config: dict, directory: Path) -> pa.Table:
@@ -265,24 +271,26 @@ def _prompts(task: str, shots: int, config: dict, directory: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
 
 
-def _table(found: list[Stage], size: Size, bound: float) -> Table:
-    """`bound`: bytes of hidden states that are kept in memory."""
+def _table(found: list[Stage], size: Size, memory: float) -> Table:
+    """`memory`: bytes that a sweep may hold beside the weights."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="hours of one job on each machine; 'from disk' where the weights do not fit in its "
-        f"memory, states that wait included; tokens estimated at {CHARACTERS} characters",
+        caption="hours of one job on each machine; states of all prompts and masks; weights and "
+        f"states from disk on the first; tokens estimated at {CHARACTERS} characters",
     )
     columns = ("PFLOP", "GB of states", "GB from disk", *(machine.name for machine in MACHINES))
     for column in ("task", "shots", "stage", *columns):
         table.add_column(column, justify="left" if column in ("task", "stage") else "right")
+
+    def costs(of: list[Stage]) -> list[str]:
+        read = sum(stage.read(size, MACHINES[0], memory) for stage in of)
+        hours = (sum(s.hours(size, machine, memory) for s in of) for machine in MACHINES)
+        return [f"{read / 1e9:,.0f}", *(f"{h:,.2f}" for h in hours)]
+
     for stage in found:
-        costs = stage.flops / 1e15, stage.held / 1e9, stage.read(size, bound) / 1e9
-        hours = (f"{stage.hours(size, machine, bound):.2f}" for machine in MACHINES)
-        cells = (f"{costs[0]:.1f}", *(f"{cost:,.0f}" for cost in costs[1:]), *hours)
-        table.add_row(stage.task, str(stage.shots), stage.name, *cells)
-    flops = sum(stage.flops for stage in found) / 1e15
-    read = sum(stage.read(size, bound) for stage in found) / 1e9
-    total = (sum(stage.hours(size, machine, bound) for stage in found) for machine in MACHINES)
+        sizes = f"{stage.flops / 1e15:,.1f}", f"{stage.held / 1e9:,.0f}"
+        table.add_row(stage.task, str(stage.shots), stage.name, *sizes, *costs([stage]))
     table.add_section()
-    table.add_row("all", "", "", f"{flops:,.1f}", "", f"{read:,.0f}", *(f"{t:,.1f}" for t in total))
+    flops = sum(stage.flops for stage in found) / 1e15
+    table.add_row("all", "", "", f"{flops:,.1f}", "", *costs(found))
     return table

@@ -24,7 +24,7 @@ def log_likelihoods(
 ) -> tuple[Tensor, Tensor]:
     """Summed log-likelihood of every prompt's targets under every mask, in nats.
 
-    `model.memory` bounds what is held beside the weights; results do not depend on it.
+    `model.memory` bounds what is held beside the weights; results differ by rounding alone.
 
     Returns log-likelihoods [M, prompts] (float64) and whether greedy decoding would produce the
     targets [M, prompts] (bool). Raises `FloatingPointError` when a log-likelihood is not finite.
