@@ -25,6 +25,7 @@ from headcount.sweep import Masks, log_likelihoods
 OPT_MINI = Path(__file__).parents[1] / "workflow" / "resources" / "opt-mini"
 MEMORY = 3000  # MB that headcount may hold beside the weights; the other side has no bound
 HEAD_LEVELS = FFN_LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]  # percent
+EMBEDDED = {"arc_easy": "mini_reverse", "openbookqa": "mini_hop", "sglue_rte": "mini_relabel"}
 GRID = list(itertools.product([0, 10, 20, 30, 40, 50, 60, 70], [0, 10, 20, 30, 40, 50]))
 
 
@@ -83,7 +84,7 @@ def prepared(task: str, shots: int, documents: int) -> tuple[pa.Table, Path]:
     """The artifact `tasks` of a task of the mirror or, without one, embedded, and its YAML."""
     mirror = os.environ.get("HEADCOUNT_DATASETS")
     if mirror is None:
-        task = {"arc_easy": "mini_reverse", "sglue_rte": "mini_relabel"}.get(task, task)
+        task = EMBEDDED.get(task, task)
     yaml = tasks.find(task, OPT_MINI / "tasks")
     limits = tasks.Limits(calibration=documents, evaluation=documents)
     rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror)
@@ -121,7 +122,8 @@ def works(directory: Path) -> Iterator[Work]:
         yield _gradients(model, rows_of("arc_easy", 5, 12), frozen, floor)
     two = request_pairs(rows_of("arc_easy", 5, 2))
     yield _evaluations("head oracle, ARC-Easy", model, two, each_removed(model, "heads"), 3, 8)
-    yield _study(model, heads, ffns)
+    for task, name in (("sglue_rte", "RTE"), ("openbookqa", "OpenBookQA")):
+        yield _study(model, heads, ffns, ["arc_easy", task], f"ARC-Easy, {name}")
 
 
 def _same_examples(task: str, documents: int) -> list[tuple[str, str]]:
@@ -215,10 +217,10 @@ def _gradients(model: LanguageModel, rows: list[dict], frozen: bool, floor: floa
     )
 
 
-def _study(model: LanguageModel, heads: list, ffns: list) -> Work:
+def _study(model: LanguageModel, heads: list, ffns: list, tasks: list[str], names: str) -> Work:
     """Scores, oracles and curves of two tasks: the sum of the parts."""
     parts = []
-    for task in ("arc_easy", "sglue_rte"):
+    for task in tasks:
         rows = rows_of(task, 5, 2)
         pairs = request_pairs(rows)
         parts.append(_gradients(model, rows, frozen=False, floor=2))
@@ -233,7 +235,7 @@ def _study(model: LanguageModel, heads: list, ffns: list) -> Work:
             part.ours()
 
     return Work(
-        name="a study of two tasks (ARC-Easy, RTE): gradients, FFN oracle, the three curves",
+        name=f"a study of two tasks ({names}): gradients, FFN oracle, the three curves",
         ours=ours,
         theirs=lambda repetition: sum(part.theirs(repetition) for part in parts),
         timed="1 mask a part",
