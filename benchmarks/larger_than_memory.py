@@ -43,6 +43,7 @@ def save(directory: Path, layers: int, tokenizer) -> int:
             num_hidden_layers=layers, hidden_size=2048, ffn_dim=8192, num_attention_heads=32,
             word_embed_proj_dim=2048,
         )  # fmt: skip
+        torch.manual_seed(0)
         hf = AutoModelForCausalLM.from_config(config)
         hf.save_pretrained(directory, max_shard_size="1GB")
         tokenizer.save_pretrained(directory)
