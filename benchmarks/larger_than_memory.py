@@ -13,7 +13,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import flops
@@ -25,13 +25,14 @@ from report import write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
 from works import OPT_MINI, cumulative, orders, rows_of
 
-from headcount import importance
+from headcount import importance, plan
 from headcount import model as models
 from headcount.evaluation import request_pairs
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep import log_likelihoods
+from headcount.sweep import Masks, log_likelihoods
 
 LAYERS, SMALL_LAYERS = 30, 3
+TASK, SHOTS = "mini_reverse", 0
 MEMORY = 500  # MB beside the weights of a layer
 LEVELS = [0, 25, 50, 75]  # percent of heads
 
@@ -68,43 +69,28 @@ def read(directory: Path) -> None:
                 pass
 
 
-@dataclass
-class Stage:
-    """A stage, how often it reads the weights, and the FLOPs that it needs."""
-
-    name: str
-    run: Callable[[], np.ndarray]
-    readings: int
-    flops: float
-
-
-def stages(model: LanguageModel, prompts: list[Prompt]) -> list[Stage]:
+def stages(
+    model: LanguageModel, prompts: list[Prompt]
+) -> list[tuple[plan.Stage, Callable[[], np.ndarray]]]:
+    """Each stage as `headcount plan` knows it, and what it computes; all states fit in memory."""
     heads, ffns = orders(model)
     tokens = sum(len(prompt.tokens) for prompt in prompts)
     forward = tokens * model.num_layers * flops.layer_matrices(model)
-    found = [
-        Stage(
-            "heads by gradients",
+    curve = cumulative(model, heads, ffns, [(level, 0) for level in LEVELS])
+    stage = partial(plan.Stage, TASK, SHOTS, held=0, moved=0)
+
+    def sweep(name: str, masks: Masks) -> tuple[plan.Stage, Callable[[], np.ndarray]]:
+        cost = stage(name, flops=flops.sweep(model, prompts, masks), readings=1)
+        return cost, lambda: log_likelihoods(model, prompts, masks)[0].numpy()
+
+    return [
+        (
+            stage("heads by gradients", flops=2 * forward, readings=2, recomputed=forward),
             lambda: importance.gradient(model, prompts, "heads", "token").contributions,
-            readings=2,
-            flops=3 * forward,  # forward, forward once more, backward
-        )
-    ]
-    for name, masks in {
-        "FFN oracle": importance.each_removed(model, "ffns"),
-        "pruning, 4 levels of heads": cumulative(
-            model, heads, ffns, [(level, 0) for level in LEVELS]
         ),
-    }.items():
-        found.append(
-            Stage(
-                name,
-                lambda masks=masks: log_likelihoods(model, prompts, masks)[0].numpy(),
-                readings=1,
-                flops=flops.sweep(model, prompts, masks),
-            )
-        )
-    return found
+        sweep("FFN oracle", importance.each_removed(model, "ffns")),
+        sweep("pruning, 4 levels of heads", curve),
+    ]
 
 
 def compare(directory: Path, pairs: list) -> str:
@@ -112,7 +98,7 @@ def compare(directory: Path, pairs: list) -> str:
     found = []
     for device_map in ("disk", "cpu"):
         model = models.load(directory, device_map=device_map, memory=MEMORY)
-        found.append([stage.run() for stage in stages(model, model.encode(pairs))])
+        found.append([run() for _, run in stages(model, model.encode(pairs))])
     return f"{max(abs(a - b).max() / abs(b).max() for a, b in zip(*found, strict=True)):.0e}"
 
 
@@ -127,23 +113,26 @@ def main() -> None:
 
 def run(directory: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(OPT_MINI / "model")
-    pairs = request_pairs(rows_of("mini_reverse", 0, 3))
+    pairs = request_pairs(rows_of(TASK, SHOTS, 3))
     large, small = directory / "large", directory / "small"
     size = save(large, LAYERS, tokenizer)
     save(small, SMALL_LAYERS, tokenizer)
     difference = compare(small, pairs)
     model = models.load(large, device_map="disk", memory=MEMORY)
     prompts = model.encode(pairs)
+    dimensions, bound = plan.Size.of(model.hf.config, "float32"), MEMORY * 2**20
     forget_peak()  # saving held the whole model
     rows = []
-    for stage in stages(model, prompts):
+    for stage, compute in stages(model, prompts):
         forget(large)
-        reading = stage.readings * seconds(lambda: read(large))
-        planned = reading + stage.flops / sustained_rate()
+        once = seconds(lambda: read(large))
+        # No memory beside the bound: all weights stream, at the rate at which they were read.
+        here = plan.Machine("here", bound, sustained_rate(), dimensions.bytes / once)
+        planned = 3600 * stage.hours(dimensions, here, bound)
         forget(large)
-        took = seconds(stage.run)
+        took = seconds(compute)
         peak = resident_mb("VmHWM") / 1024
-        times = (f"{time:.0f}" for time in (reading, planned, took))
+        times = (f"{time:.0f}" for time in (stage.readings * once, planned, took))
         rows.append([stage.name, str(stage.readings), *times, f"{peak:.2f}"])
         print(*rows[-1], sep=" | ", flush=True)
     columns = ["stage", "readings", "reading alone, s", "planned, s", "stage, s", "resident, GiB"]

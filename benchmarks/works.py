@@ -122,8 +122,8 @@ def works(directory: Path) -> Iterator[Work]:
         yield _gradients(model, rows_of("arc_easy", 5, 12), frozen, floor)
     two = request_pairs(rows_of("arc_easy", 5, 2))
     yield _evaluations("head oracle, ARC-Easy", model, two, each_removed(model, "heads"), 3, 8)
-    for task, name in (("sglue_rte", "RTE"), ("openbookqa", "OpenBookQA")):
-        yield _study(model, heads, ffns, ["arc_easy", task], f"ARC-Easy, {name}")
+    for second in ({"sglue_rte": "RTE"}, {"openbookqa": "OpenBookQA"}):
+        yield _study(model, heads, ffns, {"arc_easy": "ARC-Easy", **second})
 
 
 def _same_examples(task: str, documents: int) -> list[tuple[str, str]]:
@@ -217,10 +217,10 @@ def _gradients(model: LanguageModel, rows: list[dict], frozen: bool, floor: floa
     )
 
 
-def _study(model: LanguageModel, heads: list, ffns: list, tasks: list[str], names: str) -> Work:
-    """Scores, oracles and curves of two tasks: the sum of the parts."""
+def _study(model: LanguageModel, heads: list, ffns: list, names: dict[str, str]) -> Work:
+    """Scores, oracles and curves of two tasks, by lm-eval's names: the sum of the parts."""
     parts = []
-    for task in tasks:
+    for task in names:
         rows = rows_of(task, 5, 2)
         pairs = request_pairs(rows)
         parts.append(_gradients(model, rows, frozen=False, floor=2))
@@ -234,8 +234,9 @@ def _study(model: LanguageModel, heads: list, ffns: list, tasks: list[str], name
         for part in parts:
             part.ours()
 
+    pair = ", ".join(names.values())
     return Work(
-        name=f"a study of two tasks ({names}): gradients, FFN oracle, the three curves",
+        name=f"a study of two tasks ({pair}): gradients, FFN oracle, the three curves",
         ours=ours,
         theirs=lambda repetition: sum(part.theirs(repetition) for part in parts),
         timed="1 mask a part",
