@@ -10,7 +10,7 @@ from rich.console import Console
 
 from headcount import artifacts, summary, tables
 
-MODEL = {"name": "m", "layers": 2, "heads": 5}
+MODEL = {"name": "m", "layers": 2, "heads": [5, 5], "ffns": [0, 1]}
 HEADS = [(layer, head) for layer in range(2) for head in range(5)]
 LEVELS = [0.0, 50.0, 100.0]
 DOCUMENTS = 40
