@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ class Processor:
             "MKL_ENABLE_INSTRUCTIONS": self.mkl,
             "ONEDNN_MAX_CPU_ISA": self.onednn,
             "OMP_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "passive",  # other runs need the cores
         }
         if self.mkl == "SSE4_2":
             environment["MKL_CBWR"] = "COMPATIBLE"  # what every manufacturer's processor hears
@@ -53,25 +56,38 @@ LEVELS = ("default", "avx2", "avx512")
 def main(results: Path | None) -> int:
     """Run the tests on every processor that this one can be; 1 when one of them fails.
 
-    In the directory `results` each run leaves its counts, as JUnit's XML.
+    As many at a time as there are cores. In the directory `results` each run leaves its counts, as
+    JUnit's XML.
     """
-    here = torch.backends.cpu.get_cpu_capability().lower()
-    failed = []
+    here = LEVELS.index(torch.backends.cpu.get_cpu_capability().lower())
+    able = [processor for processor in PROCESSORS if LEVELS.index(processor.aten) <= here]
     for processor in PROCESSORS:
-        told = processor.environment()
-        print(f"== {processor.name}:", *(f"{name}={value}" for name, value in told.items()))
-        if LEVELS.index(processor.aten) > LEVELS.index(here):
-            print(f"== {processor.name}: not run, this processor knows no more than {here}")
-            continue
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical and not slow"]
-        if results:
-            command.append(f"--junitxml={results / processor.name.replace(' ', '-')}.xml")
-        start = time.monotonic()
-        if subprocess.run(command, env={**os.environ, **told}).returncode:
-            failed.append(processor.name)
-        print(f"== {processor.name}: {time.monotonic() - start:.0f} s", flush=True)
-    print("== failed:", ", ".join(failed)) if failed else print("== all passed")
-    return bool(failed)
+        if processor not in able:
+            print(f"== {processor.name}: not run, this processor knows {LEVELS[here]} at most")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        passed = list(pool.map(partial(run, results=results), able))
+    print(f"== the numerical tests passed on {sum(passed)} of {len(able)} processors")
+    return sum(passed) < len(able)
+
+
+def run(processor: Processor, results: Path | None) -> bool:
+    """Whether the tests pass on a processor; prints what pytest does when it is through."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical and not slow"]
+    if results:
+        command.append(f"--junitxml={results / processor.name.replace(' ', '-')}.xml")
+    told = processor.environment()
+    start = time.monotonic()
+    done = subprocess.run(
+        command,
+        env={**os.environ, **told},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    setting = " ".join(f"{name}={value}" for name, value in told.items())
+    seconds = time.monotonic() - start
+    print(f"== {processor.name}: {setting}\n{done.stdout}== {seconds:.0f} s\n", flush=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":
