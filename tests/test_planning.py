@@ -1,4 +1,4 @@
-"""What a task can do is told from its files before anything runs, all tasks at once, with remedies."""
+"""What a task can do is told from its files before anything runs, of all tasks at once."""
 
 import random
 from pathlib import Path
