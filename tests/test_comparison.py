@@ -394,7 +394,7 @@ def test_ffns_matter_in_the_upper_half_and_early_ones_with_five_shots(tmp_path):
     assert found.study.endswith(f"difference {np.mean(difference):.3f} [{low:.3f}, {high:.3f}]")
     falling = [r for t in "ab" for r in importance(t, 0, RISING[::-1])]
     assert finding(tmp_path, words, ffn_importance=falling).verdict == FAILS
-    early = finding(tmp_path, "5-shot: early FFNs matter too")
+    early = finding(tmp_path, "5-shot: FFNs of the lower half matter too")
     lower = [s[:4].mean() for s in scores]
     low, high = ttest_1samp(lower, 0).confidence_interval(0.95)
     assert early.study.endswith(f"lower {np.mean(lower):.3f} [{low:.3f}, {high:.3f}]")

@@ -50,8 +50,10 @@ def middle_heads(shots: int, scores: pl.DataFrame) -> Finding:
 def upper_ffns(shots: int, scores: pl.DataFrame) -> Finding:
     """FFNs matter in the upper half at 0 and 1 shots, in the lower one too at 5."""
     early_too = shots == 5
-    claim = f"{shots}-shot: FFNs matter in the upper half of the layers"
-    claim = f"{shots}-shot: early FFNs matter too" if early_too else claim
+    claim = f"{shots}-shot: FFNs matter in the upper half (layers {paper.EARLY_LAYERS + 1}+ of "
+    claim += f"{paper.LAYERS})"
+    if early_too:
+        claim = f"{shots}-shot: FFNs of the lower half matter too"
     tasks = _of_tasks(scores, shots)
     if tasks.is_empty():
         return Finding("4.2", claim, f"no {shots}-shot")
