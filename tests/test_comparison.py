@@ -119,11 +119,11 @@ GOOD = {
 
 
 def write(directory, **tables):
+    home = directory / "m" / "tables"
+    home.mkdir(parents=True, exist_ok=True)
     for name, rows in (GOOD | tables).items():
-        table = pl.DataFrame(rows, infer_schema_length=None).to_arrow()
-        path = directory / "m" / "tables" / f"{name}.parquet"
-        artifacts.write(path, table, table.schema, {"model": "m"})
-    return directory / "m" / "tables"
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(home / f"{name}.parquet")
+    return home
 
 
 def finding(directory, words, **tables):
@@ -474,7 +474,9 @@ def test_the_papers_numbers_at_every_number_of_shots():
 
 
 def test_all_findings_are_printed_with_their_verdicts(tmp_path):
-    write(tmp_path)
+    path = write(tmp_path) / "summary.parquet"
+    table = pl.read_parquet(path).to_arrow()
+    artifacts.write(path, table, table.schema, {"model": "m"})
     console = Console(width=100, record=True, file=io.StringIO())
     comparison.show(tmp_path, console)
     text = console.export_text()

@@ -107,10 +107,9 @@ def _ranking(importance: pl.DataFrame, shots: int) -> pl.DataFrame | None:
 def _rate(ranking: pl.DataFrame, heads: pl.DataFrame, draws: np.ndarray, levels: tuple) -> Interval:
     """Share of the total score lost between two levels, over the share of heads removed there."""
     start, end = (count_removed(level, ranking.height) for level in levels)
-    gone = heads.join(ranking[start:end], on=["layer", "head"], how="semi")
-    index = heads.with_row_index().join(gone, on=["layer", "head"], how="semi")["index"].to_numpy()
-    lost = draws[:, index].sum(1) / draws.sum(1)
-    return _interval(lost / (len(index) / ranking.height))
+    gone = heads.with_row_index().join(ranking[start:end], on=["layer", "head"], how="semi")
+    lost = draws[:, gone["index"].to_numpy()].sum(1) / draws.sum(1)
+    return _interval(lost / (gone.height / ranking.height))
 
 
 def _interval(draws: np.ndarray) -> Interval:

@@ -33,18 +33,15 @@ def middle_heads(shots: int, scores: pl.DataFrame) -> Finding:
     chance = tasks["layer"].is_in(middle).mean()
     if chance == 1:
         return Finding("4.1", claim, f"{layers} layers are too few")
-    excess = over_tasks(
-        [
-            rank(of_one)[count_removed(STAY, of_one.height) :]["layer"].is_in(middle).mean()
-            - chance
-            for _, of_one in tasks.group_by("task", maintain_order=True)
-        ]
-    )
-    if excess is None:
+    important = [
+        rank(of_one)[count_removed(STAY, of_one.height) :]["layer"]
+        for _, of_one in tasks.group_by("task", maintain_order=True)
+    ]
+    share = over_tasks([layer.is_in(middle).mean() for layer in important])
+    if share is None:
         return Finding("4.1", claim, "needs two tasks")
-    share = Interval(*(bound + chance for bound in excess))
     study = f"{share.text(0, 100)} % of the top 30 % in layers {middle[0]} to {middle[-1]}, "
-    return Finding("4.1", claim, f"{study}chance {chance:.0%}", at_least([excess], 0))
+    return Finding("4.1", claim, f"{study}chance {chance:.0%}", at_least([share], chance))
 
 
 def upper_ffns(shots: int, scores: pl.DataFrame) -> Finding:
