@@ -14,7 +14,7 @@ the unmodified one. Where the parts are: `headcount.families`.
 | FFNs mask | [layers L] | True keeps, False removes |
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -46,6 +46,12 @@ class Prompt:
     tokens: list[int]
     targets: list[int]
     truncated: bool
+
+
+class PromptError(ValueError):
+    """A request that has no log-likelihood; `index` is its place among those that were encoded."""
+
+    index = 0
 
 
 class LanguageModel:
@@ -101,20 +107,44 @@ class LanguageModel:
         return Encoder(pretrained=self.hf, tokenizer=self.tokenizer, batch_size=1)
 
     def encode(self, pairs: list[tuple[str, str]]) -> list[Prompt]:
-        """Prompts of (context, continuation) pairs, tokenised and truncated as lm-eval does it."""
+        """Prompts of (context, continuation) pairs, tokenised and truncated as lm-eval does it.
+
+        Raises `PromptError` for a continuation that is empty or longer than the window.
+        """
         from lm_eval.api.instance import Instance
 
         requests = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
         encoded = self._lm_eval.loglikelihood(requests, disable_tqdm=True)
-        return [self.prompt(context, continuation) for _, context, continuation in encoded]
+        return self.prompts([tokens for _, *tokens in encoded])
 
-    def prompt(self, context: list[int], continuation: list[int]) -> Prompt:
-        """The prompt of a context and its continuation in tokens, cut to the window."""
+    def prompts(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Prompt]:
+        """Prompts of (context, continuation) pairs in tokens, contexts cut to the window.
+
+        Raises `PromptError` as `encode` does.
+        """
+        prompts = []
+        for index, (context, continuation) in enumerate(pairs):
+            try:
+                prompts.append(self._prompt(context, continuation))
+            except PromptError as error:
+                error.index = index
+                raise
+        return prompts
+
+    def _prompt(self, context: list[int], continuation: list[int]) -> Prompt:
+        if not continuation:
+            raise PromptError(
+                "the continuation has no tokens of its own: the tokenizer merges it into the "
+                "context's last one, or it is empty (target_delimiter: ' ' keeps them apart)"
+            )
+        if len(continuation) > self.window:
+            raise PromptError(
+                f"the continuation has {len(continuation)} tokens, the model's window "
+                f"{self.window}: its log-likelihood is not defined"
+            )
         whole = context + continuation
         tokens = whole[-(self.window + 1) :][:-1]
-        # A continuation longer than the window has no position for its first tokens.
-        targets = continuation[-len(tokens) :]
-        return Prompt(tokens, targets, len(whole) > self.window + 1)
+        return Prompt(tokens, continuation, len(whole) > self.window + 1)
 
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""

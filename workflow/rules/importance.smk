@@ -21,6 +21,7 @@ rule score_importance:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         estimator=lambda wildcards: estimator(wildcards.component),
         documents=config["importance"]["documents"],
@@ -53,6 +54,7 @@ rule score_estimators:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         documents=config["importance"]["documents"],
         ablation=config["ablation"],

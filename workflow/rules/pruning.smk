@@ -22,6 +22,7 @@ rule prune:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=lambda wildcards: [wildcards.task, *SHARED],
@@ -49,6 +50,7 @@ use rule prune as prune_heldout with:
         task="|".join(map(re.escape, HELDOUT)) or "(?!)",
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=SHARED,
@@ -82,6 +84,7 @@ rule prune_transfer:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=["closest", "farthest"],
