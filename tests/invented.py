@@ -18,6 +18,7 @@ VERBS = ["carries", "mends", "paints", "finds", "hides", "cleans", "borrows", "s
 PLACES = ["harbour", "garden", "kitchen", "market", "library", "valley", "station", "cellar"]
 NAMES = ["Anna", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Hugo"]
 LETTERS = "ABCDE"
+SIZE = 8  # documents of a split
 
 Document = Callable[[random.Random, int], dict]  # the i-th of a split
 
@@ -158,7 +159,7 @@ def record(draw, i):
 
 
 def pair_of_sentences(draw, i):
-    """RTE, MRPC."""
+    """As in RTE and MRPC."""
     first, second = sentence(draw), sentence(draw)
     return {"sentence1": first, "sentence2": second, "label": draw.randrange(2), "idx": i}
 
@@ -178,6 +179,87 @@ def math_qa(draw, i):
 
 def lambada(draw, i):
     return {"text": f"{sentence(draw)} {clause(draw)}"}
+
+
+# --- datasets of other kinds of task ---
+
+
+def quiz(draw, i):
+    """What the tests' own tasks read: one right answer, and a list of them."""
+    return {
+        "id": i,
+        "question": sentence(draw),
+        "choices": things(draw, 3),
+        "answer": draw.randrange(3),
+        "answers": sorted(draw.sample(range(3), 1 + i % 2)),
+    }
+
+
+def quiz_with_hidden_labels(draw, i):
+    return {**quiz(draw, i), "answer": -1}
+
+
+def quiz_with_wrong_labels(draw, i):
+    return quiz(draw, i) | ({"answer": 7} if i in (2, 5) else {})
+
+
+def quiz_with_copies(draw, i):
+    """The first half of each split are the same documents."""
+    return quiz(random.Random(i) if i < SIZE // 2 else draw, i)
+
+
+def cola(draw, i):
+    return {"sentence": sentence(draw), "label": draw.randrange(2), "idx": i}
+
+
+def web_questions(draw, i):
+    answers = things(draw, 2 + i % 2)
+    return {"url": "", "question": f"what is in the {draw.choice(PLACES)}?", "answers": answers}
+
+
+def truthful_qa(draw, i):
+    choices = [sentence(draw) for _ in range(4)]
+    right = 1 + i % 3
+    return {
+        "question": f"What is in the {draw.choice(PLACES)}?",
+        "mc1_targets": {"choices": choices, "labels": [1, 0, 0, 0]},
+        "mc2_targets": {"choices": choices, "labels": [1] * right + [0] * (4 - right)},
+    }
+
+
+def gpqa(draw, i):
+    wrong, answers = "Incorrect Answer", things(draw, 4)
+    return {
+        "Question": sentence(draw),
+        "Correct Answer": answers[0],
+        **{f"{wrong} {n}": answers[n] for n in (1, 2, 3)},
+    }
+
+
+def blimp(draw, i):
+    good = clause(draw)
+    return {"sentence_good": good, "sentence_bad": " ".join(reversed(good.split()))}
+
+
+def musr(draw, i):
+    choices = draw.sample(NAMES, 2)
+    answer = draw.randrange(2)
+    return {
+        "narrative": sentence(draw),
+        "question": "Who did it?",
+        "choices": repr(choices),
+        "answer_index": answer,
+        "answer_choice": choices[answer],
+    }
+
+
+def crows_pairs(draw, i):
+    return {"sent_more": sentence(draw), "sent_less": sentence(draw), "bias_type": "age"}
+
+
+def agieval(draw, i):
+    gold = sorted(draw.sample(range(4), 1 + i % 2))
+    return {"query": sentence(draw), "choices": things(draw, 4), "gold": gold}
 
 
 TRAINED = ("train", "validation")
@@ -202,8 +284,25 @@ STUDY: list[tuple[str, str | None, tuple[str, ...], Document]] = [
     ("EleutherAI/lambada_openai", "default", ("test",), lambada),
 ]
 
+KINDS: list[tuple[str, str | None, tuple[str, ...], Document]] = [
+    ("invented/quiz", None, TESTED, quiz),
+    ("invented/quiz", "hidden", TRAINED, quiz_with_hidden_labels),
+    ("invented/quiz", "some", TRAINED, quiz_with_wrong_labels),
+    ("invented/quiz", "copied", TRAINED, quiz_with_copies),
+    ("nyu-mll/glue", "cola", TRAINED, cola),
+    ("nyu-mll/glue", "mrpc", TRAINED, pair_of_sentences),
+    ("stanfordnlp/web_questions", None, ("train", "test"), web_questions),
+    ("truthfulqa/truthful_qa", "multiple_choice", ("validation",), truthful_qa),
+    ("Idavidrein/gpqa", "gpqa_main", ("train",), gpqa),
+    ("nyu-mll/blimp", "adjunct_island", ("train",), blimp),
+    ("TAUR-Lab/MuSR", None, ("murder_mysteries",), musr),
+    ("jannalu/crows_pairs_multilingual", "english", ("test",), crows_pairs),
+    ("hails/agieval-aqua-rat", None, ("test",), agieval),
+    ("Muennighoff/xwinograd", "en", ("test",), winogrande),
+]
 
-def save_mirror(directory: Path, datasets=STUDY, size: int = 8) -> Path:
+
+def save_mirror(directory: Path, datasets=STUDY, size: int = SIZE) -> Path:
     """`size` documents a split, in the layout of the config's `datasets`."""
     for path, name, splits, document in datasets:
         home = directory / path.replace("/", "__") / (name or "default")

@@ -86,16 +86,8 @@ def test_opt_66b_is_held_against_the_paper(opt_66b):
 
 @pytest.mark.slow
 def test_opt_66b_pruned_is_a_checkpoint_of_plain_transformers(opt_66b):
-    cuts = [
-        "--heads",
-        "aggregate/5-shot",
-        "--level",
-        "70",
-        "--ffns",
-        "copa/1-shot",
-        "--level",
-        "20",
-    ]
+    cuts = ["--heads", "aggregate/5-shot", "--level", "70"]
+    cuts += ["--ffns", "copa/1-shot", "--level", "20"]
     headcount(opt_66b, "export", "--model", "opt-66b", *cuts, "pruned")
     pruned = AutoModelForCausalLM.from_pretrained(opt_66b.directory / "pruned")
     tokenizer = AutoTokenizer.from_pretrained(opt_66b.directory / "pruned")
