@@ -5,15 +5,25 @@ SNAKEMAKE = .venv/bin/snakemake
 STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
 TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 
-.PHONY: all test lint bench parity train-opt-mini clean
+.PHONY: all test test-cpus test-slow lint bench parity train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: $(STUDY)
 	$(SNAKEMAKE) --cores all all
 	@.venv/bin/headcount summary artifacts
 
+# With RESULTS, a directory, each run of pytest leaves its counts there.
+PYTEST = .venv/bin/python -m pytest $(if $(RESULTS),--junitxml=$(RESULTS)/$@.xml)
+
 test: $(TEST)
-	.venv/bin/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(TEST)
+	$(PYTEST) -m slow
+
+# The numerical tests with the instructions of other processors: tests/processors.py.
+test-cpus: $(TEST)
+	.venv/bin/python tests/processors.py $(RESULTS)
 
 lint: $(TEST)
 	.venv/bin/ruff check .

@@ -7,6 +7,8 @@ from test_sweep import random_prompts, within
 
 from headcount.sweep import Masks, ablation, log_likelihoods
 
+pytestmark = pytest.mark.numerical
+
 
 def recorded(model, prompts):
     """z [L, tokens, H, e], FFN outputs [L, tokens, d] and positions [tokens], by plain hooks."""

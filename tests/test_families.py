@@ -15,6 +15,8 @@ from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 from headcount.sweep.removal import without
 
+pytestmark = pytest.mark.numerical
+
 README = Path(__file__).parents[1] / "README.md"
 TOKENS = torch.tensor([[2, *range(8, 30)], [2, *range(47, 25, -1)]])
 

@@ -11,6 +11,8 @@ from headcount import importance
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel
 
+pytestmark = pytest.mark.numerical
+
 
 def reference_products(model, prompt, component):
     """<A_t, d loss / d A_t> [T, N] of one prompt, with plain hooks on the unmodified model.

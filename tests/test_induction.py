@@ -12,6 +12,8 @@ from transformers import OPTConfig, OPTForCausalLM
 from headcount import artifacts, induction
 from headcount.model import LanguageModel
 
+pytestmark = pytest.mark.numerical
+
 SEQUENCES, SEED = 3, 5
 
 

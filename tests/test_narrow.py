@@ -12,6 +12,8 @@ from headcount.model import LanguageModel
 from headcount.sweep import Masks
 from headcount.sweep.removal import without
 
+pytestmark = pytest.mark.numerical
+
 ALL = [(layer, head) for layer in range(3) for head in range(4)]
 # Kept of 3 layers of 4 heads; heads 0 and 1, 2 and 3 share a key-value head in grouped families.
 EVEN = {(0, 0), (1, 1), (2, 0)}  # one in each layer

@@ -11,6 +11,8 @@ from headcount import artifacts, pruning, rankings
 from headcount.evaluation import Evaluation
 from headcount.importance import components
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def evaluation(prompts, yaml):

@@ -13,6 +13,8 @@ from headcount import model as models
 from headcount.sweep import Masks, ablation, log_likelihoods
 from headcount.sweep.layers import is_offloaded
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(params=["opt", "llama", "gpt2", "gemma2"])
 def pair(request, tmp_path):

@@ -15,6 +15,8 @@ from headcount.sweep.sharing import tree
 from headcount.sweep.states import States
 from headcount.sweep.trie import blocks
 
+pytestmark = pytest.mark.numerical
+
 
 def random_prompts(count, seed=0):
     """Prompts with common inputs, single-token and longer targets, all lengths."""

@@ -30,6 +30,8 @@ def show(artifacts: Path, console: Console | None = None) -> None:
         )
     for path in files:
         console.print(_table(path))
+        if pl.read_parquet(path).is_empty():
+            console.print("[yellow]no level removes a head or an FFN: nothing to sum up.[/yellow]")
         if truncated := _truncated(path.parent):
             console.print(f"[yellow]{truncated} prompts were cut to the model's window.[/yellow]")
         console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .html\n")
@@ -49,7 +51,7 @@ def _table(path: Path) -> Table:
         f"{100 * TOLERANCE:g} points of mean metric, in %",
         caption="whole: unpruned; both: heads+FFNs; own: each task by its own importance, points "
         "lost: then, with the 95 % interval of the difference; aggregate: by the mean of all; "
-        "depth and random know nothing of it; paper: Bansal et al. (2023), OPT-66B",
+        "depth and random know nothing of it; -: not in this study; paper: Bansal et al. (2023)",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -68,16 +70,17 @@ def _table(path: Path) -> Table:
             str(shots) if shots != shown else "",
             {"ffns": "FFNs"}.get(component, component),
             f"{own['whole']:.3f}",
-            cell(component, own["heads_removed"], own["ffns_removed"]),
+            _cell_of(component, own),
             _points(own),
-            *(
-                cell(component, orders[order]["heads_removed"], orders[order]["ffns_removed"])
-                for order in ORDERS[1:]
-            ),
+            *(_cell_of(component, orders.get(order)) for order in ORDERS[1:]),
             cell(component, own["paper_heads"], own["paper_ffns"]),
         )
         shown = shots
     return table
+
+
+def _cell_of(component: str, row: dict | None) -> str:
+    return cell(component, row["heads_removed"], row["ffns_removed"]) if row else "-"
 
 
 def cell(component: str, heads: float | None, ffns: float | None) -> str:

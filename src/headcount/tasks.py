@@ -263,7 +263,14 @@ def _requests(task, kind: Kind, shots: int, split: str, **which) -> list[dict]:
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     examples = _recorded(task) if shots else []
-    task.build_all_requests(**which)
+    try:
+        task.build_all_requests(**which)
+    except (AssertionError, TypeError, ValueError, KeyError, IndexError) as error:
+        several = " (of several right answers it can show none)" if task.multiple_target else ""
+        raise TaskError(
+            f"{kind.task}: lm-eval cannot render its prompts at {shots} shots{several}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     metrics = Metrics.of_task(task, kind.metric)
     samples = which.get("samples")  # lm-eval numbers chosen documents anew, from 0
     rows = []

@@ -1,6 +1,10 @@
 # Model + prompts + rankings -> every document's log-likelihoods and metric at every level.
 # One job loads the model once and evaluates all levels of all rankings.
 
+# A task alone has no closest and no farthest other task.
+TRANSFERRED = STUDIED if len(STUDIED) > 1 else []
+TRANSFERS = ["closest", "farthest"] if TRANSFERRED else []
+
 
 rule prune:
     input:
@@ -73,7 +77,7 @@ rule prune_transfer:
     log:
         "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-transfer.log",
     wildcard_constraints:
-        task="|".join(map(re.escape, STUDIED)),
+        task="|".join(map(re.escape, TRANSFERRED)) or "(?!)",
         component="heads|ffns",
     conda:
         CONDA

@@ -12,7 +12,6 @@ rule prepare_task:
         mem_mb=2000,
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         source=lambda wildcards: task_source(wildcards.task),
         metric=lambda wildcards: config["metrics"].get(wildcards.task),
         calibrate=lambda wildcards: calibrates(wildcards.task),
