@@ -57,8 +57,9 @@ class Reference:
         rows = partial(self._rows, inputs=len(tokens))
         heads_gates = {layer: rows(gate) for layer, gate in of_heads.items() if not gate.all()}
         ffns_gates = {layer: rows(gate) for layer, gate in of_ffns.items() if not gate.all()}
-        with self._gated(heads_gates, ffns_gates, "ffn_output"):
-            logits = self._run(tokens * len(removals), last)
+        tokens_of_rows = tokens * len(removals)
+        with self._gated(heads_gates, ffns_gates, "ffn_output"), self._rounded(tokens_of_rows):
+            logits = self._run(tokens_of_rows, last)
         return logits.float().cpu().unflatten(0, (-1, len(removals), len(tokens)))
 
     def _rows(self, gate: Tensor, inputs: int) -> Tensor:
@@ -76,7 +77,12 @@ class Reference:
         of_heads = {layer: torch.ones(rows, T, heads[layer]) for layer in self.attentive}
         of_ffns = {layer: torch.ones(rows, T, 1) for layer in self.forward}
         gates = [gate.requires_grad_() for gate in (*of_heads.values(), *of_ffns.values())]
-        with torch.enable_grad(), self._gated(of_heads, of_ffns, "ffn_writes"), self._dropping():
+        with (
+            torch.enable_grad(),
+            self._gated(of_heads, of_ffns, "ffn_writes"),
+            self._rounded(tokens),
+            self._dropping(),
+        ):
             log_p = self._run(tokens, len(targets[0])).log_softmax(-1, dtype=torch.float32)
             chosen = torch.tensor(targets * (1 + self.copies), device=log_p.device)[..., None]
             loss = -log_p.gather(-1, chosen).sum() / len(targets[0])
@@ -104,7 +110,8 @@ class Reference:
         before = self.hf.config._attn_implementation
         self.hf.set_attn_implementation("eager")
         try:
-            patterns = self._call([tokens], output_attentions=True).attentions
+            with self._rounded([tokens]):
+                patterns = self._call([tokens], output_attentions=True).attentions
         finally:
             self.hf.set_attn_implementation(before)
         found = [pattern.float().cpu() for pattern in patterns or () if pattern is not None]
@@ -117,8 +124,11 @@ class Reference:
 
     def _call(self, tokens: list[list[int]], **options):
         rows = torch.tensor(tokens * (1 + self.copies), device=self.model.device)
-        with rounding(self.hf, rows.shape, len(tokens), self.seed):
-            return self.hf(input_ids=rows, use_cache=False, **options)
+        return self.hf(input_ids=rows, use_cache=False, **options)
+
+    def _rounded(self, tokens: list[list[int]]):
+        shape = (1 + self.copies) * len(tokens), len(tokens[0])
+        return rounding(self.hf, shape, len(tokens), self.seed)
 
     @contextmanager
     def _gated(

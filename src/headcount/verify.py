@@ -99,15 +99,18 @@ def require(table: pl.DataFrame, model: LanguageModel) -> None:
     lines = [
         f"model {model.hf.name_or_path}, {_family(model)}, {model.hf.dtype}: headcount does not "
         "compute what the model computes, so that no number of a study would mean anything",
-        *(
-            f"  {row['property']}: off by {row['difference']:.3g}, where rounding explains "
-            f"{row['bound']:.3g} ({row['where']})"
-            for row in failed.iter_rows(named=True)
-        ),
+        *(f"  {line}" for line in map(_told, failed.iter_rows(named=True))),
         "What to do: dtype: float32 if it is another; device_map: cpu, to see whether the device "
         "decides; then report the family and these lines.",
     ]
     raise VerificationError("\n".join(lines))
+
+
+def _told(row: dict) -> str:
+    if math.isinf(row["difference"]):
+        return f"{row['property']}: {row['where']}"
+    differs = f"off by {row['difference']:.3g}, where rounding explains {row['bound']:.3g}"
+    return f"{row['property']}: {differs} ({row['where']})"
 
 
 def show(
@@ -216,6 +219,11 @@ class Examination:
             batch.add_greedy(logits[0, 0])
             for mask, (name, of_mask) in enumerate(masks):
                 scores, margins = _scores(logits[:, mask], batch)
+                if not scores[0].isfinite().all():
+                    raise VerificationError(
+                        f"model {self.model.hf.name_or_path}: its own log-likelihoods are not "
+                        f"finite ({batch}, {of_mask}); try dtype: float32 or bfloat16"
+                    )
                 results[name, f"{batch}, {of_mask}"] = scores
                 results[GREEDY, f"{batch}, {of_mask}"] = margins
                 if batch in self.shorter and name == WHOLE:
