@@ -29,7 +29,8 @@ def ranking(model: LanguageModel, component: str, seed: int = 0) -> pl.DataFrame
 def study(model: LanguageModel, directory):
     """Artifacts of a model called m: rankings of one task, and an aggregate at two shots."""
     facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
-    facts |= {"path": model.hf.name_or_path, "layers": model.num_layers, "heads": model.num_heads}
+    facts |= {"path": model.hf.name_or_path, "layers": model.num_layers}
+    facts |= {"heads": model.heads, "ffns": model.ffns}
     (directory / "m").mkdir(parents=True)
     (directory / "m" / "model.json").write_text(json.dumps(facts))
     for name in ("task/0-shot", "aggregate/0-shot", "aggregate/5-shot"):
@@ -54,7 +55,7 @@ def test_plain_transformers_gives_the_pruned_models_logits(model, tmp_path):
     removed = pruning.removal({name: ranking(model, name) for name in cuts}, 60, 34)
     assert (len(removed[0]), len(removed[1])) == (7, 1)
     masks = Masks.removing(model, [removed])
-    with without(model, masks.heads[0], masks.ffns[0]):
+    with without(model, *masks.of(0)):
         expected = logits(model.hf)
     torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(logits(model.hf), expected, atol=1e-2)

@@ -161,9 +161,13 @@ def head_outputs(projection, inputs: torch.Tensor, heads: int) -> list[torch.Ten
     return outputs
 
 
+def outputs_of(model: LanguageModel) -> list:
+    return [part.attention_output for part in model.parts]
+
+
 def check(found: pl.DataFrame, expected: list[list[float]], model: LanguageModel) -> None:
     """`expected` has the scores of each sequence, heads in the order (layer, head)."""
-    pairs = [(i, h) for i in range(model.num_layers) for h in range(model.num_heads)]
+    pairs = [(i, h) for i, H in enumerate(model.heads) for h in range(H)]
     assert found.select("layer", "head").rows() == pairs
     assert found["score"].to_list() == pytest.approx(np.mean(expected, 0), abs=1e-5)
     error = np.std(expected, 0, ddof=1) / len(expected) ** 0.5
@@ -181,7 +185,7 @@ def test_prefix_matching_is_a_plain_loop_over_attention(model):
             [
                 np.mean([attention[h, q, following(tokens)[q]].sum().item() for q in queries])
                 for attention in patterns(model, tokens)
-                for h in range(model.num_heads)
+                for h in range(model.heads[0])
             ]
         )
     check(found, expected, model)
@@ -196,13 +200,13 @@ def test_copying_is_a_plain_loop_over_heads(model):
             projection.register_forward_pre_hook(
                 lambda _, args, z=z, i=i: z.update({i: args[0][0]})
             )
-            for i, projection in enumerate(model.attention_outputs)
+            for i, projection in enumerate(outputs_of(model))
         ]
         attentions = patterns(model, tokens)
         for hook in hooks:
             hook.remove()
-        for i, projection in enumerate(model.attention_outputs):
-            for h, output in enumerate(head_outputs(projection, z[i], model.num_heads)):
+        for i, projection in enumerate(outputs_of(model)):
+            for h, output in enumerate(head_outputs(projection, z[i], model.heads[i])):
                 unembedding = model.hf.get_output_embeddings().weight  # without a bias, as of Phi
                 logits = model.final_norm(output) @ unembedding.T
                 context = logits[1:, tokens[1:]]  # BOS, at position 0, is no candidate
@@ -229,7 +233,7 @@ def test_the_variant_embedding_is_the_code_of_the_paper(opt):
             with eager(opt):
                 attention = layer.self_attn(hidden, attention_mask=causal)[1][0]
             value = layer.self_attn.v_proj(hidden)[0]
-            outputs = head_outputs(layer.self_attn.out_proj, value, opt.num_heads)
+            outputs = head_outputs(layer.self_attn.out_proj, value, opt.heads[0])
             for h, output in enumerate(outputs):
                 probabilities = opt.hf.lm_head(output).softmax(-1)[:, tokens]
                 scores.append(plain_copying(probabilities, attention[h].argmax(-1).tolist()))

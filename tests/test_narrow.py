@@ -24,7 +24,7 @@ def narrowed(model, kept, ffns=()):
     """The pruned model's logits, the smaller model and what changes in its configuration."""
     removed = (tuple(sorted({*ALL} - kept)), tuple(ffns))
     masks = Masks.removing(model, [removed])
-    with without(model, masks.heads[0], masks.ffns[0]):
+    with without(model, *masks.of(0)):
         expected = logits(model.hf)
     zeroed = LanguageModel(copy.deepcopy(model.hf), model.tokenizer)
     export.zero(zeroed, removed)
@@ -44,7 +44,7 @@ def test_fewer_heads_in_every_layer(model, request, kept):
     assert smaller.config.num_attention_heads == most
     assert changed["num_attention_heads"] == (4, most)
     assert smaller.num_parameters() < zeroed.hf.num_parameters()
-    if kept == PAIR and model.num_kv_heads == 2:  # one group of two, not two groups of one
+    if kept == PAIR and model.parts[0].kv_heads == 2:  # one group of two, not two groups of one
         assert smaller.config.num_key_value_heads == 1
 
 
@@ -53,7 +53,7 @@ def test_layers_that_add_nothing_are_left_out(model, gone):
     kept = {(layer, head) for layer, head in ALL if layer not in gone}
     expected, zeroed, smaller, changed = narrowed(model, kept, gone)
     torch.testing.assert_close(logits(smaller), expected, atol=1e-5, rtol=1e-5)
-    if model.attention_outputs[0].bias is None:
+    if model.parts[0].attention_output.bias is None:
         left = max(1, 3 - len(gone))  # a configuration has a layer at least
         assert changed["num_hidden_layers"] == (3, left)
         assert smaller.num_parameters() < zeroed.hf.num_parameters()
@@ -64,7 +64,7 @@ def test_layers_that_add_nothing_are_left_out(model, gone):
 def test_nothing_is_smaller_where_a_layer_keeps_all_its_heads(model):
     kept = {(0, head) for head in range(4)}
     _, zeroed, smaller, changed = narrowed(model, kept, ffns=[2])
-    if model.attention_outputs[0].bias is None:  # layer 2 has neither heads nor FFN
+    if model.parts[0].attention_output.bias is None:  # layer 2 has neither heads nor FFN
         assert changed == {"num_hidden_layers": (3, 2)}
     else:
         assert smaller is zeroed.hf and changed == {}

@@ -143,8 +143,7 @@ def _with_mean(curves: dict) -> dict:
 def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
     """One row a curve and level: value, drop below the unpruned model, 95 % intervals of both."""
     any_made = next(iter(facts.values()))
-    N = {"heads": any_made["model"]["layers"] * any_made["model"]["heads"]}
-    N["ffns"] = any_made["model"]["layers"]
+    N = {"heads": sum(any_made["model"]["heads"]), "ffns": len(any_made["model"]["ffns"])}
     rows = []
     for (shots, task, order, ranking, heads_level, ffns_level), curve in curves.items():
         whole = curves[shots, task, order, ranking, 0.0, 0.0]
