@@ -9,9 +9,8 @@ import polars as pl
 from headcount import artifacts, rankings
 
 facts = job.model_facts(snakemake.input[0])
-heads = range(facts["heads"]) if snakemake.wildcards.component == "heads" else [None]
 components = pl.DataFrame(
-    [(layer, head) for layer in range(facts["layers"]) for head in heads],
+    rankings.components(snakemake.wildcards.component, facts["heads"], facts["ffns"]),
     schema={"layer": pl.Int32, "head": pl.Int32},
     orient="row",
 )

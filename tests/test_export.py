@@ -31,7 +31,8 @@ def ranking(model: LanguageModel, component: str, seed: int = 0) -> pl.DataFrame
 def study(model: LanguageModel, directory):
     """Artifacts of a model called m: rankings of one task, and an aggregate at two shots."""
     facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
-    facts |= {"path": model.hf.name_or_path, "layers": model.num_layers, "heads": model.num_heads}
+    facts |= {"path": model.hf.name_or_path, "layers": model.num_layers}
+    facts |= {"heads": model.heads, "ffns": model.ffns}
     (directory / "m").mkdir(parents=True)
     (directory / "m" / "model.json").write_text(json.dumps(facts))
     for name in ("task/0-shot", "aggregate/0-shot", "aggregate/5-shot"):

@@ -29,7 +29,7 @@ def logits(hf, tokens=TOKENS):
 
 
 def everything(model):
-    heads = torch.ones(model.num_layers, model.num_heads, dtype=torch.bool)
+    heads = [torch.ones(H, dtype=torch.bool) for H in model.heads]
     return heads, torch.ones(model.num_layers, dtype=torch.bool)
 
 
@@ -50,13 +50,14 @@ def unmodified_without_a_mask(model):
 
 def removed_head_is_zeroed_columns(model):
     """Removing heads equals zeroing what the output projection reads of them."""
-    for gone in ([(0, 0)], [(1, 3), (2, 1)], [(1, head) for head in range(model.num_heads)]):
+    for gone in ([(0, 0)], [(1, 3), (2, 1)], [(1, head) for head in range(model.heads[1])]):
         by_hand = copy.deepcopy(model.hf)
         heads, ffns = everything(model)
         for layer, head in gone:
-            heads[layer, head] = False
-            name = module_name(model, model.attention_outputs[layer])
-            columns = slice(head * model.head_dim, (head + 1) * model.head_dim)
+            heads[layer][head] = False
+            part = model.parts[layer]
+            name = module_name(model, part.attention_output)
+            columns = slice(head * part.head_dim, (head + 1) * part.head_dim)
             families.matrix(by_hand.get_submodule(name))[:, columns] = 0
         assert_removed(model, by_hand, heads, ffns)
 
@@ -65,7 +66,7 @@ def removed_ffn_is_zeroed_projection(model):
     """Removing an FFN equals zeroing its output projection, weight and bias."""
     for layer in (0, 2):
         by_hand = copy.deepcopy(model.hf)
-        name = module_name(model, model.ffn_outputs[layer])
+        name = module_name(model, model.parts[layer].ffn_output)
         for parameter in by_hand.get_submodule(name).parameters():
             parameter.zero_()
         heads, ffns = everything(model)
@@ -135,31 +136,29 @@ def of_gates(model, prompt, component):
 
 def grouped_is_repeated(model):
     """Grouped-query attention equals attention with each key-value head repeated."""
-    group = model.num_heads // model.num_kv_heads
+    part = model.parts[0]
+    group = part.heads // part.kv_heads
     config = copy.deepcopy(model.hf.config)
-    config.num_key_value_heads = model.num_heads
+    config.num_key_value_heads = part.heads
     repeated = AutoModelForCausalLM.from_config(config).eval()
     weights = {}
     for name, weight in model.hf.state_dict().items():
         if match := re.search(r"(k_proj|v_proj|qkv_proj)\.", name):
-            of_heads = weight.unflatten(0, (-1, model.head_dim))  # [heads, head_dim, ..]
-            queries = model.num_heads if match[1] == "qkv_proj" else 0
+            of_heads = weight.unflatten(0, (-1, part.head_dim))  # [heads, head_dim, ..]
+            queries = part.heads if match[1] == "qkv_proj" else 0
             kv = of_heads[queries:].repeat_interleave(group, 0)
             if queries:  # keys, then values: each of these heads was repeated in place
                 kv = torch.cat(
                     [
-                        part.repeat_interleave(group, 0)
-                        for part in of_heads[queries:].split(model.num_kv_heads)
+                        half.repeat_interleave(group, 0)
+                        for half in of_heads[queries:].split(part.kv_heads)
                     ]
                 )
             weight = torch.cat([of_heads[:queries], kv]).flatten(0, 1)
         weights[name] = weight
     repeated.load_state_dict(weights)
     repeated = LanguageModel(repeated, model.tokenizer)
-    assert (repeated.num_kv_heads, model.num_kv_heads) == (
-        model.num_heads,
-        model.num_heads // group,
-    )
+    assert repeated.parts[0].kv_heads == part.heads > part.kv_heads
     prompts = random_prompts(4, seed=3)
     removals = [([], []), ([(0, 1)], []), ([(1, 0), (1, 1), (2, 3)], [0])]
     sums, _ = log_likelihoods(model, prompts, Masks.removing(model, removals))
@@ -173,49 +172,19 @@ def grouped_is_repeated(model):
     assert scores(model) == expected
 
 
-PROPERTIES = {
-    unmodified_without_a_mask: "unmodified without a mask",
-    removed_head_is_zeroed_columns: "a head removed",
-    removed_ffn_is_zeroed_projection: "an FFN removed",
-    score_is_derivative_of_gate: "gradient score",
-    grouped_is_repeated: "grouped queries",
-}
-
-
-def applies(check, model):
-    return check is not grouped_is_repeated or model.num_kv_heads < model.num_heads
+PROPERTIES = [
+    unmodified_without_a_mask,
+    removed_head_is_zeroed_columns,
+    removed_ffn_is_zeroed_projection,
+    score_is_derivative_of_gate,
+    grouped_is_repeated,
+]
 
 
 @pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
 def test_property(model, check):
-    if applies(check, model):
+    if check is not grouped_is_repeated or model.parts[0].kv_heads < model.parts[0].heads:
         check(model)
-
-
-def test_every_tested_family_has_a_layout_that_names_it(model):
-    assert model.hf.config.model_type in model.layout.families
-
-
-def test_the_readme_lists_the_families_that_have_the_properties(all_models, pytestconfig):
-    """`pytest --write-readme tests/test_families.py` writes the table."""
-    columns = ["family", "heads", "FFN", *PROPERTIES.values()]
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join(["---"] * len(columns)) + " |"]
-    for name, model in all_models.items():
-        cells = [f"{name} (`{type(model.hf).__name__}`)"]
-        cells += [f"`{model.layout.attention_output}`", f"`{model.layout.ffn_output}`"]
-        for check in PROPERTIES:
-            if applies(check, model):
-                check(model)
-            cells.append("yes" if applies(check, model) else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-    text = README.read_text()
-    before, _, rest = text.partition("<!-- families -->\n")
-    _, _, after = rest.partition("<!-- end -->\n")
-    table = "\n".join(lines) + "\n"
-    written = f"{before}<!-- families -->\n{table}<!-- end -->\n{after}"
-    if pytestconfig.getoption("--write-readme"):
-        README.write_text(written)
-    assert README.read_text() == written
 
 
 # --- what is put together from the parts ---
@@ -224,15 +193,15 @@ def test_the_readme_lists_the_families_that_have_the_properties(all_models, pyte
 def test_hooks_go_even_when_the_model_fails(opt):
     before = logits(opt.hf)
     heads, ffns = everything(opt)
-    heads[0, 0] = False
+    heads[0][0] = False
     with pytest.raises(IndexError), without(opt, heads, ffns):
         logits(opt.hf, torch.tensor([[10_000]]))
     assert torch.equal(logits(opt.hf), before)
 
 
 def test_head_weight_is_what_a_head_writes_with(model):
-    z = torch.randn(model.num_heads, model.head_dim)
-    projection = model.attention_outputs[1]
+    z = torch.randn(model.parts[1].heads, model.parts[1].head_dim)
+    projection = model.parts[1].attention_output
     bias = getattr(projection, "bias", None)
     expected = projection(z.flatten()[None])[0] - (0 if bias is None else bias)
     weight = model.head_weight(1)

@@ -42,7 +42,7 @@ def reference_products(model, prompt, component):
     products = []
     for tensor in kept:
         product = (tensor * tensor.grad).detach().reshape(len(prompt.tokens), -1)
-        parts = product.split(model.head_dim, -1) if heads else [product]
+        parts = product.split(model.parts[0].head_dim, -1) if heads else [product]
         products += [part.sum(-1) for part in parts]
     return torch.stack(products, -1).double().numpy()
 
@@ -185,7 +185,7 @@ def test_standard_error_of_a_ratio_is_that_of_a_bootstrap_over_documents():
     generator = np.random.default_rng(0)
     weights = generator.integers(5, 40, size=(200, 3)).astype(float)
     contributions = weights * (1 + generator.normal(size=(200, 3)))
-    model = type("Model", (), {"num_layers": 1, "num_heads": 3})
+    model = type("Model", (), {"heads": [3], "ffns": [0]})
     errors = [
         row["standard_error"]
         for row in importance.Importance(contributions, weights).rows(model, "heads")
@@ -198,13 +198,13 @@ def test_standard_error_of_a_ratio_is_that_of_a_bootstrap_over_documents():
 def test_standard_error_of_the_oracle_is_that_of_a_mean():
     contributions = np.random.default_rng(0).normal(size=(20, 1))
     scores = importance.Importance(contributions, np.ones((20, 1)))
-    model = type("Model", (), {"num_layers": 1, "num_heads": 1})
+    model = type("Model", (), {"heads": [1], "ffns": [0]})
     (row,) = scores.rows(model, "ffns")
     assert row["standard_error"] == pytest.approx(contributions.std(ddof=1) / 20**0.5)
 
 
 def test_scores_that_are_not_finite_name_model_and_layer(opt):
-    weight = opt.attention_outputs[1].weight
+    weight = opt.parts[1].attention_output.weight
     saved = weight.clone()
     try:
         weight.fill_(float("nan"))

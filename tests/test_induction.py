@@ -215,13 +215,13 @@ def plain_copying_of_heads(model: LanguageModel, sequences: list[list[int]]) -> 
             projection.register_forward_pre_hook(
                 lambda _, args, z=z, i=i: z.update({i: args[0][0]})
             )
-            for i, projection in enumerate(model.attention_outputs)
+            for i, projection in enumerate(outputs_of(model))
         ]
         attentions = patterns(model, tokens)
         for hook in hooks:
             hook.remove()
-        for i, projection in enumerate(model.attention_outputs):
-            for h, output in enumerate(head_outputs(projection, z[i], model.num_heads)):
+        for i, projection in enumerate(outputs_of(model)):
+            for h, output in enumerate(head_outputs(projection, z[i], model.heads[i])):
                 unembedding = model.hf.get_output_embeddings().weight  # without a bias, as of Phi
                 logits = model.final_norm(output) @ unembedding.T
                 context = logits[1:, tokens[1:]]  # BOS, at position 0, is no candidate
@@ -255,7 +255,7 @@ def plain_copying_of_embeddings(
             with eager(opt):
                 attention = layer.self_attn(hidden, attention_mask=causal)[1][0]
             value = layer.self_attn.v_proj(hidden)[0]
-            outputs = head_outputs(layer.self_attn.out_proj, value, opt.num_heads)
+            outputs = head_outputs(layer.self_attn.out_proj, value, opt.heads[0])
             for h, output in enumerate(outputs):
                 probabilities = opt.hf.lm_head(output).softmax(-1)[:, tokens]
                 scores.append(plain_copying(probabilities, attention[h].argmax(-1).tolist()))

@@ -2,27 +2,13 @@
 
 import pytest
 import tiny
-from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, OPTConfig, T5Config
+from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, T5Config
 
 from headcount import model as models
 
 
 def small(config):
     return AutoModelForCausalLM.from_config(config)
-
-
-def test_a_mixture_of_experts_is_refused_by_name():
-    config = MixtralConfig(
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=2,
-    )
-    with pytest.raises(models.ModelError, match="mixture of experts"):
-        models.LanguageModel(small(config), tiny.tokenizer())
 
 
 def test_a_model_without_attention_is_refused_with_what_was_looked_for():
@@ -41,7 +27,7 @@ def test_an_encoder_decoder_is_refused(tmp_path):
 
 def test_resolve_describes_a_local_checkpoint_without_loading_weights(checkpoint, tmp_path):
     facts = models.resolve(str(checkpoint), None, None, tmp_path)
-    assert (facts["layers"], facts["heads"]) == (3, 4)
+    assert (facts["layers"], facts["heads"], facts["ffns"]) == (3, [4, 4, 4], [0, 1, 2])
     assert facts["architecture"] == "OPTForCausalLM"
     assert facts["path"] == str(checkpoint)
 

@@ -30,7 +30,7 @@ def narrowed(model, kept, ffns=()):
     """
     removed = (tuple(sorted({*ALL} - kept)), tuple(ffns))
     masks = Masks.removing(model, [removed])
-    with without(model, masks.heads[0], masks.ffns[0]):
+    with without(model, *masks.of(0)):
         expected = logits(model.hf)
     zeroed = LanguageModel(copy.deepcopy(model.hf), model.tokenizer)
     export.zero(zeroed, removed)
@@ -53,7 +53,7 @@ def test_fewer_heads_in_every_layer(model, request, kept):
     assert smaller.config.num_attention_heads == most
     assert changed["num_attention_heads"] == (4, most)
     assert smaller.num_parameters() < zeroed.hf.num_parameters()
-    if kept == PAIR and model.num_kv_heads == 2:  # one group of two, not two groups of one
+    if kept == PAIR and model.parts[0].kv_heads == 2:  # one group of two, not two groups of one
         assert smaller.config.num_key_value_heads == 1
 
 

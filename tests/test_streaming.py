@@ -13,6 +13,8 @@ from headcount import importance
 from headcount import model as models
 from headcount.sweep import Masks, ablation, log_likelihoods
 from headcount.sweep.layers import is_offloaded
+from headcount.sweep.packed import Packed
+from headcount.sweep.ways import way
 
 pytestmark = pytest.mark.numerical
 
@@ -21,7 +23,10 @@ pytestmark = pytest.mark.numerical
 def pair(request, tmp_path):
     """The same model in memory and on disk."""
     path = tiny.save_model(tmp_path, request.param)
-    return models.load(path), models.load(path, device_map="disk")
+    held, streamed = models.load(path), models.load(path, device_map="disk")
+    for model in (held, streamed):
+        assert way(model, longest=1) is Packed  # found out once, by a layer of each kind
+    return held, streamed
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def of_layers(counts, model):
 
 def every_removal(model):
     """The whole model, and the model without each of its heads, and each of its FFNs."""
-    heads = [([(i, h)], []) for i in range(model.num_layers) for h in range(model.num_heads)]
+    heads = [([(i, h)], []) for i in range(model.num_layers) for h in range(model.heads[i])]
     return [([], []), *heads, *(([], [layer]) for layer in range(model.num_layers))]
 
 

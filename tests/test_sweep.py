@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headcount.families import matrix
 from headcount.model import Prompt
 from headcount.sweep import Masks, log_likelihoods
+from headcount.sweep.attention import Sight
 from headcount.sweep.sharing import tree
 from headcount.sweep.states import States
 from headcount.sweep.trie import blocks
@@ -42,10 +43,11 @@ def naive(model, prompt, removed_heads, removed_ffns):
     saved = {name: value.clone() for name, value in model.hf.state_dict().items()}
     with torch.inference_mode():
         for layer, head in removed_heads:
-            columns = slice(head * model.head_dim, (head + 1) * model.head_dim)
-            matrix(model.attention_outputs[layer])[:, columns] = 0
+            part = model.parts[layer]
+            columns = slice(head * part.head_dim, (head + 1) * part.head_dim)
+            matrix(part.attention_output)[:, columns] = 0
         for layer in removed_ffns:
-            for parameter in model.ffn_outputs[layer].parameters():
+            for parameter in model.parts[layer].ffn_output.parameters():
                 parameter.zero_()
         logits = model.hf(input_ids=torch.tensor([prompt.tokens])).logits[0].log_softmax(-1)
     model.hf.load_state_dict(saved)
@@ -148,7 +150,7 @@ def test_a_common_context_is_packed_once():
     asked = [Prompt([*context, *choice[:-1]], choice, False) for choice in choices]
     (block,) = blocks(asked, max_tokens=1000)
     assert len(block) == distinct_prefixes(asked) == len(context) + 1 + 2
-    assert block.tokens.tolist()[: len(context)] == context
+    assert block.tokens[0].tolist()[: len(context)] == context
     assert sum(map(len, blocks(asked, 1000, share=False))) == sum(len(p.tokens) for p in asked)
 
 
@@ -159,15 +161,16 @@ def test_a_token_sees_its_prefix_and_nothing_else(asked, max_tokens):
     found = {}
     for block in packing:
         sees = [[] for _ in range(len(block))]
+        sight = Sight.of(block)
         for unit in block.units:
             keys = [index for part in unit.keys for index in range(part.start, part.stop)]
+            shown = sight.mask(unit, window=None)
             for row, query in enumerate(range(unit.queries.start, unit.queries.stop)):
-                shown = range(len(keys)) if unit.mask is None else unit.mask[row].nonzero()[:, 0]
-                sees[query] = [keys[k] for k in shown if unit.mask is not None or k <= row]
+                sees[query] = [keys[k] for k in shown[row].nonzero()[:, 0]]
         for row, target, prompt in zip(block.rows, block.targets, block.prompts, strict=True):
             place = int(block.scored[row])
-            assert block.positions[sees[place]].tolist() == list(range(len(sees[place])))
-            prefix = block.tokens[sees[place]].tolist()
+            assert block.positions[0, sees[place]].tolist() == list(range(len(sees[place])))
+            prefix = block.tokens[0, sees[place]].tolist()
             found.setdefault(int(prompt), []).append((prefix, int(target)))
     for index, prompt in enumerate(asked):
         first = len(prompt.tokens) - len(prompt.targets) + 1
@@ -206,10 +209,10 @@ def test_states_that_do_not_fit_lie_on_disk_until_they_are_dropped():
         tensors = [torch.randn(2, 5, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)] * 2
         for key, tensor in enumerate(tensors):
             states.put(key, tensor)
-        assert len(states.held) == 3 and len(states.filed) == 1
+        assert len(list(Path(states.directory.name).iterdir())) == 1
         for key, tensor in enumerate(tensors):
-            assert torch.equal(states.get(key).view(2, 5), tensor)
+            assert torch.equal(states.get(key), tensor)
             states.drop(key)
-        assert states.used == 0 and not states.filed
+        assert states.used == 0 and not list(Path(states.directory.name).iterdir())
         directory = states.directory.name
     assert not Path(directory).exists()

@@ -23,6 +23,14 @@ def main() -> None:
     plan.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     plan.set_defaults(run=_plan)
 
+    verify = commands.add_parser(
+        "verify", help="whether headcount computes what a model computes, property by property"
+    )
+    verify.add_argument("source", metavar="MODEL_OR_PATH", help="of the hub, or a directory")
+    verify.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    verify.add_argument("--device-map", default="cpu", help="cpu, cuda, auto, disk...")
+    verify.set_defaults(run=_verify)
+
     export = commands.add_parser(
         "export",
         help="a pruned model as a checkpoint that plain transformers loads",
@@ -101,6 +109,16 @@ def _plan(arguments: argparse.Namespace) -> None:
         plan.show(plan.read_config(arguments.configfile), arguments.artifacts)
     except (OSError, TaskError) as error:
         sys.exit(f"headcount: {arguments.configfile}: {error}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from headcount import verify
+    from headcount.model import ModelError
+
+    try:
+        verify.show(arguments.source, arguments.dtype, arguments.device_map)
+    except (ModelError, verify.VerificationError) as error:
+        sys.exit(f"headcount: {error}")
 
 
 def _named(component: str, ranking: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def export(
     files = {name: _ranking(cut, name, model, directory) for name, cut in cuts.items()}
     tables = {name: rankings.read(path, name, cuts[name].level) for name, path in files.items()}
     for table in tables.values():
-        rankings.check(table, facts["layers"], facts["heads"], model)
+        rankings.check(table, facts["heads"], facts["ffns"], model)
     levels = {name: cuts[name].level if name in cuts else 0 for name in ("heads", "ffns")}
     removed = removal(tables, levels["heads"], levels["ffns"])
     pruned = load(facts["path"], dtype="auto")
@@ -82,10 +82,11 @@ def zero(model: LanguageModel, removed: Removal) -> None:
     """Zero, in place, the weights that removed components write to the residual stream with."""
     heads, ffns = removed
     for layer, head in heads:
-        columns = slice(head * model.head_dim, (head + 1) * model.head_dim)
-        families.matrix(model.attention_outputs[layer])[:, columns] = 0
+        part = model.parts[layer]
+        columns = slice(head * part.head_dim, (head + 1) * part.head_dim)
+        families.matrix(part.attention_output)[:, columns] = 0
     for layer in ffns:
-        for parameter in model.ffn_outputs[layer].parameters():
+        for parameter in model.parts[layer].ffn_output.parameters():
             parameter.zero_()
 
 
@@ -150,7 +151,7 @@ def _appearing(out: Path) -> Iterator[Path]:
 def card(report: dict) -> str:
     """The model card, in Markdown."""
     model, removed, parameters = report["model"], report["removed"], report["parameters"]
-    totals = {"heads": model["layers"] * model["heads"], "ffns": model["layers"]}
+    totals = {"heads": sum(model["heads"]), "ffns": len(model["ffns"])}
     names = {"heads": "attention heads", "ffns": "FFNs"}
     lines = [
         f"# {model['name']}, pruned",

@@ -1,26 +1,328 @@
 """Where model families keep their heads and FFNs: facts that transformers does not declare.
 
-One table, `LAYOUTS`. A layout fits a model when every decoder layer has the modules that it names,
-so that a family that is built like a tested one works without a line here. What fits none is
-refused with what was looked for.
+Two lists of names, `ATTENTION_OUTPUTS` and `FFN_OUTPUTS`: in every decoder layer the first one that
+is there counts. So a family that is built like others works without a line here, and what has none
+of the names is refused with what was looked for; `Layout` is how a user adds one (config key
+`models.NAME.layout`).
+
+Layers may differ: in the number of heads, in their size, in whether they have attention at all
+(hybrids) or an FFN. In a mixture of experts the FFN is the whole block: router, experts, shared
+experts.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.utils import parametrize
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+# The last projection of softmax attention: its input is z of every head, side by side.
+ATTENTION_OUTPUTS = (
+    "self_attn.o_proj",
+    "self_attn.out_proj",
+    "self_attn.dense",
+    "attn.c_proj",
+    "attn.out_proj",
+    "attn.Wo",
+    "attn.attention.out_proj",
+    "attention.dense",
+    "self_attention.dense",
+    "multi_head_attention.dense",
+    "norm_attn_norm.attn.out_proj",
+    "temporal_block.o_proj",
+    "mixer.o_proj",
+)
+# The last projection of an FFN in the layer itself, in one of `BLOCKS`, or the block itself if it
+# holds experts.
+BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "mlp_block", "moe", "mixer")
+FFN_OUTPUTS = (
+    "down_proj",
+    "dense_4h_to_h",
+    "c_proj",
+    "fc2",
+    "fc_out",
+    "w2",
+    "Wo",
+    "2",  # CTRL's is a sequence of two projections
+)
+IN_LAYER = ("fc2",)
+# A norm between the FFN and the residual stream, where a layer has one: what leaves it is what the
+# FFN adds.
+POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2")
+CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention")
+# `layer_types` of the configuration whose layers mix tokens without softmax attention.
+NO_ATTENTION = ("linear", "conv", "mamba", "recurrent")
 
 
 class ModelError(ValueError):
     """A model that does not load, or whose heads and FFNs cannot be found."""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Dotted names, inside a decoder layer, of the modules that headcount touches.
+
+    `attention_output` reads z of every head and writes to the residual stream. `ffn_output` is the
+    last projection of the FFN, or a whole block that is one, such as a mixture of experts. A layer
+    that lacks either has no heads or no FFN.
+    """
+
+    attention_output: str
+    ffn_output: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules of one decoder layer, and how many heads it has: 0 if it has no attention."""
+
+    layer: nn.Module
+    d_model: int
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    attention: nn.Module | None = None
+    attention_output: nn.Module | None = None  # reads z
+    skips: bool = False  # the layer reads nothing of its attention but what it adds
+    # How to keep some heads of the query, key and value projections; None: always all of them.
+    inputs: "Inputs | None" = None
+    ffn_output: nn.Module | None = None  # with its parameters zero the FFN adds nothing
+    ffn_writes: nn.Module | None = None  # its output is what the FFN adds to the residual stream
+    ffn_inner: tuple[nn.Module, ...] = ()  # of the FFN, run before; nothing else reads them
+
+
+# --- finding them ---
+
+
+def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, list[Parts]]:
+    """Path of the list of decoder layers in `hf`, and the parts of each.
+
+    Raises `ModelError`, which says why, for what is no decoder-only model with attention, and for
+    heads or FFNs that are not found where `layout` or the lists of names say.
+    """
+    name = f"{type(hf).__name__} ({hf.config.model_type})"
+    try:
+        config = hf.config.get_text_config()
+    except ValueError as error:
+        raise ModelError(f"{name} has no single text decoder: {error}") from error
+    if hf.config.is_encoder_decoder or config.is_encoder_decoder:
+        raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
+    if hf.get_output_embeddings() is None:
+        raise ModelError(f"{name} has no unembedding (`get_output_embeddings()` is None)")
+    found = {}
+    for path, module in hf.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+            if parts := _of_layers(module, layout, config, name):
+                found[path] = parts
+    if not found:
+        looked_for = (layout.attention_output,) if layout else ATTENTION_OUTPUTS
+        raise ModelError(
+            f"{name}: no list of {config.num_hidden_layers} decoder layers in which there is an "
+            f"attention output projection; looked for {', '.join(looked_for)} (config key "
+            "`models.NAME.layout` names others; models without attention are not supported)"
+        )
+    path, parts = next(iter(found.items()))
+    _check(name, path, parts)
+    return path, parts
+
+
+def _of_layers(
+    layers: nn.ModuleList, layout: Layout | None, config: PreTrainedConfig, name: str
+) -> list[Parts]:
+    """The parts of every layer, [] if none has attention."""
+    kinds = getattr(config, "layer_types", None) or [""] * len(layers)
+    parts = []
+    for layer, kind in zip(layers, kinds, strict=True):
+        found = {} if kind.startswith(NO_ATTENTION) else _attention(layer, layout, config, name)
+        parts.append(Parts(layer, config.hidden_size, **found, **_ffn(layer, layout)))
+    return parts if any(part.heads for part in parts) else []
+
+
+def _check(name: str, path: str, parts: list[Parts]) -> None:
+    """Raise `ModelError` for what has heads and FFNs, but is no decoder-only model."""
+    if "encoder" in path.split("."):
+        raise ModelError(f"{name} is an encoder (BERT-like); headcount takes decoder-only models")
+    for part in parts:
+        if any(hasattr(part.layer, attention) for attention in CROSS_ATTENTION):
+            raise ModelError(
+                f"{name} is the decoder of an encoder-decoder, whose layers attend to an encoder; "
+                "headcount takes decoder-only models"
+            )
+    if not any(part.ffn_output for part in parts):
+        raise ModelError(
+            f"{name}: no FFN in the layers of {path}; looked for {', '.join(IN_LAYER)} and for "
+            f"{', '.join(FFN_OUTPUTS)} in {', '.join(BLOCKS)} (config key `models.NAME.layout` "
+            "names another)"
+        )
+    for role in ("attention_output", "ffn_output"):
+        modules = [getattr(part, role) for part in parts if getattr(part, role)]
+        if len(set(modules)) < len(modules):
+            raise ModelError(f"{name}: several layers share one module ({role}): not supported")
+
+
+def get(module: nn.Module, path: str) -> nn.Module | None:
+    """The submodule of `module` at the dotted `path`, if there is one."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _attention(
+    layer: nn.Module, layout: Layout | None, config: PreTrainedConfig, name: str
+) -> dict:
+    """What `Parts` says of the attention of a layer; {} if it has none."""
+    for path in (layout.attention_output,) if layout else ATTENTION_OUTPUTS:
+        projection, attention = get(layer, path), get(layer, path.rpartition(".")[0])
+        if projection is None or attention is layer:
+            continue
+        if not hasattr(projection, "weight"):  # a wrapper of a single projection (Moshi)
+            projection = next(iter(projection.children()), projection)
+        inputs = _inputs_of(projection)
+        if inputs is None:
+            continue
+        head_dim = _number(attention, "v_head_dim", "head_dim", "head_size")
+        heads = _number(attention, "num_heads", "num_attention_heads", "n_heads", "n_head")
+        if head_dim is None:
+            heads = heads or config.num_attention_heads
+            head_dim = inputs // heads
+        heads = heads or inputs // head_dim
+        if heads * head_dim != inputs:
+            raise ModelError(
+                f"{name}: {path} has {inputs} inputs, which are not {heads} heads of {head_dim}"
+            )
+        kv_heads = _kv_heads(attention, heads, config)
+        sizes = Sizes(heads, kv_heads, head_dim)
+        return {
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "attention": attention,
+            "attention_output": projection,
+            "skips": _returns_output_alone(attention),
+            "inputs": _narrow_inputs(attention, projection, sizes, config.model_type),
+        }
+    return {}
+
+
+def _kv_heads(attention: nn.Module, heads: int, config: PreTrainedConfig) -> int:
+    """Number of key-value heads of an attention module with so many query heads."""
+    if count := _number(attention, "num_key_value_heads", "num_kv_heads"):
+        return count
+    if groups := _number(attention, "num_key_value_groups"):
+        return heads // groups
+    return getattr(config, "num_key_value_heads", None) or heads
+
+
+def _returns_output_alone(attention: nn.Module) -> bool:
+    """Whether an attention module returns what it adds to the residual stream and its weights.
+
+    By its source; what returns more, or leaves keys and values to later layers, must run.
+    """
+    forward = type(attention).forward
+    if "shared_kv_states" in inspect.signature(forward).parameters:
+        return False
+    try:
+        return inspect.getsource(forward).rstrip().endswith("return attn_output, attn_weights")
+    except (OSError, TypeError):  # no source to be had
+        return False
+
+
+def _number(module: nn.Module, *names: str) -> int | None:
+    """The first of the attributes that is a number."""
+    values = (getattr(module, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and value), None)
+
+
+def _ffn(layer: nn.Module, layout: Layout | None) -> dict:
+    """What `Parts` says of the FFN of a layer; {} if it has none."""
+    path = layout.ffn_output if layout else _ffn_path(layer)
+    output = path and get(layer, path)
+    if not output:
+        return {}
+    block = layer.get_submodule(path.partition(".")[0])
+    writes, inner = output, ()
+    if block is output and path in IN_LAYER:
+        inner = tuple(filter(None, [get(layer, "fc1")]))
+    elif block is not output and _takes_one_tensor(block):
+        writes = block
+    for name in POST_NORMS:
+        if norm := get(layer, name):
+            inner = (*inner, writes) if _takes_one_tensor(writes) else inner
+            writes = norm
+    return {"ffn_output": output, "ffn_writes": writes, "ffn_inner": inner}
+
+
+def _ffn_path(layer: nn.Module) -> str | None:
+    for name in BLOCKS:
+        if (block := get(layer, name)) is None:
+            continue
+        if holds_experts(block):
+            return name
+        if found := next((out for out in FFN_OUTPUTS if get(block, out)), None):
+            return f"{name}.{found}"
+    return next((name for name in IN_LAYER if get(layer, name)), None)
+
+
+def holds_experts(block: nn.Module) -> bool:
+    """Whether a block of a layer is a mixture of experts."""
+    return any(name.rpartition(".")[2] == "experts" for name, _ in block.named_modules())
+
+
+def _takes_one_tensor(block: nn.Module) -> bool:
+    """Whether a module is called with hidden states alone (BLOOM's and MPT's add the residual)."""
+    parameters = inspect.signature(type(block).forward).parameters.values()
+    required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return len(required) == 2  # self, hidden states
+
+
+# --- projections: nn.Linear, GPT-2's Conv1D whose weight is transposed, and what wraps them ---
+
+
+def is_plain(projection: nn.Module) -> bool:
+    """Whether a projection is `z @ weight + bias`, and nothing that replaces or wraps one."""
+    return type(projection) in (nn.Linear, Conv1D) and not parametrize.is_parametrized(projection)
+
+
+def matrix(projection: nn.Module) -> Tensor:
+    """Weight of a projection as [outputs, inputs]."""
+    return projection.weight.T if isinstance(projection, Conv1D) else projection.weight
+
+
+def _inputs_of(projection: nn.Module) -> int | None:
+    """Number of inputs of a projection; None for what is none."""
+    if isinstance(projection, Conv1D):
+        return projection.weight.shape[0]
+    return getattr(projection, "in_features", None)
+
+
 # --- which outputs of the query, key and value projections belong to some heads ---
-# Each function: kept query heads [H'], kept key-value heads [K'], head_dim, numbers of query and
-# key-value heads -> indices of the outputs to keep, by the name of the projection.
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How a layer computes queries, keys and values of some heads alone.
+
+    `outputs`: kept query heads [H'], kept key-value heads [K'] -> indices of the outputs to keep,
+    by the name of the projection. `counts`: attributes of the attention module that count heads or
+    their outputs, and how many of these a head has.
+    """
+
+    outputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    counts: dict[str, int]
 
 
 def channels(heads: Tensor, head_dim: int) -> Tensor:
@@ -28,163 +330,44 @@ def channels(heads: Tensor, head_dim: int) -> Tensor:
     return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 
-def _separate(heads: Tensor, kv_heads: Tensor, head_dim: int, *_) -> dict[str, Tensor]:
-    of_kv_heads = channels(kv_heads, head_dim)
-    return {"q_proj": channels(heads, head_dim), "k_proj": of_kv_heads, "v_proj": of_kv_heads}
+def _separate(sizes: Sizes, heads: Tensor, kv_heads: Tensor) -> dict[str, Tensor]:
+    of_kv_heads = channels(kv_heads, sizes.head_dim)
+    of_heads = channels(heads, sizes.head_dim)
+    return {"q_proj": of_heads, "k_proj": of_kv_heads, "v_proj": of_kv_heads}
 
 
-def _gpt2(heads: Tensor, _kv: Tensor, head_dim: int, num_heads: int, *_) -> dict[str, Tensor]:
-    blocks = [heads + block * num_heads for block in range(3)]  # queries, keys, values
-    return {"c_attn": channels(torch.cat(blocks), head_dim)}
+def _gpt2(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tensor]:
+    blocks = [heads + block * sizes.heads for block in range(3)]  # queries, keys, values
+    return {"c_attn": channels(torch.cat(blocks), sizes.head_dim)}
 
 
-def _gpt_neox(heads: Tensor, _kv: Tensor, head_dim: int, *_) -> dict[str, Tensor]:
-    return {"query_key_value": channels(heads, 3 * head_dim)}  # [head, (query, key, value), e]
+def _gpt_neox(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tensor]:
+    return {"query_key_value": channels(heads, 3 * sizes.head_dim)}  # [head, (q, k, v), e]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Dotted names, inside a decoder layer, of the modules that headcount touches."""
-
-    families: tuple[str, ...]  # `model_type`s that the tests run
-    attention: str  # the module that calls transformers' attention interface
-    attention_output: str  # reads z of every head, writes to the residual stream
-    ffn: tuple[str, ...]  # the modules that together are the FFN, in the order that they run in
-    ffn_output: str  # the last projection
-    # How to keep some heads of the query, key and value projections; None: always all of them.
-    inputs: Callable[..., dict[str, Tensor]] | None = None
-    # Attributes of the attention module that count heads or their outputs, if it has some.
-    head_count: str | None = None
-    output_count: str | None = None
+FUSED = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}  # by `model_type`
 
 
-LAYOUTS = (
-    Layout(
-        families=("opt",),
-        attention="self_attn",
-        attention_output="self_attn.out_proj",
-        ffn=("fc1", "fc2"),
-        ffn_output="fc2",
-        inputs=_separate,
-        head_count="num_heads",
-    ),
-    Layout(
-        # phi3 projects queries, keys and values at once, by sizes it takes from its configuration:
-        # it lacks what `inputs` names, and computes all of them.
-        families=("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"),
-        attention="self_attn",
-        attention_output="self_attn.o_proj",
-        ffn=("mlp",),
-        ffn_output="mlp.down_proj",
-        inputs=_separate,
-    ),
-    Layout(
-        families=("phi",),
-        attention="self_attn",
-        attention_output="self_attn.dense",
-        ffn=("mlp",),
-        ffn_output="mlp.fc2",
-        inputs=_separate,
-    ),
-    Layout(
-        families=("gpt2",),
-        attention="attn",
-        attention_output="attn.c_proj",
-        ffn=("mlp",),
-        ffn_output="mlp.c_proj",
-        inputs=_gpt2,
-        output_count="split_size",
-    ),
-    Layout(
-        families=("gpt_neox",),
-        attention="attention",
-        attention_output="attention.dense",
-        ffn=("mlp",),
-        ffn_output="mlp.dense_4h_to_h",
-        inputs=_gpt_neox,
-    ),
-)
-# A norm between the FFN's last projection and the residual stream, where a layer has one (Gemma 2
-# and 3): what the FFN adds to the stream is what leaves it.
-FFN_POST_NORM = "post_feedforward_layernorm"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The modules of one decoder layer."""
-
-    layer: nn.Module
-    attention: nn.Module
-    attention_output: nn.Module
-    ffn: tuple[nn.Module, ...]
-    ffn_output: nn.Module
-    ffn_writes: nn.Module  # its output is what the FFN adds to the residual stream
-
-
-def parts(layer: nn.Module, layout: Layout) -> Parts:
-    """The modules that `layout` names in `layer`."""
-    ffn = tuple(layer.get_submodule(name) for name in layout.ffn)
-    post_norm = getattr(layer, FFN_POST_NORM, None)
-    return Parts(
-        layer=layer,
-        attention=layer.get_submodule(layout.attention),
-        attention_output=layer.get_submodule(layout.attention_output),
-        ffn=ffn + ((post_norm,) if post_norm else ()),
-        ffn_output=layer.get_submodule(layout.ffn_output),
-        ffn_writes=post_norm or layer.get_submodule(layout.ffn_output),
-    )
-
-
-def decoder(hf: PreTrainedModel) -> tuple[str, Layout]:
-    """Path of the list of decoder layers in `hf`, and the layout that fits them.
-
-    Raises `ModelError`, which names what was looked for, when there is none: mixtures of experts,
-    encoder-decoders and models without attention among them.
-    """
-    config = hf.config.get_text_config()
-    name = f"{type(hf).__name__} ({config.model_type})"
-    if config.is_encoder_decoder:
-        raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
-    if experts := [n for n, _ in hf.named_modules() if n.rsplit(".", 1)[-1] == "experts"]:
-        raise ModelError(f"{name} is a mixture of experts ({experts[0]}), which is not supported")
-    lists = {
-        path: module
-        for path, module in hf.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers
-    }
-    for path, layers in lists.items():
-        for layout in LAYOUTS:
-            if all(has(layer, layout.attention_output) for layer in layers):
-                if all(has(layer, layout.ffn_output) for layer in layers):
-                    return path, layout
-                looked_for = _named(lambda layout: layout.ffn_output)
-                raise ModelError(
-                    f"{name}: no FFN output projection in every layer of {path}; looked for "
-                    f"{looked_for}"
-                )
-    looked_for = _named(lambda layout: layout.attention_output)
-    raise ModelError(
-        f"{name}: no list of {config.num_hidden_layers} decoder layers that each have an attention "
-        f"output projection; looked for {looked_for}"
-    )
-
-
-def has(module: nn.Module, path: str) -> bool:
-    """Whether `module` has a submodule at the dotted `path`."""
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _named(part: Callable[[Layout], str]) -> str:
-    return ", ".join(dict.fromkeys(part(layout) for layout in LAYOUTS))
-
-
-# --- projections: nn.Linear, or GPT-2's Conv1D whose weight is transposed ---
-
-
-def matrix(projection: nn.Module) -> Tensor:
-    """Weight of a projection as [outputs, inputs]."""
-    return projection.weight.T if isinstance(projection, Conv1D) else projection.weight
+def _narrow_inputs(
+    attention: nn.Module, output: nn.Module, sizes: Sizes, model_type: str
+) -> Inputs | None:
+    """How to narrow an attention module, if that is safe: if it has nothing but what we know."""
+    outputs = partial(FUSED.get(model_type, _separate), sizes)
+    rows = outputs(torch.arange(sizes.heads), torch.arange(sizes.kv_heads))
+    projections = {name: get(attention, name) for name in rows}
+    for name, projection in projections.items():
+        if projection is None or not is_plain(projection):
+            return None
+        if len(matrix(projection)) != len(rows[name]):  # a gate in the same projection
+            return None
+    if not is_plain(output):
+        return None
+    known = {*projections.values(), output}
+    for module in attention.modules():
+        of_heads = any(p.numel() != sizes.head_dim for p in module.parameters(recurse=False))
+        if module not in known and of_heads:  # a norm over all heads at once, a sink for each
+            return None
+    if "shared_kv_states" in inspect.signature(type(attention).forward).parameters:
+        return None  # a later layer reads its keys and values
+    counts = {"num_heads": 1, "split_size": sizes.head_dim}
+    return Inputs(outputs, {name: n for name, n in counts.items() if _number(attention, name)})

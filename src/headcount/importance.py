@@ -6,12 +6,14 @@ each gold prompt, `estimate` sums these within documents. Contributions [n, N] a
 have their components in the order (layer, head).
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from headcount import rankings
 from headcount.evaluation import Evaluation
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks, log_likelihoods
@@ -63,8 +65,7 @@ class Importance:
 
 def components(model: LanguageModel, component: str) -> list[tuple[int, int | None]]:
     """(layer, head) of every head of `model`, or (layer, None) of every FFN."""
-    heads = range(model.num_heads) if component == "heads" else [None]
-    return [(layer, head) for layer in range(model.num_layers) for head in heads]
+    return rankings.components(component, model.heads, model.ffns)
 
 
 def estimate(
@@ -116,19 +117,24 @@ def gradient(
     """
     if reduction not in ("token", "example"):
         raise ValueError(f"reduction {reduction!r} is neither token nor example")
-    of_layer = 1 if component == "ffns" else model.num_heads
-    sums = torch.zeros(model.num_layers, len(prompts), of_layer, dtype=torch.float64)
+    found = components(model, component)
+    of_layer = Counter(layer for layer, _ in found)
+    sums = {
+        layer: torch.zeros(len(prompts), count, dtype=torch.float64)
+        for layer, count in of_layer.items()
+    }
     for layer, block, products in gate_gradients(model, prompts, component):
-        terms = products.cpu().double()  # [N, H or 1]
-        sums[layer].index_add_(0, block.owners, terms.abs() if reduction == "token" else terms)
-    contributions = sums.abs().transpose(0, 1).flatten(1)  # [prompts, L * H] or [prompts, L]
+        terms = products.cpu().double()[block.real]  # [tokens, H or 1]
+        terms = terms.abs() if reduction == "token" else terms
+        sums[layer].index_add_(0, block.owners[block.real], terms)
+    contributions = torch.cat(list(sums.values()), dim=1).abs()  # [prompts, N]
     _check_finite(contributions, model, component)
     weights = np.ones(contributions.shape)
     if reduction == "token":
         positions = np.array([len(prompt.tokens) for prompt in prompts])
         targets = np.array([len(prompt.targets) for prompt in prompts])
         weights *= positions[:, None]
-        weights[:, -of_layer:] = targets[:, None]
+        weights[:, [layer == model.num_layers - 1 for layer, _ in found]] = targets[:, None]
     return Importance(contributions.numpy(), weights)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from headcount.artifacts import SCHEMAS
+from headcount.families import ModelError
 from headcount.model import LanguageModel
 
 REPEATS = 4
@@ -36,15 +37,16 @@ def prefix_matching(
 
     See `prefix_matching_score`; n and the standard error are over sequences. Raises `ValueError`
     for fewer than two sequences or too small a window or vocabulary, and `FloatingPointError`
-    naming the layer when a score is not finite.
+    naming the layer when a score is not finite, and `ModelError` when a model's attention does not
+    return its patterns.
     """
     vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
-    scores = torch.zeros(sequences, model.num_layers, model.num_heads, dtype=torch.float64)
+    scores = _scores(model, sequences)
     for i, length in enumerate(_lengths(model, sequences, vocabulary)):
         tokens = bos + _draw(vocabulary, length, seed, i) * REPEATS
 
         def visit(layer: int, attention: Tensor, _z: Tensor, i=i, length=length) -> None:
-            scores[i, layer] = prefix_matching_score(attention, length, REPEATS, len(bos))
+            scores[layer][i] = prefix_matching_score(attention, length, REPEATS, len(bos))
 
         with _visiting(model, visit):
             _run(model, tokens)
@@ -75,13 +77,26 @@ def copying(
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} of the copying score is none of {VARIANTS}")
     vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
-    scores = torch.zeros(sequences, model.num_layers, model.num_heads, dtype=torch.float64)
+    scores = _scores(model, sequences)
     for i, length in enumerate(_lengths(model, sequences, vocabulary)):
         count = min(length * REPEATS, len(vocabulary))
         tokens = bos + _draw(vocabulary, count, seed, i)
         score = _copying_residual if variant == "residual" else _copying_embedding
-        score(model, tokens, len(bos), scores[i])
+        score(model, tokens, len(bos), [of_layer[i] for of_layer in scores])
     return _table(model, scores)
+
+
+@torch.no_grad()
+def attention_patterns(model: LanguageModel, tokens: list[int]) -> dict[int, Tensor]:
+    """The patterns [H, T, T] that both scores look at, by layer."""
+    patterns = {}
+
+    def visit(layer: int, attention: Tensor, _z: Tensor) -> None:
+        patterns[layer] = attention.float()
+
+    with _visiting(model, visit):
+        _run(model, tokens)
+    return patterns
 
 
 # --- the definitions, on tensors ---
@@ -162,20 +177,24 @@ def _draw(vocabulary: np.ndarray, count: int, seed: int, index: int) -> list[int
 # --- looking into the model ---
 
 
-def _copying_residual(model: LanguageModel, tokens: list[int], offset: int, out: Tensor) -> None:
-    """Fill the copying scores `out` [L, H] of one sequence, whose first `offset` tokens are BOS."""
+def _copying_residual(
+    model: LanguageModel, tokens: list[int], offset: int, out: list[Tensor]
+) -> None:
+    """Fill the copying scores `out` [L][H] of one sequence, whose first `offset` tokens are BOS."""
     unembedding = _unembedding(model, tokens[offset:])  # [T - offset, d]
 
     def visit(layer: int, attention: Tensor, z: Tensor) -> None:
         hidden = model.final_norm(_head_outputs(model, layer, z[offset:]))
         attended = attention[:, offset:, offset:].argmax(-1)
-        out[layer] = copying_score(_logits(hidden, unembedding), attended.to(unembedding.device))
+        out[layer][:] = copying_score(_logits(hidden, unembedding), attended.to(unembedding.device))
 
     with _visiting(model, visit):
         _run(model, tokens)
 
 
-def _copying_embedding(model: LanguageModel, tokens: list[int], _offset: int, out: Tensor) -> None:
+def _copying_embedding(
+    model: LanguageModel, tokens: list[int], _offset: int, out: list[Tensor]
+) -> None:
     """The same for the variant `embedding`. A mask that leaves each position itself makes z = v."""
     unembedding = _unembedding(model, tokens)  # [T, d]
     narrow = nn.Sequential(*(m for m in model.final_norm if isinstance(m, nn.Linear)))  # OPT-350m
@@ -188,7 +207,7 @@ def _copying_embedding(model: LanguageModel, tokens: list[int], _offset: int, ou
         logits = _logits(narrow(_head_outputs(model, layer, v)), unembedding)
         # Shares do not change with softmax's denominator: exp stands for the probability.
         probabilities = (logits - logits.amax(-1, keepdim=True)).exp()
-        out[layer] = copying_score(probabilities, attended[layer])
+        out[layer][:] = copying_score(probabilities, attended[layer])
 
     with _reading_embeddings(model):
         with _visiting(model, visit_pattern):
@@ -200,6 +219,8 @@ def _copying_embedding(model: LanguageModel, tokens: list[int], _offset: int, ou
 def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> None:
     """One forward pass without the unembedding; `itself_only` masks all other positions."""
     inputs = {"input_ids": torch.tensor([tokens], device=model.device), "use_cache": False}
+    if not model.hf._can_set_attn_implementation():  # else eager attention gives them anyway
+        inputs["output_attentions"] = True
     if itself_only:
         T, dtype = len(tokens), model.hf.dtype
         mask = torch.full((T, T), torch.finfo(dtype).min, dtype=dtype, device=model.device)
@@ -210,7 +231,9 @@ def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> 
 
 def _head_outputs(model: LanguageModel, layer: int, z: Tensor) -> Tensor:
     """What each head writes to the residual stream [H, T, d], from z [T, H, head_dim]."""
-    with align_module_device(model.attention_outputs[layer]):  # loads weights that are offloaded
+    with align_module_device(
+        model.parts[layer].attention_output
+    ):  # loads weights that are offloaded
         return torch.einsum("the,hed->htd", z, model.head_weight(layer).to(z))
 
 
@@ -239,19 +262,34 @@ def _visiting(model: LanguageModel, visit: Callable[[int, Tensor, Tensor], None]
         waiting[layer] = z[0]
         return z
 
-    def after(layer: int, _module: nn.Module, _inputs: tuple, output: tuple) -> None:
-        visit(layer, output[1][0], waiting.pop(layer))
+    def after(layer: int, _module: nn.Module, _inputs: tuple, output: tuple) -> tuple:
+        place = _place_of_patterns(model, layer, output)
+        visit(layer, output[place][0], waiting.pop(layer))
+        return (*output[:place], None, *output[place + 1 :])
 
     implementation = model.hf.config._attn_implementation
     model.hf.set_attn_implementation("eager")
     try:
         with model.hooked(attention_input=keep), ExitStack() as hooks:
             for layer, part in enumerate(model.parts):
-                handle = part.attention.register_forward_hook(partial(after, layer))
-                hooks.callback(handle.remove)
+                if part.attention:
+                    handle = part.attention.register_forward_hook(partial(after, layer))
+                    hooks.callback(handle.remove)
             yield
     finally:
         model.hf.set_attn_implementation(implementation)
+
+
+def _place_of_patterns(model: LanguageModel, layer: int, output: tuple) -> int:
+    """Which of the values that an attention module returns are the patterns [1, H, T, T]."""
+    T = output[0].shape[1]
+    for place, value in enumerate(output):
+        if isinstance(value, Tensor) and value.shape == (1, model.heads[layer], T, T):
+            return place
+    raise ModelError(
+        f"{type(model.hf).__name__} ({model.hf.config.model_type}): the attention of layer {layer} "
+        "does not return its patterns, without which there are no induction scores"
+    )
 
 
 @contextmanager
@@ -271,21 +309,27 @@ def _reading_embeddings(model: LanguageModel) -> Iterator[None]:
         yield
 
 
-def _table(model: LanguageModel, scores: Tensor) -> pl.DataFrame:
-    """Rows of the artifact from the scores [sequences, L, H]."""
-    finite = scores.isfinite().all(0).all(-1)  # [L]
-    if not finite.all():
-        layer = int((~finite).nonzero()[0])
+def _scores(model: LanguageModel, sequences: int) -> list[Tensor]:
+    """Room for the scores [sequences, H] of each layer."""
+    return [torch.zeros(sequences, H, dtype=torch.float64) for H in model.heads]
+
+
+def _table(model: LanguageModel, of_layers: list[Tensor]) -> pl.DataFrame:
+    """Rows of the artifact from the scores [sequences, H] of each layer."""
+    finite = [bool(of_layer.isfinite().all()) for of_layer in of_layers]
+    if not all(finite):
+        layer = finite.index(False)
         raise FloatingPointError(
             f"model {model.hf.name_or_path}: an induction score of layer {layer} is not finite; "
             "try dtype: float32 or bfloat16 (config key `models`)"
         )
+    scores = torch.cat(of_layers, dim=1)  # [sequences, all heads]
     n = len(scores)
     columns = {
-        "layer": np.repeat(np.arange(model.num_layers), model.num_heads),
-        "head": np.tile(np.arange(model.num_heads), model.num_layers),
-        "score": scores.mean(0).flatten().numpy(),
-        "standard_error": (scores.std(0) / n**0.5).flatten().numpy(),
-        "n": np.full(model.num_layers * model.num_heads, n),
+        "layer": np.repeat(np.arange(model.num_layers), model.heads),
+        "head": np.concatenate([np.arange(H) for H in model.heads]),
+        "score": scores.mean(0).numpy(),
+        "standard_error": (scores.std(0) / n**0.5).numpy(),
+        "n": np.full(scores.shape[1], n),
     }
     return pl.DataFrame(columns, schema=pl.Schema(SCHEMAS["induction"]))

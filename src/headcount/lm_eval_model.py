@@ -67,7 +67,7 @@ class HeadcountLM(HFLM):
         self._gated = LanguageModel(self.model, self.tokenizer)
         self._gated.window = self.max_length  # an argument of HFLM's may have shortened it
         for table in ranking.values():
-            rankings.check(table, self._gated.num_layers, self._gated.num_heads, str(pretrained))
+            rankings.check(table, self._gated.heads, self._gated.ffns, str(pretrained))
         self._masks = Masks.removing(self._gated, [removed])
         self._removed = {"heads_removed": len(removed[0]), "ffns_removed": len(removed[1])}
 
@@ -98,7 +98,7 @@ class HeadcountLM(HFLM):
         return list(zip(sums[0].tolist(), greedy[0].tolist(), strict=True))
 
     def generate_until(self, requests, disable_tqdm=False):
-        with without(self._gated, self._masks.heads[0], self._masks.ffns[0]):
+        with without(self._gated, *self._masks.of(0)):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def set_cache_hook(self, cache_hook) -> None:

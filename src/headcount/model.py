@@ -10,8 +10,11 @@ the unmodified one. Where the parts are: `headcount.families`.
 | hidden | [rows B, positions T, d_model] | the residual stream between two layers |
 | z | [rows B, positions T, heads H, head_dim] | input of the attention output projection |
 | FFN output | [rows B, positions T, d_model] | what the FFN adds to the residual stream |
-| heads mask | [layers L, heads H] | True keeps, False removes |
+| heads mask | [heads H] for each of L layers | True keeps, False removes |
 | FFNs mask | [layers L] | True keeps, False removes |
+
+Layers may differ in their number of heads H, which is 0 in a layer without attention, and in their
+size; `LanguageModel.parts` says both.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from headcount import families
 from headcount.artifacts import checkpoint_hash
-from headcount.families import ModelError
+from headcount.families import Layout, ModelError, Parts
 
 MEMORY = 1000  # MB
 PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # by what fits where
@@ -57,28 +60,31 @@ class PromptError(ValueError):
 class LanguageModel:
     """A frozen causal language model, its tokenizer, and where its heads and FFNs are.
 
-    `memory`, in MB, is what may be held beside the weights while the model is swept.
+    `memory`, in MB, is what may be held beside the weights while the model is swept; `layout` names
+    heads and FFNs that `headcount.families` does not find. `way` is how sweeps go through the layers,
+    "packed" or "own" (see `headcount.sweep.ways`), which the first one finds out.
 
     Raises `ModelError` when heads or FFNs are not found.
     """
 
-    def __init__(self, hf: PreTrainedModel, tokenizer, memory: float = MEMORY):
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer,
+        memory: float = MEMORY,
+        layout: Layout | None = None,
+    ):
         self.memory = memory
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        path, self.layout = families.decoder(hf)
+        path, self.parts = families.decoder(hf, layout)
         self.layers = hf.get_submodule(path)
-        self.parts = [families.parts(layer, self.layout) for layer in self.layers]
-        self.attention_outputs = [part.attention_output for part in self.parts]
-        self.ffn_outputs = [part.ffn_output for part in self.parts]
-        config = hf.config.get_text_config()
         self.num_layers = len(self.layers)
-        self.num_heads = config.num_attention_heads
-        self.num_kv_heads = getattr(config, "num_key_value_heads", None) or self.num_heads
-        self.d_model, inputs = families.matrix(self.attention_outputs[0]).shape
-        if inputs % self.num_heads:
-            raise ModelError(f"{inputs} inputs of the output projection, {self.num_heads} heads")
-        self.head_dim = inputs // self.num_heads
+        self.heads = [part.heads for part in self.parts]
+        self.ffns = [layer for layer, part in enumerate(self.parts) if part.ffn_output]
+        self.d_model = hf.config.get_text_config().hidden_size
+        self.way: str | None = None
+        self.values_of_layer: int | None = None  # that a layer returns, 0 for no tuple
         decoder = hf.get_submodule(path.rpartition(".")[0])
         norms = [getattr(decoder, name, None) for name in FINAL_NORMS]
         self.final_norm = nn.Sequential(*filter(None, norms))
@@ -146,10 +152,16 @@ class LanguageModel:
         tokens = whole[-(self.window + 1) :][:-1]
         return Prompt(tokens, continuation, len(whole) > self.window + 1)
 
+    @torch.no_grad()
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""
-        weight = families.matrix(self.attention_outputs[layer]).T  # [H * head_dim, d_model]
-        return weight.unflatten(0, (self.num_heads, self.head_dim))
+        part = self.parts[layer]
+        if families.is_plain(part.attention_output):
+            weight = families.matrix(part.attention_output).T  # [H * head_dim, d_model]
+        else:  # of a wrapped projection: what it makes of each input
+            inputs = torch.eye(part.heads * part.head_dim, dtype=self.hf.dtype, device=self.device)
+            weight = part.attention_output(inputs) - part.attention_output(torch.zeros_like(inputs))
+        return weight.unflatten(0, (part.heads, part.head_dim))
 
     @contextmanager
     def hooked(
@@ -167,19 +179,26 @@ class LanguageModel:
         with hooks:
             for layer in range(self.num_layers) if layers is None else layers:
                 part = self.parts[layer]
-                if attention_input:
-                    on_z = partial(self._on_z, attention_input, layer)
+                if attention_input and part.heads:
+                    on_z = partial(_on_z, attention_input, layer, part)
                     hooks.callback(part.attention_output.register_forward_pre_hook(on_z).remove)
-                if ffn_output:
-                    handle = part.ffn_writes.register_forward_hook(
-                        lambda _module, _inputs, output, layer=layer: ffn_output(layer, output)
-                    )
-                    hooks.callback(handle.remove)
+                if ffn_output and part.ffn_writes:
+                    on_ffn = partial(_on_ffn, ffn_output, layer)
+                    hooks.callback(part.ffn_writes.register_forward_hook(on_ffn).remove)
             yield
 
-    def _on_z(self, function: Callable, layer: int, _module: nn.Module, inputs: tuple) -> tuple:
-        z = inputs[0].unflatten(-1, (self.num_heads, self.head_dim))  # [B, T, H, head_dim]
-        return (function(layer, z).flatten(-2),)  # [B, T, H * head_dim]
+
+def _on_z(
+    function: Callable, layer: int, part: Parts, _module: nn.Module, inputs: tuple
+) -> tuple[Tensor]:
+    z = inputs[0].unflatten(-1, (part.heads, part.head_dim))  # [B, T, H, head_dim]
+    return (function(layer, z).flatten(-2),)  # [B, T, H * head_dim]
+
+
+def _on_ffn(function: Callable, layer: int, _module: nn.Module, _inputs: tuple, output):
+    if isinstance(output, tuple):  # a mixture of experts, with its router's logits
+        return (function(layer, output[0]), *output[1:])
+    return function(layer, output)
 
 
 @contextmanager
@@ -243,8 +262,8 @@ def resolve(
     revision pinned; a GGUF checkpoint is converted once to safetensors in `converted`. The
     components are looked for on torch's meta device, without reading a weight.
 
-    Returns path, revision, fingerprint, architecture, layers, heads and window (tokens). Raises
-    `ModelError` when the source cannot be had or its components are not found.
+    Returns path, revision, fingerprint, architecture, layers, the number of heads of each layer and
+    the layers that have an FFN. Raises `ModelError` when the source cannot be had or its components are not found.
     """
     if gguf_file:
         path = _convert_gguf(source, revision, gguf_file, Path(converted))
@@ -267,7 +286,8 @@ def resolve(
         "fingerprint": checkpoint_hash(path),
         "architecture": type(skeleton).__name__,
         "layers": model.num_layers,
-        "heads": model.num_heads,
+        "heads": model.heads,
+        "ffns": model.ffns,
     }
 
 

@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from headcount import families
 from headcount.model import LanguageModel
 from headcount.pruning import Removal
 
@@ -40,8 +41,8 @@ def narrow(model: LanguageModel, removed: Removal) -> tuple[PreTrainedModel, dic
         return model.hf, {}
     heads, ffns = set(removed[0]), set(removed[1])
     kept = {
-        layer: [head for head in range(model.num_heads) if (layer, head) not in heads]
-        for layer in range(model.num_layers)
+        layer: [head for head in range(H) if (layer, head) not in heads]
+        for layer, H in enumerate(model.heads)
     }
     layers = [
         layer
@@ -54,7 +55,7 @@ def narrow(model: LanguageModel, removed: Removal) -> tuple[PreTrainedModel, dic
         counts = {
             "num_attention_heads": group * kv_heads,
             "num_key_value_heads": kv_heads,
-            "head_dim": model.head_dim,
+            "head_dim": model.parts[0].head_dim,
         }
         if _is_valid(config, changes | counts):
             changes |= counts
@@ -99,7 +100,7 @@ def _of_layers(config: PreTrainedConfig, layers: list[int]) -> dict:
 def _adds_nothing_else(model: LanguageModel, layer: int) -> bool:
     """Whether a layer without heads and FFN leaves the residual stream as it is."""
     pre_norm = getattr(model.hf.config, "do_layer_norm_before", True)
-    return pre_norm and model.attention_outputs[layer].bias is None
+    return pre_norm and model.parts[layer].attention_output.bias is None
 
 
 # --- heads ---
@@ -112,8 +113,9 @@ def _fewer_heads(model: LanguageModel, kept: Sequence[list[int]]) -> list[tuple[
     """
     if model.hf.config.model_type not in FREE_HEADS:
         return []
-    largest = model.num_heads // model.num_kv_heads
-    now = model.num_heads + model.num_kv_heads
+    part = model.parts[0]  # in these families all layers have the same heads
+    largest = part.heads // part.kv_heads
+    now = part.heads + part.kv_heads
     options = []
     for group in range(1, largest + 1):
         needed = max(len(_chunks(model, heads, group)) for heads in kept)
@@ -124,9 +126,10 @@ def _fewer_heads(model: LanguageModel, kept: Sequence[list[int]]) -> list[tuple[
 
 def _chunks(model: LanguageModel, kept: list[int], group: int) -> Slots:
     """The heads of each key-value head, at most `group` at a time."""
-    of_kv_head = model.num_heads // model.num_kv_heads
+    part = model.parts[0]
+    of_kv_head = part.heads // part.kv_heads
     chunks = []
-    for kv_head in range(model.num_kv_heads):
+    for kv_head in range(part.kv_heads):
         mine = [head for head in kept if head // of_kv_head == kv_head]
         chunks += [(kv_head, mine[i : i + group]) for i in range(0, len(mine), group)]
     return chunks
@@ -136,7 +139,7 @@ def _slots(model: LanguageModel, kept: list[int], group: int, kv_heads: int) -> 
     """The chunks of a layer, filled up with a head that is removed: there is one."""
     chunks = _chunks(model, kept, group)
     chunks += [(0, [])] * (kv_heads - len(chunks))
-    filler = next((head for head in range(model.num_heads) if head not in kept), None)
+    filler = next((head for head in range(model.heads[0]) if head not in kept), None)
     return [(kv_head, heads + [filler] * (group - len(heads))) for kv_head, heads in chunks]
 
 
@@ -166,11 +169,12 @@ def _of_slots(model: LanguageModel, name: str, tensor: Tensor, slots: Slots) -> 
     """The parameter `name` of a layer for the heads in `slots` alone."""
     heads = torch.tensor([head for _, group in slots for head in group])  # [H']
     kv_heads = torch.tensor([kv_head for kv_head, _ in slots])  # [K']
-    outputs = model.layout.inputs(heads, kv_heads, model.head_dim)
+    part = model.parts[0]
+    outputs = part.inputs.outputs(heads, kv_heads)
     module, _, _ = name.rpartition(".")
     for projection, rows in outputs.items():
-        if module == f"{model.layout.attention}.{projection}":
+        if families.get(part.layer, module) is families.get(part.attention, projection):
             return tensor[rows]  # of a weight [outputs, d] or a bias [outputs]
-    if name == f"{model.layout.attention_output}.weight":
+    if families.get(part.layer, module) is part.attention_output and name.endswith("weight"):
         return tensor[:, outputs["q_proj"]]  # its inputs are the queries' outputs
     return tensor

@@ -55,10 +55,11 @@ class Size:
     """The dimensions of a model that its cost depends on."""
 
     layers: int
-    heads: int
+    heads: int  # of all layers
+    ffns: int  # layers that have an FFN
     d_model: int
-    attention_weights: int  # of a layer
-    ffn_weights: int  # of a layer
+    attention_weights: int  # of all layers
+    ffn_weights: int  # of all layers, with the norms and all else that is no attention
     vocabulary_weights: int
     bytes_per_weight: int
 
@@ -72,27 +73,29 @@ class Size:
 
         with torch.device("meta"):
             model = LanguageModel(AutoModelForCausalLM.from_config(config), None)
-        layer, attention = (
-            sum(p.numel() for p in module.parameters())
-            for module in (model.layers[0], model.parts[0].attention)
+        layers, attention = (
+            sum(p.numel() for module in modules for p in module.parameters())
+            for modules in (model.layers, [p.attention for p in model.parts if p.attention])
         )
         return cls(
             layers=model.num_layers,
-            heads=model.num_heads,
+            heads=sum(model.heads),
+            ffns=len(model.ffns),
             d_model=model.d_model,
             attention_weights=attention,
-            ffn_weights=layer - attention,
+            ffn_weights=layers - attention,
             vocabulary_weights=model.hf.get_output_embeddings().weight.numel(),
             bytes_per_weight=getattr(torch, dtype).itemsize,
         )
 
     @property
     def layer_weights(self) -> int:
-        return self.attention_weights + self.ffn_weights
+        """Of a layer, on average."""
+        return (self.attention_weights + self.ffn_weights) // self.layers
 
     @property
     def bytes(self) -> int:
-        weights = self.layers * self.layer_weights + self.vocabulary_weights
+        weights = self.attention_weights + self.ffn_weights + self.vocabulary_weights
         return weights * self.bytes_per_weight
 
     @property
@@ -147,7 +150,7 @@ def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -
         if config["importance"][component]["estimator"] == "gradient":
             found.append(_gradients(size, calibration, (task, shots, name)))
         else:
-            number = size.layers * (size.heads if component == "heads" else 1)
+            number = size.heads if component == "heads" else size.ffns
             found.append(_oracle(size, calibration, number, (task, shots, name)))
     rankings = 2 + 1 + config["random_rankings"]  # own, aggregate; depth; random
     for what, removals in _removals(size, config["levels"]).items():
@@ -181,7 +184,7 @@ def _curve(
     tokens = _tokens(evaluation)
     flops, masks = 0.0, 0
     for heads, ffns in removals:
-        gone = heads / size.heads * size.attention_weights + ffns * size.ffn_weights
+        gone = heads / size.heads * size.attention_weights + ffns / size.ffns * size.ffn_weights
         layers = size.layers - gone / size.layer_weights  # as many whole ones are left
         times = rankings if heads or ffns else 1
         flops += times * size.flops(tokens, layers, len(evaluation))
@@ -195,7 +198,7 @@ def _removals(size: Size, levels: dict) -> dict[str, set[tuple]]:
 
     def counts(heads: list[float], ffns: list[float]) -> set[tuple]:
         return {
-            (count_removed(h, size.layers * size.heads), count_removed(f, size.layers))
+            (count_removed(h, size.heads), count_removed(f, size.ffns))
             for h, f in product(heads, ffns)
         }
 
@@ -248,7 +251,7 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
     for name, model in config["models"].items():
         size = Size.of(AutoConfig.from_pretrained(model["source"]), model["dtype"])
         console.print(
-            f"[bold]{name}[/bold]: {size.layers} layers, {size.layers * size.heads} heads, "
+            f"[bold]{name}[/bold]: {size.layers} layers, {size.heads} heads, "
             f"{size.bytes / 1e9:.1f} GB of weights in {model['dtype']}; "
             f"at most {model['memory'] / 1e3:g} GB beside them"
         )

@@ -125,14 +125,26 @@ def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
     return ranking
 
 
-def check(ranking: pl.DataFrame, layers: int, heads: int, model: str) -> None:
-    """Raise `RankingError` unless the ranking is of all heads, or of all FFNs, of the `model`."""
+def components(component: str, heads: Sequence[int], ffns: Sequence[int]) -> list[tuple]:
+    """(layer, head) of every head, or (layer, None) of every FFN ("heads" or "ffns").
+
+    `heads` is the number of heads of each layer, `ffns` are the layers that have an FFN.
+    """
+    if component == "ffns":
+        return [(layer, None) for layer in ffns]
+    return [(layer, head) for layer, count in enumerate(heads) for head in range(count)]
+
+
+def check(ranking: pl.DataFrame, heads: Sequence[int], ffns: Sequence[int], model: str) -> None:
+    """Raise `RankingError` unless the ranking is of all heads, or of all FFNs, of the `model`.
+
+    `heads` and `ffns` as of `components`.
+    """
     of_ffns = ranking["head"].null_count() == ranking.height
-    components = [(layer, head) for layer in range(layers) for head in range(heads)]
-    expected = [(layer, None) for layer in range(layers)] if of_ffns else components
+    expected = components("ffns" if of_ffns else "heads", heads, ffns)
     if ranking.select(COMPONENT).sort(COMPONENT).rows() != expected:
         name = "FFNs" if of_ffns else "heads"
         raise RankingError(
             f"the ranking of {ranking.height} {name} is not of the model {model}, which has "
-            f"{len(expected)} in {layers} layers"
+            f"{len(expected)} in {len(heads)} layers"
         )

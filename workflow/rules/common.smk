@@ -161,6 +161,11 @@ def estimator(component):
 # --- artifacts, by what they are about ---
 
 
+# A model is verified before anything is computed with it. That it was verified once more, with the
+# prompts of another task, changes no number.
+VERIFIED = ancient("artifacts/{model}/verified.parquet")
+
+
 def rankings_of(names):
     """Input function: the ranking files of `names` for each component that the job prunes."""
 

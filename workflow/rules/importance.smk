@@ -4,6 +4,7 @@
 rule score_importance:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
     output:
         "artifacts/{model}/importance/{task}/{shots}-shot/{component}.parquet",
@@ -37,6 +38,7 @@ rule score_importance:
 rule score_estimators:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
     output:
         "artifacts/{model}/estimators/{task}/{shots}-shot/{component}.parquet",

@@ -4,6 +4,7 @@
 rule check_parity:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
     output:
         "artifacts/{model}/parity/{task}/{shots}-shot.parquet",
@@ -31,6 +32,7 @@ rule check_parity:
 use rule check_parity as check_edge_cases with:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts=f"artifacts/tasks/{STUDIED[0]}/{min(config['shots'])}-shot.parquet",
     output:
         "artifacts/{model}/parity/edge_cases.parquet",

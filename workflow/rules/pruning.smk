@@ -9,6 +9,7 @@ TRANSFERS = ["closest", "farthest"] if TRANSFERRED else []
 rule prune:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
     output:
@@ -44,6 +45,7 @@ rule prune:
 use rule prune as prune_heldout with:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: SHARED),
     output:
@@ -69,6 +71,7 @@ use rule prune as prune_heldout with:
 rule prune_transfer:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: STUDIED),
         cross_task="artifacts/{model}/correlation/cross_task/{component}.parquet",

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep.attention import packed
-from headcount.sweep.layers import enter, is_offloaded, outside, resident
+from headcount.sweep.layers import is_offloaded, resident
 from headcount.sweep.memory import Budget
 from headcount.sweep.removal import Ablation
-from headcount.sweep.states import States
-from headcount.sweep.trie import Block, blocks
+from headcount.sweep.wave import Wave
+from headcount.sweep.ways import way
 
 KINDS = ("zero", "mean", "resample")
 
@@ -43,23 +42,25 @@ def fit(
     if kind == "zero":
         return None
     budget = Budget.of(model)
-    packing = blocks(prompts, budget.rows, share=False)
-    positions = torch.cat([block.positions for block in packing])
+    through = way(model, max(len(prompt.tokens) for prompt in prompts))
+    packing = through.blocks(model, prompts, budget.rows, share=False)
+    positions = torch.cat([block.positions.flatten()[block.real] for block in packing])
     terms = _means(positions) if kind == "mean" else _draws(positions, seed)
     L, C = model.num_layers, int(terms.classes.max()) + 1
-    sums = Ablation(
-        torch.zeros(L, C, model.num_heads, model.head_dim), torch.zeros(L, C, model.d_model)
-    )
-    waves = [packing] if is_offloaded(model) else [[block] for block in packing]
-    first = 0
-    with packed(model), torch.inference_mode():
-        for wave in waves:
-            of_blocks = []
-            for block in wave:
-                of_blocks.append(terms.between(first, first + len(block)))
-                first += len(block)
-            _add(model, wave, of_blocks, sums, budget)
-    return Ablation(sums.z.to(model.hf.dtype), sums.ffn.to(model.hf.dtype))
+    z = [torch.zeros(C, part.heads, part.head_dim) for part in model.parts]
+    sums = Ablation(z, torch.zeros(L, C, model.d_model))
+    of_blocks, first = [], 0
+    for block in packing:
+        of_blocks.append(terms.between(first, first + len(block.real)))
+        first += len(block.real)
+    with through.attention(model), torch.inference_mode():
+        if is_offloaded(model):
+            _add(Wave(model, through, packing, budget), of_blocks, sums)
+        else:
+            for block, of_block in zip(packing, of_blocks, strict=True):
+                _add(Wave(model, through, [block], budget), [of_block], sums)
+    dtype = model.hf.dtype
+    return Ablation([of_layer.to(dtype) for of_layer in sums.z], sums.ffn.to(dtype))
 
 
 @dataclass
@@ -67,7 +68,7 @@ class _Terms:
     """Sums over tokens: each of the terms adds an activation at `tokens`, times `weights`."""
 
     classes: Tensor  # which sum
-    tokens: Tensor  # index among the packed tokens
+    tokens: Tensor  # index among the prompts' tokens
     weights: Tensor
 
     def between(self, first: int, end: int) -> "_Terms":
@@ -91,45 +92,34 @@ def _draws(positions: Tensor, seed: int) -> _Terms:
     return _Terms(torch.arange(C), torch.from_numpy(drawn.astype(int)), torch.ones(C))
 
 
-def _add(
-    model: LanguageModel,
-    wave: list[Block],
-    terms: list[_Terms],
-    sums: Ablation,
-    budget: Budget,
-) -> None:
+def _add(wave: Wave, terms: list[_Terms], sums: Ablation) -> None:
     """Add the terms of every block of a wave to the sums, layer by layer."""
-    of_block = terms[0]
+    model = wave.model
+    here: _Terms
+    real: Tensor
 
     def add(to: Tensor, activations: Tensor) -> None:  # [C, ..], [N, ..]
-        chosen = activations[of_block.tokens.to(activations.device)].float().cpu()
-        weights = of_block.weights.view(-1, *[1] * (chosen.dim() - 1))
-        to.index_add_(0, of_block.classes, chosen * weights)
+        tokens = real[here.tokens].to(activations.device)
+        weights = here.weights.view(-1, *[1] * (activations.dim() - 1))
+        to.index_add_(0, here.classes, activations[tokens].float().cpu() * weights)
 
     def add_z(layer: int, z: Tensor) -> Tensor:
-        add(sums.z[layer], z[0])
+        add(sums.z[layer], z.flatten(0, 1))  # [B, T, H, e]
         return z
 
     def add_ffn(layer: int, output: Tensor) -> Tensor:
         add(sums.ffn[layer], output.reshape(-1, model.d_model))
         return output
 
-    with States(budget.states) as held:
-        calls = []
-        with resident(*outside(model)):
-            for i, block in enumerate(wave):
-                hidden, of_layers = enter(model, block)
-                held.put(i, hidden)
-                calls.append(of_layers)
+    with wave:
         for layer in range(model.num_layers):
             with (
                 resident(*model.layers[layer].modules()),
                 model.hooked(add_z, add_ffn, layers=[layer]),
             ):
-                for i, block in enumerate(wave):
-                    of_block = terms[i]
-                    hidden = held.get(i).view(1, len(block), model.d_model)
-                    held.drop(i)
-                    call = calls[i][layer]
-                    out = model.layers[layer](hidden, *call.args, **call.kwargs, block=block)
-                    held.put(i, out[0])
+                for index, block in enumerate(wave.blocks):
+                    here, real = terms[index], block.real
+                    state = wave.held.get((layer, 0, index))
+                    wave.held.drop((layer, 0, index))
+                    after = wave.passages[index].whole(layer, state)
+                    wave.held.put((layer + 1, 0, index), after)

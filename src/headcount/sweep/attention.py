@@ -1,9 +1,15 @@
-"""Attention over a packed block, in place of transformers' own for the time of a sweep."""
+"""Attention over a packed block, in place of transformers' own for the time of a sweep.
+
+`attend` is what the layers call. It knows a layer's queries, keys and values, a scale, a sliding
+window, a soft cap and sinks; any other keyword that says something is refused (`NotPacked`), and
+the model then goes the other way: nothing is swallowed.
+"""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +17,22 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from headcount.model import LanguageModel
-from headcount.sweep.trie import Block, Unit
+from headcount.sweep.block import Block
+from headcount.sweep.trie import Unit
 
 NAME = "headcount_packed"
 STRIP = 96  # queries whose scores fit in a processor's cache
+# Keywords that decide nothing here: a block says itself where its tokens are.
+HARMLESS = ("position_ids", "cache_position")
+
+
+class NotPacked(Exception):  # noqa: N818 - a finding, not a fault
+    """Why a model's attention cannot be given packed prompts."""
 
 
 @contextmanager
 def packed(model: LanguageModel) -> Iterator[None]:
-    """Inside, decoder layers that are called with `block=` attend within its units."""
+    """Inside, the model's layers call `attend`, each inside `attending`."""
     before = model.hf.config._attn_implementation
     model.hf.set_attn_implementation(NAME)
     try:
@@ -28,11 +41,68 @@ def packed(model: LanguageModel) -> Iterator[None]:
         model.hf.set_attn_implementation(before)
 
 
-class KeysAndValues(Exception):  # noqa: N818 - ends a layer early; nothing is wrong
-    """What a layer was run for, where nothing else of it is wanted: key and value [B, K, N, e]."""
+@dataclass
+class Sight:
+    """Who sees whom: queries of a block, which are all of its N tokens or the scored ones alone."""
 
-    def __init__(self, key: Tensor, value: Tensor):
-        self.key, self.value = key, value
+    ends: Tensor  # [N] token q sees k exactly when k <= q < ends[k]
+    positions: Tensor  # [N]
+    queries: Tensor  # [Q] the tokens that ask; rising
+    units: list[Unit]  # by rising queries, together all of them
+    kept: dict = field(default_factory=dict)  # masks and strips, from layer to layer
+
+    @classmethod
+    def of(cls, block: Block) -> "Sight":
+        """Of all tokens of a packed block."""
+        return cls(block.ends, block.positions[0], torch.arange(len(block)), block.units)
+
+    @classmethod
+    def of_scored(cls, block: Block) -> "Sight":
+        """Of the S scored tokens, which see the tokens of the block: enough for the last layer."""
+        units, first = [], 0
+        for unit in block.units:
+            inside = (block.scored >= unit.queries.start) & (block.scored < unit.queries.stop)
+            if count := int(inside.sum()):
+                units.append(Unit(slice(first, first + count), unit.keys))
+                first += count
+        return cls(block.ends, block.positions[0], block.scored, units)
+
+    def mask(self, unit: Unit, window: int | None) -> Tensor:
+        """Whether each query of a unit sees each of its keys [queries, keys], inside a window."""
+        query = self.queries[unit.queries][:, None]
+        key = torch.cat([torch.arange(part.start, part.stop) for part in unit.keys])
+        sees = (key <= query) & (query < self.ends[key])
+        if window is not None:
+            sees &= self.positions[query] - self.positions[key] < window
+        return sees
+
+
+@dataclass
+class Call:
+    """What a layer's attention is called for; set by `attending` while the layer runs."""
+
+    sight: Sight
+    window: int | None  # that the layer should come with
+    kv_of_query: Tensor | None = (
+        None  # [H'] where heads were removed; else they are in equal groups
+    )
+    known: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] in place of the layer's
+    only_keys: bool = False  # nothing else is wanted
+    found: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] that the layer came with
+    times: int = 0
+
+
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def attending(call: Call) -> Iterator[None]:
+    """Inside, `attend` answers this call."""
+    token = _call.set(call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
 
 
 def attend(
@@ -40,55 +110,80 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _attention_mask: Tensor | None,
-    block: Block | None,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    kv_of_query: Tensor | None = None,
-    known: KeysAndValues | None = None,
-    **_,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    **others,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [B, H, Q, e], key and value [B, K, N, e].
 
-    The queries are the tokens of `block`, which see the tokens of the same block, or, in a block
-    of scored tokens alone, those of `known`. `kv_of_query` [H] names the key-value head of each
-    query head where heads were removed; else they are in equal groups. Returns the heads' outputs
-    z [B, Q, H, e]. Raises `KeysAndValues` when there is no block.
+    `s_aux` [H] are sinks: a score that takes its share of the softmax and leads nowhere. Returns
+    the heads' outputs z [B, Q, H, e]. Raises `NotPacked` for what it does not know.
     """
-    if block is None:
-        raise KeysAndValues(key, value)
-    if known is not None:
-        key, value = known.key, known.value
-    if kv_of_query is not None:
-        key, value = key[:, kv_of_query], value[:, kv_of_query]  # [B, H, N, e]
+    call = _call.get()
+    call.times += 1
+    call.found = key, value
+    unknown = [k for k, v in others.items() if v is not None and v is not False]
+    unknown = [name for name in unknown if name not in HARMLESS]
+    unknown += ["attention_mask"] * (attention_mask is not None)
+    unknown += ["dropout"] * bool(dropout) + ["is_causal=False"] * (is_causal is False)
+    if unknown:
+        raise NotPacked(f"its attention is called with {', '.join(unknown)}")
+    if sliding_window != call.window:
+        raise NotPacked(f"a window of {sliding_window} arrives where one of {call.window} should")
+    if call.only_keys:
+        return query.new_zeros(1).expand(*query.shape[:3], value.shape[-1]).transpose(1, 2), None
+    if call.known is not None:
+        key, value = call.known
+    if call.kv_of_query is not None:
+        key, value = key[:, call.kv_of_query], value[:, call.kv_of_query]  # [B, H, N, e]
     elif key.shape[1] != query.shape[1]:
         group = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    scaling = scaling or query.shape[-1] ** -0.5
+    scores = Scores(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
     plain = query.device.type == "cpu" and query.dtype == torch.float32
-    # torch's own kernel takes no soft cap. On a CPU it is slower than plain products, whose
-    # probabilities a backward pass would have to keep, though.
-    if softcap is not None or (plain and not torch.is_grad_enabled()):
-        return _in_strips(query, key, value, block, scaling, sliding_window, softcap), None
-    sizes = [len(unit) for unit in block.units]
-    queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
-    if all(unit.keys == [unit.queries] for unit in block.units):
-        keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
-    else:
-        keys, values = (
-            [_chosen(tensor, unit.keys) for unit in block.units] for tensor in (key, value)
-        )
-    parts = []
-    for unit, q, k, v in zip(block.units, queries, keys, values, strict=True):  # [B, H, .., e]
-        mask = _mask(unit, block, sliding_window)
-        mask = None if mask is None else mask.to(q.device)
-        causal = mask is None
-        parts.append(F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scaling))
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    # torch's own kernel takes neither soft cap nor sinks. On a CPU it is slower than plain
+    # products, whose probabilities a backward pass would have to keep, though.
+    if softcap is not None or s_aux is not None or (plain and not torch.is_grad_enabled()):
+        return _in_strips(query, key, value, call.sight, scores), None
+    return _by_kernel(query, key, value, call.sight, scores), None
 
 
 AttentionInterface.register(NAME, attend)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How scores are made of queries and keys."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None  # [H]
+
+
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
+    """Attention [B, Q, H, e] by torch's own kernel, unit by unit."""
+    sizes = [unit.queries.stop - unit.queries.start for unit in sight.units]
+    queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
+    if all(unit.keys == [unit.queries] for unit in sight.units):
+        keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
+    else:
+        keys, values = (
+            [_chosen(tensor, unit.keys) for unit in sight.units] for tensor in (key, value)
+        )
+    parts = []
+    for unit, q, k, v in zip(sight.units, queries, keys, values, strict=True):  # [B, H, .., e]
+        mask = _mask(sight, unit, scores.window, q.device)
+        causal = mask is None
+        parts.append(
+            F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scores.scaling)
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def _chosen(tensor: Tensor, ranges: list[slice]) -> Tensor:
@@ -97,13 +192,14 @@ def _chosen(tensor: Tensor, ranges: list[slice]) -> Tensor:
     return torch.cat([tensor[..., part, :] for part in ranges], dim=-2)
 
 
-def _mask(unit: Unit, block: Block, window: int | None) -> Tensor | None:
-    """[q, k], with what a sliding window of so many tokens hides; None: causal."""
-    if window is None or block.positions[unit.queries].max() < window:
-        return unit.mask
-    query = block.positions[unit.queries]
-    key = torch.cat([block.seen[part] for part in unit.keys])
-    return unit.sees() & (query[:, None] - key < window)
+def _mask(sight: Sight, unit: Unit, window: int | None, device: torch.device) -> Tensor | None:
+    """The mask of a unit [queries, keys], made when a layer first asks for it; None: causal."""
+    key = "mask", unit.queries.start, window, device
+    if key not in sight.kept:
+        mask = sight.mask(unit, window)
+        causal = unit.keys == [unit.queries] and torch.equal(mask, mask.new_ones(mask.shape).tril())
+        sight.kept[key] = None if causal else mask.to(device)
+    return sight.kept[key]
 
 
 # --- plain products ---
@@ -119,47 +215,46 @@ class Strip:
     hidden: Tensor  # [queries, end - free] -inf where a query does not see a key, else 0
 
 
-def _in_strips(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    block: Block,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
+def _in_strips(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
     """softmax(q k^T) v of all heads [B, H, .., e] for some queries at a time: z [B, Q, H, e].
 
     Gemma 2's soft cap squashes scores to at most so much before the mask.
     """
-    B, H, Q, e = query.shape
-    query = (query * scaling).reshape(B * H, Q, e)
-    key, value = key.reshape(B * H, -1, e), value.reshape(B * H, -1, e)  # [B * H, N, e]
+    B, H = query.shape[:2]
+    query = (query * scores.scaling).flatten(0, 1)  # [B * H, Q, e]
+    key, value = key.flatten(0, 1), value.flatten(0, 1)  # [B * H, N, e]
+    sinks = None if scores.sinks is None else scores.sinks.repeat(B)[:, None, None]  # [B * H, 1, 1]
     parts = []
-    for unit in block.units:
+    for unit in sight.units:
         q = query[:, unit.queries]
         k, v = _chosen(key, unit.keys), _chosen(value, unit.keys)
-        for strip in _strips(unit, block, window, q.device):
-            scores = q[:, strip.queries].bmm(k[:, : strip.end].mT)  # [B * H, queries, end]
-            if softcap is not None:
-                scores = torch.tanh(scores / softcap) * softcap
-            scores[..., strip.free :] += strip.hidden
-            p = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+        for strip in _strips(sight, unit, scores.window, q.device):
+            s = q[:, strip.queries].bmm(k[:, : strip.end].mT)  # [B * H, queries, end]
+            if scores.softcap is not None:
+                s = torch.tanh(s / scores.softcap) * scores.softcap
+            s[..., strip.free :] += strip.hidden
+            p = _softmax(s, sinks).to(s.dtype)
             parts.append(p.bmm(v[:, : strip.end]))
     return torch.cat(parts, dim=1).unflatten(0, (B, H)).transpose(1, 2)
 
 
-def _strips(unit: Unit, block: Block, window: int | None, device: torch.device) -> list[Strip]:
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Probabilities in float32; a sink takes its share and is left out."""
+    if sinks is None:
+        return scores.softmax(-1, dtype=torch.float32)
+    beside = sinks.to(scores).expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, beside], dim=-1).softmax(-1, dtype=torch.float32)[..., :-1]
+
+
+def _strips(sight: Sight, unit: Unit, window: int | None, device: torch.device) -> list[Strip]:
     """The strips of a unit, made when a layer first asks for them."""
-    if (window, device) not in unit.strips:
-        mask = _mask(unit, block, window)
-        mask = unit.sees() if mask is None else mask
+    key = unit.queries.start, window, device
+    if key not in sight.kept:
+        mask = sight.mask(unit, window)
         parts = mask.chunk(math.ceil(len(mask) / STRIP))  # of equal size, but the last
         size = len(parts[0])
-        unit.strips[window, device] = [
-            _strip(part, i * size, device) for i, part in enumerate(parts)
-        ]
-    return unit.strips[window, device]
+        sight.kept[key] = [_strip(part, i * size, device) for i, part in enumerate(parts)]
+    return sight.kept[key]
 
 
 def _strip(mask: Tensor, first: int, device: torch.device) -> Strip:

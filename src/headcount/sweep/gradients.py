@@ -10,22 +10,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep.attention import packed
-from headcount.sweep.layers import Passage, is_offloaded, leave, outside, resident, through
+from headcount.sweep.block import Block
+from headcount.sweep.layers import is_offloaded, outside, resident
 from headcount.sweep.memory import Budget
-from headcount.sweep.states import States
-from headcount.sweep.trie import Block, blocks
+from headcount.sweep.states import State
+from headcount.sweep.wave import Wave
+from headcount.sweep.ways import way
 
 
 @dataclass
 class Graph:
-    """One layer's computation of one block, from hidden states [1, N, d] to hidden states."""
+    """One layer's computation of one block, from state to state."""
 
-    hidden: Tensor  # before the layer
-    activation: Tensor  # the component's output: z [1, N, H, e], or what the FFN adds
-    out: Tensor  # after the layer
+    before: State
+    activation: Tensor | None  # the component's output: z [.., H, e], or what the FFN adds [.., d]
+    after: State
 
 
 def gate_gradients(
@@ -35,7 +37,8 @@ def gate_gradients(
 
     loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j) of each prompt. A is z of each head
     (`component="heads"`) or what each FFN adds to the residual stream ("ffns"). Prompts are packed
-    without sharing. Yields (layer, block, products [N, H] or [N, 1], float32).
+    without sharing. Yields (layer, block, products [N, H] or [N, 1], float32), for the layers that
+    have the component; padding has zeros.
     """
     budget = Budget.of(model)
     longest = max(len(prompt.tokens) for prompt in prompts)
@@ -43,64 +46,51 @@ def gate_gradients(
     keep = not streams and longest <= budget.graph_rows
     # A backward pass holds a gradient beside each activation.
     rows = budget.graph_rows if keep else max(1, budget.rows // 2)
-    packing = blocks(prompts, rows, share=False)
-    with packed(model):
-        for wave in [packing] if streams else [[block] for block in packing]:
-            with States(budget.states) as held:
-                yield from _wave(model, wave, component, keep, held, budget)
+    through = way(model, longest)
+    packing = through.blocks(model, prompts, rows, share=False)
+    with through.attention(model):
+        for blocks in [packing] if streams else [[block] for block in packing]:
+            with Wave(model, through, blocks, budget) as wave:
+                yield from _gradients(wave, component, keep)
 
 
-def _wave(
-    model: LanguageModel,
-    wave: list[Block],
-    component: str,
-    keep: bool,
-    held: States,
-    budget: Budget,
-) -> Iterator[tuple[int, Block, Tensor]]:
+def _gradients(wave: Wave, component: str, keep: bool) -> Iterator[tuple[int, Block, Tensor]]:
     """Forward, loss, backward, each layer by layer."""
-    passages: list[Passage] = []
+    model, held = wave.model, wave.held
     graphs: dict[tuple[int, int], Graph] = {}
-    last = model.num_layers
-    with torch.no_grad(), resident(*outside(model)):
-        for i, block in enumerate(wave):
-            hidden, passage = Passage.begin(model, block)
-            held.put((0, i), hidden)
-            passages.append(passage)
+    last, indices = model.num_layers, range(len(wave.blocks))
     for layer in range(last):
         with torch.set_grad_enabled(keep), resident(*model.layers[layer].modules()):
-            for i, passage in enumerate(passages):
-                hidden = held.get((layer, i)).view(-1, model.d_model)
-                graph = _graph(model, layer, hidden, passage, component)
-                held.put((layer + 1, i), graph.out[0].detach())
+            for i in indices:
+                graph = _graph(wave, layer, i, component)
+                held.put((layer + 1, 0, i), tree_map(torch.detach, graph.after))
                 if keep:
                     graphs[layer, i] = graph
     with resident(*outside(model)):
-        for i, block in enumerate(wave):
-            hidden = held.get((last, i)).view(-1, model.d_model)  # [S, d]
-            held.drop((last, i))
-            held.put(("gradient", i), _loss_gradient(model, hidden, block, budget))
+        for i in indices:
+            state = held.get((last, 0, i))
+            held.drop((last, 0, i))
+            held.put(("gradient", i), _loss_gradient(wave, i, state))
     for layer in reversed(range(last)):
         with torch.enable_grad(), resident(*model.layers[layer].modules()):
-            for i, block in enumerate(wave):
-                hidden = held.get((layer, i)).view(-1, model.d_model)
-                graph = graphs.pop((layer, i), None)
-                graph = graph or _graph(model, layer, hidden, passages[i], component)
-                gradient = held.get(("gradient", i)).view_as(graph.out)
+            for i, block in enumerate(wave.blocks):
+                graph = graphs.pop((layer, i), None) or _graph(wave, layer, i, component)
+                held.drop((layer, 0, i))
+                gradient = held.get(("gradient", i))
                 held.drop(("gradient", i))
-                held.drop((layer, i))
-                wanted = [graph.activation, graph.hidden] if layer else [graph.activation]
-                of_activation, *of_hidden = torch.autograd.grad(graph.out, wanted, gradient)
+                if not layer and graph.activation is None:
+                    continue
+                of_activation, of_before = _backward(graph, gradient, further=layer > 0)
                 if layer:
-                    held.put(("gradient", i), of_hidden[0][0])
-                yield layer, block, _products(graph, of_activation, passages[i])
+                    held.put(("gradient", i), of_before)
+                if of_activation is not None:
+                    yield layer, block, _products(graph, of_activation, block)
 
 
-def _graph(
-    model: LanguageModel, layer: int, hidden: Tensor, passage: Passage, component: str
-) -> Graph:
-    """Run a layer on hidden states [N, d]; with gradients enabled, remember how."""
-    caught: list[Tensor] = []
+def _graph(wave: Wave, layer: int, index: int, component: str) -> Graph:
+    """Run a layer on a state; with gradients enabled, remember how."""
+    model = wave.model
+    caught: list[Tensor | None] = [None]
 
     def catch(_layer: int, activation: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -109,35 +99,55 @@ def _graph(
         return activation
 
     # The embeddings below the first layer are frozen as well.
-    hidden = hidden[None].detach().requires_grad_(layer > 0)  # [1, N, d]
+    state = wave.held.get((layer, 0, index))
+    state = tree_map(lambda tensor: tensor.detach().requires_grad_(layer > 0), state)
     hook = {"attention_input": catch} if component == "heads" else {"ffn_output": catch}
-    everything = torch.ones(model.num_heads, dtype=torch.bool)
+    everything = torch.ones(model.heads[layer], dtype=torch.bool)
     with model.hooked(**hook, layers=[layer]):
-        out = through(model, layer, hidden, passage, everything, ffn=True)
-    return Graph(hidden, caught[0], out)
+        (after,) = wave.through(layer, index, [state], everything)
+    return Graph(state, caught[-1], after)  # the last layer has run for its keys before
 
 
-def _products(graph: Graph, of_activation: Tensor, passage: Passage) -> Tensor:
+def _backward(graph: Graph, gradient: State, further: bool) -> tuple[Tensor | None, State | None]:
+    """Gradients of the component's output, None if the layer has none, and of the state before it.
+
+    `gradient` is that of the state after the layer. That of the state before is only for layers
+    that are not the first: `further`.
+    """
+    pairs = zip(tree_leaves(graph.after), tree_leaves(gradient), strict=True)
+    outputs, gradients = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+    before, structure = tree_flatten(graph.before)
+    wanted = ([] if graph.activation is None else [graph.activation]) + (before if further else [])
+    found = list(torch.autograd.grad(outputs, wanted, gradients, materialize_grads=True))
+    of_activation = None if graph.activation is None else found.pop(0)
+    return of_activation, tree_unflatten(found, structure) if further else None
+
+
+def _products(graph: Graph, of_activation: Tensor, block: Block) -> Tensor:
     """<A_t, d loss / d A_t> [N, H] or [N, 1]; zero where the last layer was not computed."""
-    # A: z [1, N, H, e], or [1, N, d], which OPT flattens; in the last layer S instead of N.
+    # A: z [.., H, e], or [.., d], of N tokens; in the last packed layer of S.
     products = (graph.activation.detach().float() * of_activation.float()).sum(-1)
-    products = products.reshape(graph.out.shape[1], -1)
-    whole = products.new_zeros(len(passage.block), products.shape[1])
-    tokens = slice(None) if len(whole) == len(products) else passage.block.scored.to(whole.device)
-    whole[tokens] = products
+    heads = products.shape[-1] if graph.activation.dim() == 4 else 1
+    products = products.reshape(-1, heads)
+    if len(products) == len(block):
+        return products
+    whole = products.new_zeros(len(block), heads)
+    whole[block.scored.to(whole.device)] = products
     return whole
 
 
-def _loss_gradient(model: LanguageModel, hidden: Tensor, block: Block, budget: Budget) -> Tensor:
-    """d loss / d hidden [S, d] after the last layer, of the sum of the prompts' losses."""
-    gradient = torch.zeros_like(hidden)
+def _loss_gradient(wave: Wave, index: int, state: State) -> State:
+    """d loss / d state after the last layer, of the sum of the prompts' losses."""
+    block = wave.blocks[index]
+    gradient = tree_map(torch.zeros_like, state)
     lengths = torch.bincount(block.prompts)[block.prompts]  # [targets] of the prompt of each
-    together = max(1, budget.logits // 2)  # logits, and as many gradients
+    together = max(1, wave.budget.logits // 2)  # logits, and as many gradients
     for part, here, rows, targets in block.scored_in_parts(together):
         with torch.enable_grad():
-            scored = hidden[part].detach().requires_grad_()  # [s, d]
-            log_p = leave(model, scored).log_softmax(-1, dtype=torch.float32)  # [s, vocabulary]
+            hidden = state.hidden.detach().requires_grad_()
+            logits = wave.passages[index].logits(State(hidden, {}), part)  # [s, vocabulary]
+            log_p = logits.log_softmax(-1, dtype=torch.float32)
             losses = -log_p[rows.to(log_p.device), targets.to(log_p.device)]
             loss = (losses / lengths[here].to(losses)).sum()
-        gradient[part] = torch.autograd.grad(loss, scored)[0]
+        gradient.hidden.add_(torch.autograd.grad(loss, hidden)[0])
     return gradient

@@ -1,11 +1,11 @@
 """Idea 3, layer-major order: all prompts and masks go through a layer before the next begins.
 
 transformers' own code runs: the model is called once with decoder layers that only note what they
-are called with (`enter`), then each layer is called by itself (`through`), and at the end the model
+are called with (`enter`), then each layer is called by itself (`run`), and at the end the model
 once more with layers that hand on the finished hidden states (`leave`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,105 +13,110 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headcount.families import ModelError
 from headcount.model import LanguageModel, replaced
-from headcount.sweep.attention import KeysAndValues
-from headcount.sweep.removal import Ablation, removed
-from headcount.sweep.trie import Block
+from headcount.sweep.states import State
+
+MOST_RETURNED = 4  # values that a layer returns
 
 
 @dataclass
-class Call:
-    """What a decoder layer is called with beside the hidden states."""
+class Arguments:
+    """What a decoder layer is called with beside the hidden states and what layers share."""
 
     args: tuple
     kwargs: dict[str, Any]
 
 
-def enter(model: LanguageModel, block: Block) -> tuple[Tensor, list[Call]]:
-    """Embed a block: hidden states [N, d] before the first layer, and the call of every layer."""
-    calls: list[Call] = []
-    seen: list[Tensor] = []
+class _HandedOn:
+    """Stands for what a layer returns beside the hidden states; no other layer may read it."""
 
-    def note(hidden: Tensor, *args, **kwargs) -> Tensor:
+
+class _Misread(Exception):  # noqa: N818 - a finding, not a fault
+    """The model takes something else for a layer's output than the hidden states."""
+
+
+def enter(
+    model: LanguageModel, tokens: Tensor, positions: Tensor | None = None
+) -> tuple[State, list[Arguments]]:
+    """Embed tokens [R, T]: the state before the first layer, and the arguments of every layer.
+
+    Positions are the model's own, 0, 1, ..., unless given.
+
+    Raises `ModelError` when the layers hand on more than hidden states and shared dictionaries.
+    """
+    inputs = {"input_ids": tokens.to(model.device), "use_cache": False}
+    if positions is not None:
+        inputs["position_ids"] = positions.to(model.device)
+    return _as_returned(model, lambda form: _noted(model, inputs, form))
+
+
+def _noted(model: LanguageModel, inputs: dict, form: int) -> tuple[State, list[Arguments]]:
+    calls: list[Arguments] = []
+    seen: list[Tensor] = []
+    carried: dict[str, dict] = {}
+    others = tuple(_HandedOn() for _ in range(form - 1))
+
+    def note(*args, **kwargs) -> Tensor | tuple:
+        hidden = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
+        args = args[1:] if args and args[0] is hidden else args
+        if seen and hidden is not seen[0]:
+            raise _Misread
+        if any(isinstance(value, _HandedOn) for value in (*args, *kwargs.values())):
+            raise _Misread
         seen.append(hidden)
-        calls.append(Call(args, kwargs))
-        return hidden
+        for name, value in kwargs.items():
+            if isinstance(value, MutableMapping) and not value:
+                carried[name] = {}
+        calls.append(Arguments(args, kwargs))
+        return (hidden, *others) if form else hidden
 
     with replaced(dict.fromkeys(model.layers, note)):
-        model.hf.base_model(
-            input_ids=block.tokens[None].to(model.device),
-            position_ids=block.positions[None].to(model.device),
-            use_cache=False,
-        )
-    return seen[0][0], calls
+        out = model.hf.base_model(**inputs)[0]
+    if len(calls) != model.num_layers or out.shape[:2] != inputs["input_ids"].shape:
+        raise _Misread
+    return State(seen[0], carried), calls
 
 
-@dataclass
-class Passage:
-    """A block on its way through the layers; in the last one only the scored tokens matter."""
+def _as_returned(model: LanguageModel, function: Callable[[int], Any]) -> Any:
+    """`function` of how many values the model takes from a layer, 0 for no tuple; once found out.
 
-    block: Block
-    calls: list[Call]  # of every layer
-    scored: Block  # the scored tokens alone
-    last: Call  # of the last layer, with the scored tokens alone
-
-    @classmethod
-    def begin(cls, model: LanguageModel, block: Block) -> tuple[Tensor, "Passage"]:
-        """The hidden states [N, d] before the first layer, and what is needed from there on."""
-        hidden, calls = enter(model, block)
-        scored = block.scored_alone()
-        return hidden, cls(block, calls, scored, enter(model, scored)[1][-1])
-
-
-def through(
-    model: LanguageModel,
-    layer: int,
-    hidden: Tensor,
-    passage: Passage,
-    heads: Tensor,
-    ffn: bool,
-    ablation: Ablation | None = None,
-) -> Tensor:
-    """Hidden states [B, N, d] after a layer that lacks the heads [H] and the FFN that are False.
-
-    The last layer takes the keys and values of all tokens, and else the scored ones: [B, S, d].
+    A model that takes an element of what is not a tuple goes on with other hidden states, or fails.
     """
-    is_last = layer == model.num_layers - 1
-    block, call = passage.block, passage.calls[layer]
-    if is_last:
-        block, call = passage.scored, passage.last
-    stand_in = ablation and ablation.at(layer, block.positions)
-    with removed(model, layer, heads, ffn, stand_in, narrow=True) as kv_of_query:
-        known = None
-        if is_last:
-            known = _keys_and_values(model, layer, hidden, passage) if heads.any() else None
-            hidden = hidden[:, passage.block.scored.to(hidden.device)]  # [B, S, d]
-        return model.layers[layer](
-            hidden, *call.args, **call.kwargs, block=block, kv_of_query=kv_of_query, known=known
-        )
+    found = getattr(model, "values_of_layer", None)
+    if found is not None:
+        return function(found)
+    for form in range(MOST_RETURNED + 1):
+        try:
+            result = function(form)
+        except (_Misread, TypeError, ValueError, AttributeError, IndexError):
+            continue
+        model.values_of_layer = form
+        return result
+    raise ModelError(
+        f"{type(model.hf).__name__} ({model.hf.config.model_type}): its layers hand on more than "
+        "hidden states, or not each to the next: not supported"
+    )
 
 
-def _keys_and_values(
-    model: LanguageModel, layer: int, hidden: Tensor, passage: Passage
-) -> KeysAndValues:
-    """Those of all tokens, for which a layer runs as far as its attention."""
-    call = passage.calls[layer]
-    try:
-        model.layers[layer](hidden, *call.args, **call.kwargs, block=None)
-    except KeysAndValues as found:
-        return found
-    raise AssertionError("the layer did not call transformers' attention interface")
+def run(model: LanguageModel, layer: int, state: State, arguments: Arguments) -> State:
+    """The state after a layer, as it is called in the model."""
+    kwargs = dict(arguments.kwargs)
+    for name, content in state.carried.items():
+        if name in kwargs:
+            kwargs[name] = type(kwargs[name])(content)
+    out = model.layers[layer](state.hidden, *arguments.args, **kwargs)
+    hidden = out[0] if isinstance(out, tuple) else out
+    carried = {name: dict(kwargs.get(name, old)) for name, old in state.carried.items()}
+    return State(hidden, carried)
 
 
-def leave(model: LanguageModel, hidden: Tensor) -> Tensor:
-    """Logits [S, vocabulary] of hidden states [S, d] after the last layer."""
-    first, *others = model.layers
-    nowhere = torch.zeros(1, len(hidden), dtype=torch.long, device=model.device)
-    forwards = dict.fromkeys(others, lambda hidden, *_, **__: hidden)
-    forwards[first] = lambda *_, **__: hidden[None]
-    with replaced(forwards):
-        out = model.hf(input_ids=nowhere, position_ids=nowhere, use_cache=False)
-    return out.logits[0]
+def leave(model: LanguageModel, hidden: Tensor, tokens: Tensor, **inputs) -> Tensor:
+    """Logits [R, T, vocabulary] from hidden states after the last layer, of tokens [R, T]."""
+    form = model.values_of_layer
+    finished = (hidden, *(None,) * (form - 1)) if form else hidden
+    with replaced(dict.fromkeys(model.layers, lambda *_, **__: finished)):
+        return model.hf(input_ids=tokens.to(model.device), use_cache=False, **inputs).logits
 
 
 # --- weights that accelerate keeps on disk or in another memory ---

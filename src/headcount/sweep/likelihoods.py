@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep.attention import packed
-from headcount.sweep.layers import Passage, is_offloaded, leave, outside, resident, through
+from headcount.sweep.block import Block
+from headcount.sweep.layers import is_offloaded, outside, resident
 from headcount.sweep.memory import Budget
 from headcount.sweep.removal import Ablation
 from headcount.sweep.sharing import Masks, Step, Tree, tree
-from headcount.sweep.states import States
-from headcount.sweep.trie import Block, blocks
+from headcount.sweep.states import State
+from headcount.sweep.wave import Wave
+from headcount.sweep.ways import way
 
 
 @torch.inference_mode()
@@ -30,24 +31,24 @@ def log_likelihoods(
     targets [M, prompts] (bool). Raises `FloatingPointError` when a log-likelihood is not finite.
     """
     budget = Budget.of(model)
+    through = way(model, max(len(prompt.tokens) for prompt in prompts))
     total = torch.zeros(len(masks), len(prompts), dtype=torch.float64)
     greedy = torch.ones(len(masks), len(prompts), dtype=torch.bool)
-    packing = blocks(prompts, budget.rows)
-    with packed(model):
+    packing = through.blocks(model, prompts, budget.rows, share=True)
+    with through.attention(model):
         for part in _mask_parts(model, masks, packing, budget):
             states = tree(masks[part])
             ending = defaultdict(list)  # the masks of each last state
             for mask, leaf in zip(part, states.leaves, strict=True):
                 ending[leaf].append(mask)
-            for wave in _waves(model, packing, states, budget):
-                for leaf, block, scores, hits in _sweep(
-                    model, wave, states, budget, masks.ablation
-                ):
-                    for mask in ending[leaf]:
-                        total[mask].index_add_(0, block.prompts, scores)
-                        misses = torch.zeros_like(total[mask])
-                        misses.index_add_(0, block.prompts, (~hits).double())
-                        greedy[mask] &= misses == 0
+            for blocks in _waves(model, packing, states, budget):
+                with Wave(model, through, blocks, budget) as wave:
+                    for leaf, block, scores, hits in _sweep(wave, states, masks.ablation):
+                        for mask in ending[leaf]:
+                            total[mask].index_add_(0, block.prompts, scores)
+                            misses = torch.zeros_like(total[mask])
+                            misses.index_add_(0, block.prompts, (~hits).double())
+                            greedy[mask] &= misses == 0
     if not total.isfinite().all():
         mask, prompt = (~total.isfinite()).nonzero()[0].tolist()
         raise FloatingPointError(
@@ -89,65 +90,47 @@ def _waves(
 
 
 def _sweep(
-    model: LanguageModel, wave: list[Block], states: Tree, budget: Budget, ablation: Ablation | None
+    wave: Wave, states: Tree, ablation: Ablation | None
 ) -> Iterator[tuple[int, Block, Tensor, Tensor]]:
     """Every (leaf, block): log-probability [targets] of each target, and whether it is the best."""
-    with States(budget.states) as held:
-        passages: list[Passage] = []
-        with resident(*outside(model)):
-            for index, block in enumerate(wave):
-                hidden, passage = Passage.begin(model, block)
-                held.put((0, 0, index), hidden)
-                passages.append(passage)
-        for layer, steps in enumerate(states.steps):
-            waiting = Counter(parent for step in steps for parent in step.parents)
-            with resident(*model.layers[layer].modules()):
-                for step in steps:
-                    for index, passage in enumerate(passages):
-                        _pass(model, layer, step, passage, index, held, budget, ablation)
-                    for parent in step.parents:
-                        waiting[parent] -= 1
-                        if not waiting[parent]:
-                            for index in range(len(wave)):
-                                held.drop((layer, parent, index))
-        with resident(*outside(model)):
-            for leaf in sorted(set(states.leaves)):
-                for index, block in enumerate(wave):
-                    hidden = held.get((len(states.steps), leaf, index)).view(-1, model.d_model)
-                    yield leaf, block, *_score(model, hidden, block, budget)
+    model, held, indices = wave.model, wave.held, range(len(wave.blocks))
+    for layer, steps in enumerate(states.steps):
+        waiting = Counter(parent for step in steps for parent in step.parents)
+        with resident(*model.layers[layer].modules()):
+            for step in steps:
+                for index in indices:
+                    _pass(wave, layer, step, index, ablation)
+                for parent in step.parents:
+                    waiting[parent] -= 1
+                    if not waiting[parent]:
+                        for index in indices:
+                            held.drop((layer, parent, index))
+    with resident(*outside(model)):
+        for leaf in sorted(set(states.leaves)):
+            for index in indices:
+                state = held.get((len(states.steps), leaf, index))
+                yield leaf, wave.blocks[index], *_score(wave, index, state)
 
 
-def _pass(
-    model: LanguageModel,
-    layer: int,
-    step: Step,
-    passage: Passage,
-    index: int,
-    held: States,
-    budget: Budget,
-    ablation: Ablation | None,
-) -> None:
+def _pass(wave: Wave, layer: int, step: Step, index: int, ablation: Ablation | None) -> None:
     """Take a step's states of one block through a layer, some at a time."""
-    tokens = len(passage.block)
-    together = max(1, budget.rows // tokens)
+    together = max(1, wave.budget.rows // len(wave.blocks[index]))
     for first in range(0, len(step.parents), together):
         parents = step.parents[first : first + together]
         children = step.children[first : first + together]
-        inputs = [held.get((layer, parent, index)).view(tokens, -1) for parent in parents]
-        hidden = torch.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # [P, N, d]
-        out = through(model, layer, hidden, passage, step.heads, step.ffn, ablation)
-        for child, row in zip(children, out, strict=True):
-            held.put((layer + 1, child, index), row)
+        before = [wave.held.get((layer, parent, index)) for parent in parents]
+        after = wave.through(layer, index, before, step.heads, step.ffn, ablation)
+        for child, state in zip(children, after, strict=True):
+            wave.held.put((layer + 1, child, index), state)
 
 
-def _score(
-    model: LanguageModel, hidden: Tensor, block: Block, budget: Budget
-) -> tuple[Tensor, Tensor]:
-    """Log-probability and greedy hit [targets] from the last states of a block's scored tokens."""
+def _score(wave: Wave, index: int, state: State) -> tuple[Tensor, Tensor]:
+    """Log-probability and greedy hit [targets] from the last state of a block."""
+    block = wave.blocks[index]
     scores = torch.zeros(len(block.targets), dtype=torch.float64)
     hits = torch.zeros(len(block.targets), dtype=torch.bool)
-    for part, here, rows, targets in block.scored_in_parts(budget.logits):
-        logits = leave(model, hidden[part])  # [s, vocabulary]
+    for part, here, rows, targets in block.scored_in_parts(wave.budget.logits):
+        logits = wave.passages[index].logits(state, part)  # [s, vocabulary]
         rows = rows.to(logits.device)
         # As lm-eval does it: logsumexp rounds otherwise, by up to 1e-5 a token.
         chosen = logits.log_softmax(-1, dtype=torch.float32)[rows, targets.to(logits.device)]

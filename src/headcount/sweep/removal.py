@@ -1,11 +1,14 @@
-"""Heads and FFNs taken out of a decoder layer: what is removed is not computed.
+"""Heads and FFNs taken out of a decoder layer: what is removed is not computed where that is safe.
 
 The modules of a layer are given other `forward`s for a while: projections that leave out the rows
 and columns of removed heads, an FFN that adds nothing. A removed component may leave a stand-in
 (`headcount.sweep.ablation`); by default it leaves zero.
+
+What a head is: its slice of the input of the output projection. Where something lies between
+attention and that projection, such as a gate or a norm over all heads (BitNet), it has had its say.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headcount import families
+from headcount.families import Parts
 from headcount.model import LanguageModel, replaced
 
 
 class StandIn(NamedTuple):
-    """What removed components of a layer leave at N positions: z [N, H, head_dim], ffn [N, d]."""
+    """What removed components of a layer leave at some positions [..]: z [.., H, e], ffn [.., d]."""
 
     z: Tensor
     ffn: Tensor
@@ -28,27 +32,27 @@ class StandIn(NamedTuple):
 
 @dataclass
 class Ablation:
-    """Stand-ins by layer and class: z [L, C, H, head_dim], ffn [L, C, d].
+    """Stand-ins by class: z [C, H, e] of each of L layers, ffn [L, C, d].
 
     The C classes are the first token and all others, or, for `resample`, the positions.
     """
 
-    z: Tensor
+    z: list[Tensor]
     ffn: Tensor
 
     def at(self, layer: int, positions: Tensor) -> StandIn:
-        """What removed components of a layer leave at N positions.
+        """What removed components of a layer leave at `positions`.
 
         Positions beyond the last class go through the classes again, the first one left out.
         """
-        C = self.z.shape[1]
+        C = self.ffn.shape[1]
         rows = torch.where(positions < C, positions, 1 + (positions - 1) % max(C - 1, 1))
-        return StandIn(self.z[layer, rows], self.ffn[layer, rows])
+        return StandIn(self.z[layer][rows], self.ffn[layer, rows])
 
 
 @contextmanager
-def without(model: LanguageModel, heads: Tensor, ffns: Tensor) -> Iterator[None]:
-    """Inside, the whole model runs without the heads [L, H] and FFNs [L] that are False.
+def without(model: LanguageModel, heads: Sequence[Tensor], ffns: Tensor) -> Iterator[None]:
+    """Inside, the whole model runs without the heads [L][H] and FFNs [L] that are False.
 
     For code that runs the model by itself, such as generation; attention is computed for all
     heads. The sweep removes layer by layer.
@@ -70,72 +74,57 @@ def removed(
 ) -> Iterator[Tensor | None]:
     """Inside, `layer` runs without the heads [H] that are False, and without its FFN if `ffn` is.
 
-    With `narrow`, queries, keys and values of removed heads are not computed either, if the layout
+    With `narrow`, queries, keys and values of removed heads are not computed either, if the layer
     allows it. Then yields, for each query head that is left, the index of its key-value head among
     those left [H'], else None.
     """
     part = model.parts[layer]
     forwards: dict[nn.Module, Callable] = {}
-    attributes: dict[str, int] = {}
+    counts: dict[str, int] = {}
     kv_of_query = None
     kept, gone = heads.nonzero()[:, 0], (~heads).nonzero()[:, 0]
     if len(gone):
-        extra = None
-        if stand_in is not None:
-            z = stand_in.z[:, gone].flatten(1)  # [N, gone * head_dim]
-            extra = z @ model.head_weight(layer)[gone].flatten(0, 1)  # [N, d]
-        if len(kept) == 0:
+        z = None if stand_in is None else stand_in.z
+        if not families.is_plain(part.attention_output):
+            forwards[part.attention_output] = _masked_output(part, heads, z)
+        elif len(kept) == 0 and part.skips:
+            extra = _written(model, layer, gone, z)
             forwards[part.attention] = partial(_no_attention, part.attention_output, extra)
         else:
-            if narrow and _narrows(model, layer):
-                kv_heads, kv_of_query = _kv_heads(model, kept)
-                forwards |= _narrow_inputs(model, layer, kept, kv_heads)
-                attributes = _narrow_counts(model, len(kept))
-            columns = families.channels(kept, model.head_dim)
-            select = None if kv_of_query is not None else columns
+            narrow = narrow and part.inputs is not None and len(kept) > 0
+            if narrow:
+                kv_heads, kv_of_query = _kv_heads(part, kept)
+                forwards |= _narrow_inputs(part, kept, kv_heads)
+                counts = {name: len(kept) * n for name, n in part.inputs.counts.items()}
+            columns = families.channels(kept, part.head_dim)
             forwards[part.attention_output] = _narrow_output(
-                part.attention_output, columns, select, extra
+                part.attention_output,
+                columns,
+                None if narrow else columns,
+                _written(model, layer, gone, z),
             )
-    if not ffn:
-        *inner, last = part.ffn
-        forwards |= dict.fromkeys(inner, _nothing)
+    if not ffn and part.ffn_writes is not None:
+        forwards |= dict.fromkeys(part.ffn_inner, _nothing)
         added = None if stand_in is None else stand_in.ffn
-        forwards[last] = partial(_no_ffn, model.d_model, added)
-    with replaced(forwards), _counting(part.attention, attributes):
+        forwards[part.ffn_writes] = partial(_no_ffn, part, part.ffn_writes.forward, added)
+    with replaced(forwards), _counting(part.attention, counts):
         yield kv_of_query
 
 
 # --- attention ---
 
 
-def _narrows(model: LanguageModel, layer: int) -> bool:
-    """Whether queries, keys and values of some heads alone can be computed."""
-    layout, attention = model.layout, model.parts[layer].attention
-    if layout.inputs is None:
-        return False
-    names = layout.inputs(torch.arange(0), torch.arange(0), model.head_dim, 0, 0)
-    # A norm over all heads at once sees what is removed; one over each head alone does not.
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    return all(families.has(attention, name) for name in names) and all(
-        norm is None or norm.weight.numel() == model.head_dim for norm in norms
-    )
-
-
-def _kv_heads(model: LanguageModel, kept: Tensor) -> tuple[Tensor, Tensor]:
+def _kv_heads(part: Parts, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Key-value heads [K'] that the query heads [H'] need, and the index of each's in them [H']."""
-    of_query = kept // (model.num_heads // model.num_kv_heads)
+    of_query = kept // (part.heads // part.kv_heads)
     return of_query.unique(return_inverse=True)
 
 
-def _narrow_inputs(
-    model: LanguageModel, layer: int, kept: Tensor, kv_heads: Tensor
-) -> dict[nn.Module, Callable]:
+def _narrow_inputs(part: Parts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Module, Callable]:
     """Projections of queries, keys and values that compute the kept heads alone."""
-    attention = model.parts[layer].attention
-    sizes = model.head_dim, model.num_heads, model.num_kv_heads
     forwards = {}
-    for name, outputs in model.layout.inputs(kept, kv_heads, *sizes).items():
-        projection = attention.get_submodule(name)
+    for name, outputs in part.inputs.outputs(kept, kv_heads).items():
+        projection = part.attention.get_submodule(name)
         outputs = outputs.to(projection.weight.device)
         weight = families.matrix(projection)[outputs]
         bias = None if projection.bias is None else projection.bias[outputs]
@@ -143,22 +132,12 @@ def _narrow_inputs(
     return forwards
 
 
-def _narrow_counts(model: LanguageModel, kept: int) -> dict[str, int]:
-    """Attributes of the attention module that say how many heads there are."""
-    counts = {}
-    if model.layout.head_count:
-        counts[model.layout.head_count] = kept
-    if model.layout.output_count:
-        counts[model.layout.output_count] = kept * model.head_dim
-    return counts
-
-
 def _narrow_output(
     projection: nn.Module, columns: Tensor, select: Tensor | None, extra: Tensor | None
 ) -> Callable:
     """The output projection of some heads: of an input [.., H' * e], or selected from [.., H * e].
 
-    The bias stays, and `extra` [N, d] is added.
+    The bias stays, and `extra` [.., d] is added.
     """
     weight = families.matrix(projection)
     weight = weight[:, columns.to(weight.device)]
@@ -171,12 +150,33 @@ def _narrow_output(
     return forward
 
 
+def _masked_output(part: Parts, heads: Tensor, stand_in: Tensor | None) -> Callable:
+    """A projection of any kind, which reads zero or the stand-in [.., H, e] of removed heads."""
+    forward = part.attention_output.forward
+
+    def masked(z: Tensor) -> Tensor:
+        z = z.unflatten(-1, (part.heads, part.head_dim))
+        instead = z.new_zeros(()) if stand_in is None else stand_in.to(z)
+        return forward(torch.where(heads.to(z.device)[:, None], z, instead).flatten(-2))
+
+    return masked
+
+
+def _written(model: LanguageModel, layer: int, gone: Tensor, z: Tensor | None) -> Tensor | None:
+    """What the stand-ins z [.., H, e] of removed heads write to the residual stream [.., d]."""
+    if z is None:
+        return None
+    weight = model.head_weight(layer)
+    gone, z = gone.to(weight.device), z.to(weight.device)
+    return z[..., gone, :].flatten(-2) @ weight[gone].flatten(0, 1)
+
+
 def _no_attention(
     projection: nn.Module, extra: Tensor | None, *args, hidden_states: Tensor | None = None, **_
 ) -> tuple[Tensor, None]:
     """What an attention module returns without a head: the output projection's bias."""
     hidden = args[0] if hidden_states is None else hidden_states  # [B, T, d]
-    out = torch.zeros_like(hidden)
+    out = hidden.new_zeros(*hidden.shape[:-1], len(families.matrix(projection)))
     for term in (projection.bias, extra):
         out = out if term is None else out + term
     return out, None
@@ -186,16 +186,27 @@ def _no_attention(
 
 
 def _nothing(hidden: Tensor) -> Tensor:
-    """In place of a projection whose output will not be read: no channels."""
-    return hidden[..., :0]
+    """In place of a module whose output will not be read: one channel, which fits anywhere."""
+    return hidden[..., :1]
 
 
-def _no_ffn(d_model: int, added: Tensor | None, hidden: Tensor) -> Tensor:
-    """What a removed FFN adds to the residual stream, at [B, T] positions, which OPT flattens."""
-    if added is None:
-        return hidden.new_zeros(*hidden.shape[:-1], d_model)
-    rows = hidden.shape[:-1].numel() // len(added)
-    return added.repeat(rows, 1).view(*hidden.shape[:-1], d_model)
+def _no_ffn(
+    part: Parts, forward: Callable, added: Tensor | None, hidden: Tensor, *args, **kwargs
+) -> Tensor | tuple:
+    """What an FFN returns that adds nothing, or `added` [.., d], to the residual stream.
+
+    A mixture of experts may return more than that: one token of each row shows what.
+    """
+    d = part.d_model
+    out = hidden.new_zeros(*hidden.shape[:-1], d)  # of [B, T] positions, which OPT flattens
+    if added is not None:
+        added = added.to(out).reshape(-1, d)
+        out = added.repeat(out[..., 0].numel() // len(added), 1).view_as(out)
+    if not families.holds_experts(part.ffn_writes):
+        return out
+    first = hidden if args or kwargs else hidden[..., :1, :]
+    returned = forward(first, *args, **kwargs)
+    return (out, *returned[1:]) if isinstance(returned, tuple) else out
 
 
 @contextmanager

@@ -24,12 +24,12 @@ from headcount.sweep.removal import Ablation
 
 @dataclass
 class Masks:
-    """Which components are kept: heads [M, L, H] and ffns [M, L], True keeps.
+    """Which components are kept: heads [M, H] of each of L layers, and ffns [M, L]; True keeps.
 
     What removed components leave is the ablation's, zero without one.
     """
 
-    heads: Tensor
+    heads: list[Tensor]
     ffns: Tensor
     ablation: Ablation | None = None
 
@@ -41,19 +41,24 @@ class Masks:
         ablation: Ablation | None = None,
     ) -> "Masks":
         """One mask for each pair: heads to remove as (layer, head), layers whose FFN to remove."""
-        heads = torch.ones(len(removals), model.num_layers, model.num_heads, dtype=torch.bool)
+        heads = [torch.ones(len(removals), H, dtype=torch.bool) for H in model.heads]
         ffns = torch.ones(len(removals), model.num_layers, dtype=torch.bool)
         for mask, (removed_heads, removed_ffns) in enumerate(removals):
             for layer, head in removed_heads:
-                heads[mask, layer, head] = False
+                heads[layer][mask, head] = False
             ffns[mask, list(removed_ffns)] = False
         return cls(heads, ffns, ablation)
 
     def __len__(self) -> int:
-        return len(self.heads)
+        return len(self.ffns)
+
+    def of(self, mask: int) -> tuple[list[Tensor], Tensor]:
+        """Heads [L][H] and FFNs [L] that one mask keeps."""
+        return [of_layer[mask] for of_layer in self.heads], self.ffns[mask]
 
     def __getitem__(self, chosen) -> "Masks":
-        return Masks(self.heads[chosen], self.ffns[chosen], self.ablation)
+        heads = [of_layer[chosen] for of_layer in self.heads]
+        return Masks(heads, self.ffns[chosen], self.ablation)
 
 
 @dataclass
@@ -88,11 +93,11 @@ def tree(masks: Masks) -> Tree:
     """The tree of states that the masks need."""
     state = [0] * len(masks)
     layers = []
-    for layer in range(masks.heads.shape[1]):
+    for layer, of_layer in enumerate(masks.heads):
         steps: dict[tuple, Step] = {}
         children: dict[tuple, int] = {}
         for mask, parent in enumerate(state):
-            heads, ffn = masks.heads[mask, layer], bool(masks.ffns[mask, layer])
+            heads, ffn = of_layer[mask], bool(masks.ffns[mask, layer])
             pattern = (*heads.tolist(), ffn)
             if (parent, pattern) not in children:
                 children[parent, pattern] = len(children)
