@@ -23,6 +23,14 @@ def main() -> None:
     plan.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     plan.set_defaults(run=_plan)
 
+    verify = commands.add_parser(
+        "verify", help="whether headcount computes what a model computes, property by property"
+    )
+    verify.add_argument("source", metavar="MODEL_OR_PATH", help="of the hub, or a directory")
+    verify.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    verify.add_argument("--device-map", default="cpu", help="cpu, cuda, auto, disk...")
+    verify.set_defaults(run=_verify)
+
     export = commands.add_parser(
         "export",
         help="a pruned model as a checkpoint that plain transformers loads",
@@ -53,6 +61,12 @@ def main() -> None:
 
     parity = commands.add_parser("parity", help="how headcount compares with lm-eval, as Markdown")
     parity.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
+    parity.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write it there, unless what is there has a model that was not compared",
+    )
     parity.set_defaults(run=_parity)
 
     lm_eval = commands.add_parser(
@@ -79,10 +93,10 @@ def _summary(arguments: argparse.Namespace) -> None:
 
 
 def _compare_paper(arguments: argparse.Namespace) -> None:
-    from headcount import paper, summary
+    from headcount import comparison, summary
 
     try:
-        paper.show(arguments.artifacts)
+        comparison.show(arguments.artifacts)
     except summary.NoSummaryError as error:
         sys.exit(f"headcount: {error}")
 
@@ -95,6 +109,16 @@ def _plan(arguments: argparse.Namespace) -> None:
         plan.show(plan.read_config(arguments.configfile), arguments.artifacts)
     except (OSError, TaskError) as error:
         sys.exit(f"headcount: {arguments.configfile}: {error}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from headcount import verify
+    from headcount.model import ModelError
+
+    try:
+        verify.show(arguments.source, arguments.dtype, arguments.device_map)
+    except (ModelError, verify.VerificationError) as error:
+        sys.exit(f"headcount: {error}")
 
 
 def _named(component: str, ranking: str) -> tuple[str, str]:
@@ -134,6 +158,13 @@ def _parity(arguments: argparse.Namespace) -> None:
     except parity.NoParityError as error:
         sys.exit(f"headcount: {error}")
     print(page)
+    if arguments.page:
+        there = arguments.page.read_text() if arguments.page.exists() else ""
+        if missing := sorted(parity.models(there) - parity.models(page)):
+            note = f"it has {', '.join(missing)} too, which was not compared here"
+            print(f"headcount: {arguments.page} stays as it is: {note}", file=sys.stderr)
+        else:
+            arguments.page.write_text(page + "\n")
     if not equal:
         sys.exit("headcount: not all rows are equal")
 

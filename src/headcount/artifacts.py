@@ -53,10 +53,22 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("context", pa.string(), nullable=False),
             pa.field("continuation", pa.string(), nullable=False),
             pa.field("gold", pa.bool_(), nullable=False),
+            pa.field("query_in_examples", pa.bool_(), nullable=False),
             pa.field("doc", pa.string()),  # the document as JSON, at its first choice
         ]
     ),
     "importance": pa.schema(_IMPORTANCE),
+    # A property of one checkpoint: the engine and the unmodified model differ by `difference`, of
+    # which rounding explains `bound`.
+    "verified": pa.schema(
+        [
+            pa.field("property", pa.string(), nullable=False),
+            pa.field("difference", pa.float64(), nullable=False),
+            pa.field("bound", pa.float64(), nullable=False),
+            pa.field("passed", pa.bool_(), nullable=False),
+            pa.field("where", pa.string(), nullable=False),  # prompts, mask or layer; or an error
+        ]
+    ),
     # The importance by each of several estimators, over the same documents.
     "estimators": pa.schema([pa.field("estimator", pa.string(), nullable=False), *_IMPORTANCE]),
     # rank 0 is removed first.

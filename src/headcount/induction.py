@@ -86,6 +86,19 @@ def copying(
     return _table(model, scores)
 
 
+@torch.no_grad()
+def attention_patterns(model: LanguageModel, tokens: list[int]) -> dict[int, Tensor]:
+    """The patterns [H, T, T] that both scores look at, by layer."""
+    patterns = {}
+
+    def visit(layer: int, attention: Tensor, _z: Tensor) -> None:
+        patterns[layer] = attention.float()
+
+    with _visiting(model, visit):
+        _run(model, tokens)
+    return patterns
+
+
 # --- the definitions, on tensors ---
 
 

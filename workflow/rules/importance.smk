@@ -4,6 +4,7 @@
 rule score_importance:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
     output:
         "artifacts/{model}/importance/{task}/{shots}-shot/{component}.parquet",
@@ -21,6 +22,7 @@ rule score_importance:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         estimator=lambda wildcards: estimator(wildcards.component),
         documents=config["importance"]["documents"],
@@ -36,6 +38,7 @@ rule score_importance:
 rule score_estimators:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
     output:
         "artifacts/{model}/estimators/{task}/{shots}-shot/{component}.parquet",
@@ -53,6 +56,7 @@ rule score_estimators:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         documents=config["importance"]["documents"],
         ablation=config["ablation"],

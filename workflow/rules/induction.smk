@@ -4,6 +4,7 @@
 rule score_induction:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
     output:
         "artifacts/{model}/induction/{kind}.parquet",
     log:

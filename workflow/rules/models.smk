@@ -1,4 +1,5 @@
-# A model's source -> a directory that loads fast and offline, and what is in it.
+# A model's source -> a directory that loads fast and offline, what is in it, and whether headcount
+# computes what that model computes: it stops the study where not.
 
 
 rule resolve_model:
@@ -20,3 +21,32 @@ rule resolve_model:
         "Resolve {wildcards.model}"
     script:
         "../../scripts/resolve_model.py"
+
+
+rule verify_model:
+    input:
+        model="artifacts/{model}/model.json",
+        prompts=collect(
+            "artifacts/tasks/{task}/{shots}-shot.parquet",
+            task=[*STUDIED, *HELDOUT],
+            shots=config["shots"],
+        ),
+    output:
+        "artifacts/{model}/verified.parquet",
+    log:
+        "artifacts/logs/{model}/verified.log",
+    conda:
+        CONDA
+    threads: of_model("threads")
+    resources:
+        mem_mb=of_model("mem_mb"),
+        gpu=of_model("gpus"),
+        engine_mb=of_model("memory"),
+    params:
+        computes=lambda wildcards: computes(wildcards.model),
+        seed=config["seed"],
+        code=code("verify_model.py"),
+    message:
+        "Verify {wildcards.model}: headcount beside the unmodified model"
+    script:
+        "../../scripts/verify_model.py"

@@ -1,10 +1,15 @@
 # Model + prompts + rankings -> every document's log-likelihoods and metric at every level.
 # One job loads the model once and evaluates all levels of all rankings.
 
+# A task alone has no closest and no farthest other task.
+TRANSFERRED = STUDIED if len(STUDIED) > 1 else []
+TRANSFERS = ["closest", "farthest"] if TRANSFERRED else []
+
 
 rule prune:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
     output:
@@ -22,6 +27,7 @@ rule prune:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=lambda wildcards: [wildcards.task, *SHARED],
@@ -39,6 +45,7 @@ rule prune:
 use rule prune as prune_heldout with:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: SHARED),
     output:
@@ -49,6 +56,7 @@ use rule prune as prune_heldout with:
         task="|".join(map(re.escape, HELDOUT)) or "(?!)",
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=SHARED,
@@ -63,6 +71,7 @@ use rule prune as prune_heldout with:
 rule prune_transfer:
     input:
         model="artifacts/{model}/model.json",
+        verified=VERIFIED,
         prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: STUDIED),
         cross_task="artifacts/{model}/correlation/cross_task/{component}.parquet",
@@ -71,7 +80,7 @@ rule prune_transfer:
     log:
         "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-transfer.log",
     wildcard_constraints:
-        task="|".join(map(re.escape, STUDIED)),
+        task="|".join(map(re.escape, TRANSFERRED)) or "(?!)",
         component="heads|ffns",
     conda:
         CONDA
@@ -82,6 +91,7 @@ rule prune_transfer:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=["closest", "farthest"],

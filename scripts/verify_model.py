@@ -1,0 +1,19 @@
+"""Show that headcount computes what the model computes, before anything is spent on it."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, verify
+
+facts = job.model_facts(snakemake.input.model)
+model = job.load_model(snakemake)
+prompts = verify.study_prompts(model, snakemake.input.prompts)
+table = verify.verify(model, prompts, snakemake.params.seed)
+verify.require(table, model)
+artifacts.write(
+    snakemake.output[0],
+    table.to_arrow(),
+    artifacts.SCHEMAS["verified"],
+    job.provenance(snakemake, model=facts),
+)
