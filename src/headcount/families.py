@@ -114,8 +114,8 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
     for size in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
         if not isinstance(getattr(config, size, None), int):
             raise ModelError(f"{name}: its configuration has no single {size}: not supported")
-    if hf.get_output_embeddings() is None:
-        raise ModelError(f"{name} has no unembedding (`get_output_embeddings()` is None)")
+    if not hasattr(hf.get_output_embeddings(), "weight"):
+        raise ModelError(f"{name} has no single unembedding (`get_output_embeddings()`)")
     lists = [
         (path, module)
         for path, module in hf.named_modules()
@@ -327,12 +327,12 @@ class Inputs:
     """How a layer computes queries, keys and values of some heads alone.
 
     `outputs`: kept query heads [H'], kept key-value heads [K'] -> indices of the outputs to keep,
-    by the name of the projection. `counts`: attributes of the attention module that count heads or
-    their outputs, and how many of these a head has.
+    by the name of the projection. `counts`: numbers of them, H' and K' -> attributes of the
+    attention module that count heads or their outputs.
     """
 
     outputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
-    counts: dict[str, int]
+    counts: Callable[[int, int], dict[str, int]]
 
 
 def channels(heads: Tensor, head_dim: int) -> Tensor:
@@ -379,5 +379,10 @@ def _narrow_inputs(
             return None
     if "shared_kv_states" in inspect.signature(type(attention).forward).parameters:
         return None  # a later layer reads its keys and values
-    counts = {"num_heads": 1, "split_size": sizes.head_dim}
-    return Inputs(outputs, {name: n for name, n in counts.items() if _number(attention, name)})
+
+    def counts(heads: int, kv_heads: int) -> dict[str, int]:
+        found = {"num_heads": heads, "num_key_value_heads": kv_heads}
+        found["split_size"] = heads * sizes.head_dim
+        return {name: count for name, count in found.items() if _number(attention, name)}
+
+    return Inputs(outputs, counts)

@@ -244,7 +244,7 @@ class Examination:
         for part in (self._whole, self._removed, self._gradients, self._patterns, self._afterwards):
             try:
                 results |= part()
-            except (MemoryError, torch.OutOfMemoryError):
+            except (MemoryError, torch.OutOfMemoryError, models.ModelError):
                 raise
             except Exception as error:  # whatever it is, it is a fault of the engine
                 first = first or error
