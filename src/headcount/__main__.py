@@ -110,9 +110,11 @@ def _verify(arguments: argparse.Namespace) -> None:
     from headcount.model import ModelError
 
     try:
-        verify.show(arguments.source, arguments.dtype, arguments.device_map)
+        holds = verify.show(arguments.source, arguments.dtype, arguments.device_map)
     except (ModelError, verify.VerificationError) as error:
         sys.exit(f"headcount: {error}")
+    if not holds:
+        sys.exit("headcount: it does not compute what the model computes")
 
 
 def _named(component: str, ranking: str) -> tuple[str, str]:
