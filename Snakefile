@@ -32,6 +32,8 @@ include: "workflow/rules/parity.smk"
 
 
 onstart:
+    for warning in TASK_WARNINGS:
+        logger.warning(f"Note: {warning}.")
     # Jobs on this machine share the seconds that importing torch and lm-eval takes.
     if workflow.local_exec:
         sys.path.insert(0, str(SCRIPTS))

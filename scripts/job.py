@@ -20,8 +20,8 @@ def begin(snakemake) -> None:
     preloaded.hand_over(snakemake)
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
-    terminal = os.fdopen(os.dup(2), "w")
-    with log.open("w") as file:
+    terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
+    with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -38,7 +38,7 @@ def begin(snakemake) -> None:
 
 def model_facts(path: str) -> dict:
     """What `resolve_model` found out about a model."""
-    return json.loads(Path(path).read_text())
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def load_model(snakemake):

@@ -104,7 +104,7 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 def preload(scripts: Path) -> None:
     """Import, once, what the job scripts import; only import: threads would not survive a fork."""
     for script in scripts.glob("*.py"):
-        for node in ast.walk(ast.parse(script.read_text())):
+        for node in ast.walk(ast.parse(script.read_bytes())):
             if isinstance(node, ast.ImportFrom) and node.module == "headcount":
                 for alias in node.names:
                     module = f"headcount.{alias.name}"

@@ -7,17 +7,24 @@ job.begin(snakemake)
 from headcount import artifacts, tasks
 
 parameters = snakemake.params
+limits = tasks.Limits(**parameters.limits)
 rows = tasks.prepare(
     parameters.yaml,
     shots=int(snakemake.wildcards.shots),
-    limits=tasks.Limits(**parameters.limits),
+    limits=limits,
     seed=parameters.seed,
     datasets=parameters.datasets,
     calibrate=parameters.calibrate,
+    metric=parameters.metric,
 )
 artifacts.write(
     snakemake.output[0],
     rows,
     artifacts.SCHEMAS["tasks"],
-    job.provenance(snakemake, seed=parameters.seed, task_version=tasks.version(parameters.yaml)),
+    job.provenance(
+        snakemake,
+        seed=parameters.seed,
+        task_version=tasks.version(parameters.yaml),
+        remarks=tasks.remarks(rows, limits),
+    ),
 )

@@ -15,7 +15,7 @@ parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = job.load_model(snakemake)
-evaluation = Evaluation(prompts, "evaluation", parameters.yaml)
+evaluation = Evaluation(prompts, "evaluation", parameters.yaml, parameters.metric)
 
 # (ranking, component) -> table
 tables = {}
@@ -43,7 +43,7 @@ rows = pruning.prune(
     evaluation,
     {ranking: tables[ranking] for ranking in by.values()},
     list(itertools.product(heads, ffns)),
-    fit_ablation(model, prompts, parameters.ablation, parameters.seed),
+    fit_ablation(model, prompts, parameters.ablation, parameters.seed, parameters.yaml),
 )
 for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
     artifacts.write(

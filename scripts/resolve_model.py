@@ -16,4 +16,5 @@ facts = model.resolve(
     converted=Path(snakemake.output[0]).parent / "checkpoint",
 )
 with artifacts.atomic(snakemake.output[0]) as path:
-    path.write_text(json.dumps({"name": snakemake.wildcards.model, **facts}, indent=2) + "\n")
+    text = json.dumps({"name": snakemake.wildcards.model, **facts}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -12,8 +12,8 @@ component = snakemake.wildcards.component
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = job.load_model(snakemake)
-evaluation = Evaluation(prompts, parameters.documents, parameters.yaml)
-ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed)
+evaluation = Evaluation(prompts, parameters.documents, parameters.yaml, parameters.metric)
+ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed, parameters.yaml)
 scores = importance.estimate(parameters.estimator, model, evaluation, component, ablation)
 artifacts.write(
     snakemake.output[0],

@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import os
+
 import pytest
 import tiny
 import torch
@@ -21,7 +23,8 @@ def checkpoint(tmp_path_factory):
     return tiny.save_model(tmp_path_factory.mktemp("model"))
 
 
-torch.set_num_threads(1)  # tensors this small gain nothing from threads that wait for one another
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(1)  # tensors this small gain nothing from threads that wait for another
 
 
 def pytest_addoption(parser):

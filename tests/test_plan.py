@@ -3,7 +3,6 @@
 import io
 
 import pytest
-import torch
 import yaml
 from rich.console import Console
 from study import STUDY
@@ -30,7 +29,7 @@ def config(tmp_path, task_path, checkpoint):
 
 def test_a_size_counts_the_weights(size, opt):
     layer = sum(p.numel() for p in opt.layers[0].parameters())
-    assert (size.layers, size.heads, size.layer_weights) == (3, 4, layer)
+    assert (size.layers, size.heads, size.layer_weights) == (3, 12, layer)
     assert size.vocabulary_weights == opt.hf.lm_head.weight.numel()
 
 
@@ -43,11 +42,9 @@ def test_defaults_of_the_schema_are_filled_in(config):
 def test_stages_cost_what_the_trees_of_states_cost(size, config, opt, prompts):
     config["importance"]["heads"]["estimator"] = "oracle"
     found = {s.name: s for s in plan.stages(size, prompts, "tiny_a", 2, config)}
-    heads = torch.ones(13, 3, 4, dtype=torch.bool)
-    for index in range(12):
-        heads[1 + index, index // 4, index % 4] = False
+    removals = [([], []), *(([(index // 4, index % 4)], []) for index in range(12))]
     rows = plan.split_rows(prompts, "calibration")
-    passes = tree(Masks(heads, torch.ones(13, 3, dtype=torch.bool))).passes
+    passes = tree(Masks.removing(opt, removals)).passes
     scored = len(rows) * 13
     expected = 2 * plan._tokens(rows) * passes * size.layer_weights
     expected += 2 * scored * size.vocabulary_weights

@@ -114,12 +114,10 @@ def test_without_a_training_split_documents_beyond_the_limit_calibrate(yaml, tmp
         tasks.prepare(single, 1, tasks.Limits(100, None), seed=0)
 
 
-def test_a_task_without_a_mean_metric_is_judged_by_accuracy(yaml, tmp_path, opt, write_prompts):
+def test_a_task_without_a_mean_metric_is_refused(yaml, tmp_path):
     mcc = edited(yaml, tmp_path, metric_list=[{"metric": "mcc"}])
-    evaluation = Evaluation(write_prompts(mcc, 0, LIMITS), "evaluation", mcc)
-    assert evaluation.metrics.name == "acc"
-    results = evaluation.run(opt, Masks.removing(opt, [([], [])])).results[0]
-    assert set(evaluation.metrics.aggregate(results)) == {"mcc", "acc"}
+    with pytest.raises(tasks.TaskError, match="reports mcc of it, of which none is a mean"):
+        tasks.prepare(mcc, 0, LIMITS, seed=0)
 
 
 def test_a_single_log_likelihood_as_in_lambada(yaml, tmp_path, opt, write_prompts):
@@ -246,8 +244,8 @@ def test_more_shots_than_examples_is_an_error(yaml):
 
 
 def test_a_task_that_generates_text_is_refused(yaml, tmp_path):
-    with pytest.raises(tasks.TaskError, match="output_type"):
-        tasks.load(edited(yaml, tmp_path, output_type="generate_until"))
+    with pytest.raises(tasks.TaskError, match="its output_type is generate_until"):
+        tasks.prepare(edited(yaml, tmp_path, output_type="generate_until"), 0, LIMITS, seed=0)
 
 
 def test_record_is_judged_by_the_best_entity(tmp_path):

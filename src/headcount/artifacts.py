@@ -53,6 +53,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("context", pa.string(), nullable=False),
             pa.field("continuation", pa.string(), nullable=False),
             pa.field("gold", pa.bool_(), nullable=False),
+            pa.field("query_in_examples", pa.bool_(), nullable=False),
             pa.field("doc", pa.string()),  # the document as JSON, at its first choice
         ]
     ),

@@ -60,7 +60,8 @@ def cross_task(importance_paths: Sequence[str | Path], resamples: int, seed: int
     """Agreement of tasks at the same shots: rows of the artifact `correlation`.
 
     For every shots, in rising order: all pairs of tasks, in the order of `importance_paths`, then
-    every task with the aggregate (the mean of all tasks' scores, this task's included).
+    every task with the aggregate (the mean of all tasks' scores, this task's included). A single
+    task has no pair.
 
     Raises `ValueError` when files are missing, double, or do not match.
     """
@@ -73,11 +74,11 @@ def cross_task(importance_paths: Sequence[str | Path], resamples: int, seed: int
         }
         ranked = {task: _ranked(matrix) for task, matrix in scores.items()}
         ranked[AGGREGATE] = _ranked(sum(scores.values()) / len(scores))
-        pairs = [*combinations(files.tasks, 2), *((task, AGGREGATE) for task in files.tasks)]
+        with_aggregate = ((task, AGGREGATE) for task in files.tasks if len(files.tasks) > 1)
         rows += [
             {"a": a, "b": b, "shots_a": shots, "shots_b": shots}
             | _compared(ranked[a], ranked[b], baseline)
-            for a, b in pairs
+            for a, b in (*combinations(files.tasks, 2), *with_aggregate)
         ]
     return _frame(rows, "correlation")
 
@@ -86,13 +87,13 @@ def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int
     """Agreement of a task, or of the aggregate, with itself at other shots: shots_a < shots_b.
 
     Rows of the artifact `correlation`, tasks in the order of `importance_paths`, the aggregate
-    last. Raises `ValueError` when files are missing, double, or do not match.
+    of several last. Raises `ValueError` when files are missing, double, or do not match.
     """
     files = ImportanceFiles(importance_paths)
     baseline = _Baseline(files.layers, resamples, seed)
     totals = dict.fromkeys(files.shots, 0.0)  # sums over the tasks so far
     rows = []
-    for name in (*files.tasks, AGGREGATE):
+    for name in (*files.tasks, *([AGGREGATE] if len(files.tasks) > 1 else [])):
         ranked = {}
         for shots in files.shots:
             if name == AGGREGATE:
@@ -167,7 +168,9 @@ def closest_and_farthest(cross_task: pl.DataFrame, task: str, shots: int) -> tup
 
 
 def reliability(importance_paths: Sequence[str | Path], resamples: int, seed: int) -> pl.DataFrame:
-    """Split-half reliability of every task's scores and of the aggregate: rows of `reliability`.
+    """Split-half reliability of every task's scores, and of the aggregate of several.
+
+    Rows of the artifact `reliability`.
 
     The documents are split at random into halves, `resamples` times or `MAX_SPLITS`, and the scores
     of both halves correlated. rho is the mean over splits, its interval holds 95 % of them; a split
@@ -186,10 +189,11 @@ def reliability(importance_paths: Sequence[str | Path], resamples: int, seed: in
     for shots in files.shots:
         scores = {task: halves(files.read(task, shots), task, splits, seed) for task in files.tasks}
         documents = dict(files.documents)
-        scores[AGGREGATE] = tuple(
-            np.mean(half, axis=0) for half in zip(*scores.values(), strict=True)
-        )
-        documents[AGGREGATE] = sum(documents.values())
+        if len(files.tasks) > 1:
+            scores[AGGREGATE] = tuple(
+                np.mean(half, axis=0) for half in zip(*scores.values(), strict=True)
+            )
+            documents[AGGREGATE] = sum(documents.values())
         rows += [
             {"task": name, "shots": shots, "n": documents[name], "splits": splits}
             | _split_half(first, second)

@@ -1,6 +1,7 @@
 """The documents of one prepared task, evaluated under masks with lm-eval's metrics."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headcount.model import LanguageModel, Prompt
+from headcount.metrics import Metrics
+from headcount.model import LanguageModel, Prompt, PromptError
 from headcount.sweep import Masks, ablation, log_likelihoods
 from headcount.sweep.removal import Ablation
-from headcount.tasks import Metrics
+from headcount.task_files import TaskError, task_name
 
 
 @dataclass
@@ -26,28 +28,36 @@ class Scores:
 
 
 class Evaluation:
-    """Documents of one split of the artifact `tasks`, and the metric that they are judged by."""
+    """Documents of one split of the artifact `tasks`, and the metric that they are judged by.
 
-    def __init__(self, prompts: pa.Table, split: str, yaml: str | Path):
+    `metric` is the headline metric, where the study overrides the rule of `headcount.metrics`.
+
+    Raises `TaskError` when the split holds no document.
+    """
+
+    def __init__(self, prompts: pa.Table, split: str, yaml: str | Path, metric: str | None = None):
         self.requests = split_rows(prompts, split)
+        if not self.requests:
+            raise TaskError(f"{task_name(yaml)}: its prompts hold no {split} document")
         self.doc_ids = [row["doc_id"] for row in self.requests if row["choice"] == 0]
         self.docs = [json.loads(row["doc"]) for row in self.requests if row["choice"] == 0]
-        self.yaml = yaml
+        self.yaml, self.metric = yaml, metric
         self.truncated = 0  # prompts cut to the model's window, known after a run
 
     @cached_property
     def metrics(self) -> Metrics:
         """lm-eval's metrics of the task; only those who judge by them wait for lm-eval."""
-        return Metrics(self.yaml, self.docs[0])
+        return Metrics(self.yaml, self.docs[0], self.metric)
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of guessing, or None where the metric is not an accuracy over choices."""
-        choices = np.bincount([row["doc_id"] for row in self.requests])
-        golds = np.bincount([row["doc_id"] for row in self.requests if row["gold"]])
-        if not self.metrics.name.startswith("acc") or choices.max() == 1:
-            return None
-        return float(np.mean([golds[doc_id] / choices[doc_id] for doc_id in self.doc_ids]))
+        """The headline metric of guessing, or None where that is not defined."""
+        counts = Counter(row["doc_id"] for row in self.requests)
+        of_docs = [
+            self.metrics.chance(doc, counts[doc_id])
+            for doc_id, doc in zip(self.doc_ids, self.docs, strict=True)
+        ]
+        return None if None in of_docs else float(np.mean(of_docs))
 
     def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
         """The prompts whose continuation is a right answer, and the document [P] of each.
@@ -55,13 +65,13 @@ class Evaluation:
         A document is given by its index in `doc_ids`; it can have several right answers, or none.
         """
         rows = [row for row in self.requests if row["gold"]]
-        prompts = model.encode(request_pairs(rows))
+        prompts = encode(model, rows, self.yaml)
         index = {doc_id: i for i, doc_id in enumerate(self.doc_ids)}
         return prompts, np.array([index[row["doc_id"]] for row in rows])
 
     def run(self, model: LanguageModel, masks: Masks) -> Scores:
         """Score every document under every mask."""
-        encoded = model.encode(request_pairs(self.requests))
+        encoded = encode(model, self.requests, self.yaml)
         self.truncated = sum(prompt.truncated for prompt in encoded)
         sums, greedy = log_likelihoods(model, encoded, masks)
         starts = [i for i, row in enumerate(self.requests) if row["choice"] == 0][1:]
@@ -75,7 +85,9 @@ class Evaluation:
         return Scores(sums, greedy, results, metric)
 
 
-def fit_ablation(model: LanguageModel, prompts: pa.Table, kind: str, seed: int) -> Ablation | None:
+def fit_ablation(
+    model: LanguageModel, prompts: pa.Table, kind: str, seed: int, yaml: str | Path
+) -> Ablation | None:
     """What removed components leave, from a task's calibration prompts with their right answers.
 
     Kinds: see `headcount.sweep.ablation`.
@@ -83,7 +95,22 @@ def fit_ablation(model: LanguageModel, prompts: pa.Table, kind: str, seed: int) 
     if kind == "zero":
         return None
     gold = [row for row in split_rows(prompts, "calibration") if row["gold"]]
-    return ablation.fit(model, model.encode(request_pairs(gold)), kind, seed)
+    return ablation.fit(model, encode(model, gold, yaml), kind, seed)
+
+
+def encode(model: LanguageModel, rows: list[dict], yaml: str | Path) -> list[Prompt]:
+    """The prompts of some rows of the artifact `tasks`.
+
+    Raises `TaskError` naming task, document and choice when one has no log-likelihood.
+    """
+    try:
+        return model.encode(request_pairs(rows))
+    except PromptError as error:
+        row = rows[error.index]
+        raise TaskError(
+            f"{task_name(yaml)}, {row['split']} document {row['doc_id']}, choice {row['choice']}: "
+            f"{error}"
+        ) from error
 
 
 def request_pairs(rows: list[dict]) -> list[tuple[str, str]]:

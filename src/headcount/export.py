@@ -70,8 +70,10 @@ def export(
     with _appearing(out) as temporary:
         hf.save_pretrained(temporary)
         pruned.tokenizer.save_pretrained(temporary)
-        (temporary / "headcount.json").write_text(json.dumps(report, indent=2) + "\n")
-        (temporary / "README.md").write_text(card(report))
+        (temporary / "headcount.json").write_text(
+            json.dumps(report, indent=2) + "\n", encoding="utf-8"
+        )
+        (temporary / "README.md").write_text(card(report), encoding="utf-8")
     return report
 
 
@@ -96,7 +98,7 @@ def _model(name: str, directory: Path) -> dict:
     if not path.is_file():
         known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
         raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     # A study names local models from the directory that it runs in, where its artifacts are.
     return facts | {"path": str(directory.parent / facts["path"])}
 

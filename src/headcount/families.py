@@ -113,12 +113,15 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
         raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
     if hf.get_output_embeddings() is None:
         raise ModelError(f"{name} has no unembedding (`get_output_embeddings()` is None)")
-    found = {}
-    for path, module in hf.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
-            if parts := _of_layers(module, layout, config, name):
-                found[path] = parts
+    lists = [
+        (path, module)
+        for path, module in hf.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers
+    ]
+    of_lists = {path: _of_layers(module, layout, config, name) for path, module in lists}
+    found = {path: parts for path, parts in of_lists.items() if parts}
     if not found:
+        _refuse_encoder(name, [path for path, _ in lists])
         looked_for = (layout.attention_output,) if layout else ATTENTION_OUTPUTS
         raise ModelError(
             f"{name}: no list of {config.num_hidden_layers} decoder layers in which there is an "
@@ -144,8 +147,7 @@ def _of_layers(
 
 def _check(name: str, path: str, parts: list[Parts]) -> None:
     """Raise `ModelError` for what has heads and FFNs, but is no decoder-only model."""
-    if "encoder" in path.split("."):
-        raise ModelError(f"{name} is an encoder (BERT-like); headcount takes decoder-only models")
+    _refuse_encoder(name, [path])
     for part in parts:
         if any(hasattr(part.layer, attention) for attention in CROSS_ATTENTION):
             raise ModelError(
@@ -162,6 +164,11 @@ def _check(name: str, path: str, parts: list[Parts]) -> None:
         modules = [getattr(part, role) for part in parts if getattr(part, role)]
         if len(set(modules)) < len(modules):
             raise ModelError(f"{name}: several layers share one module ({role}): not supported")
+
+
+def _refuse_encoder(name: str, paths: list[str]) -> None:
+    if any("encoder" in path.split(".") for path in paths):
+        raise ModelError(f"{name} is an encoder (BERT-like); headcount takes decoder-only models")
 
 
 def get(module: nn.Module, path: str) -> nn.Module | None:

@@ -20,11 +20,12 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from headcount import rankings
-from headcount.model import LanguageModel
+from headcount.model import LanguageModel, PromptError
 from headcount.pruning import removal
 from headcount.rankings import RankingError
 from headcount.sweep import Masks, log_likelihoods
 from headcount.sweep.removal import without
+from headcount.task_files import TaskError
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,22 @@ class HeadcountLM(HFLM):
         self._masks = Masks.removing(self._gated, [removed])
         self._removed = {"heads_removed": len(removed[0]), "ffns_removed": len(removed[1])}
 
+    def loglikelihood(self, requests, disable_tqdm=False):
+        """(log-likelihood, is greedy) of each request, with its name where it has none."""
+        try:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        except PromptError as error:
+            request = requests[error.index]
+            raise TaskError(
+                f"{request.task_name}, evaluation document {request.doc_id}, choice "
+                f"{request.idx}: {error}"
+            ) from error
+
     def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
         """(log-likelihood, is greedy) of each (texts, context tokens, continuation tokens)."""
         if not requests:
             return []
-        if not all(continuation for _, _, continuation in requests):
-            raise ValueError("a request has an empty continuation, which has no log-likelihood")
-        prompts = [self._gated.prompt(*tokens) for _, *tokens in requests]
+        prompts = self._gated.prompts([tokens for _, *tokens in requests])
         if truncated := sum(prompt.truncated for prompt in prompts):
             logger.warning(
                 "%d of %d requests are cut from the left to the model's window of %d tokens",

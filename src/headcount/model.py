@@ -17,7 +17,7 @@ Layers may differ in their number of heads H, which is 0 in a layer without atte
 size; `LanguageModel.parts` says both.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -49,6 +49,12 @@ class Prompt:
     tokens: list[int]
     targets: list[int]
     truncated: bool
+
+
+class PromptError(ValueError):
+    """A request that has no log-likelihood; `index` is its place among those that were encoded."""
+
+    index = 0
 
 
 class LanguageModel:
@@ -107,20 +113,44 @@ class LanguageModel:
         return Encoder(pretrained=self.hf, tokenizer=self.tokenizer, batch_size=1)
 
     def encode(self, pairs: list[tuple[str, str]]) -> list[Prompt]:
-        """Prompts of (context, continuation) pairs, tokenised and truncated as lm-eval does it."""
+        """Prompts of (context, continuation) pairs, tokenised and truncated as lm-eval does it.
+
+        Raises `PromptError` for a continuation that is empty or longer than the window.
+        """
         from lm_eval.api.instance import Instance
 
         requests = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
         encoded = self._lm_eval.loglikelihood(requests, disable_tqdm=True)
-        return [self.prompt(context, continuation) for _, context, continuation in encoded]
+        return self.prompts([tokens for _, *tokens in encoded])
 
-    def prompt(self, context: list[int], continuation: list[int]) -> Prompt:
-        """The prompt of a context and its continuation in tokens, cut to the window."""
+    def prompts(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Prompt]:
+        """Prompts of (context, continuation) pairs in tokens, contexts cut to the window.
+
+        Raises `PromptError` as `encode` does.
+        """
+        prompts = []
+        for index, (context, continuation) in enumerate(pairs):
+            try:
+                prompts.append(self._prompt(context, continuation))
+            except PromptError as error:
+                error.index = index
+                raise
+        return prompts
+
+    def _prompt(self, context: list[int], continuation: list[int]) -> Prompt:
+        if not continuation:
+            raise PromptError(
+                "the continuation has no tokens of its own: the tokenizer merges it into the "
+                "context's last one, or it is empty (target_delimiter: ' ' keeps them apart)"
+            )
+        if len(continuation) > self.window:
+            raise PromptError(
+                f"the continuation has {len(continuation)} tokens, the model's window "
+                f"{self.window}: its log-likelihood is not defined"
+            )
         whole = context + continuation
         tokens = whole[-(self.window + 1) :][:-1]
-        # A continuation longer than the window has no position for its first tokens.
-        targets = continuation[-len(tokens) :]
-        return Prompt(tokens, targets, len(whole) > self.window + 1)
+        return Prompt(tokens, continuation, len(whole) > self.window + 1)
 
     @torch.no_grad()
     def head_weight(self, layer: int) -> Tensor:

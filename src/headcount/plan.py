@@ -223,8 +223,8 @@ def _tokens(rows: list[dict], shared: bool = True) -> float:
 
 def read_config(path: Path) -> dict:
     """A study's configuration with the defaults of the schema filled in."""
-    schema = yaml.safe_load(SCHEMA.read_text())
-    return _with_defaults(yaml.safe_load(path.read_text()), schema, schema["$defs"])
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    return _with_defaults(yaml.safe_load(path.read_text(encoding="utf-8")), schema, schema["$defs"])
 
 
 def _with_defaults(value, schema: dict, definitions: dict):

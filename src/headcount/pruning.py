@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import polars as pl
 
 from headcount.evaluation import Evaluation, Scores
@@ -74,7 +73,14 @@ def _rows(
             "log_likelihoods": scores.log_likelihoods[mask][document],
             "is_greedy": scores.is_greedy[mask][document],
             "metric": scores.metric[mask, document],
-            "results": json.dumps(scores.results[mask][document], default=np.ndarray.tolist),
+            "results": json.dumps(scores.results[mask][document], default=_plain),
         }
         for document, doc_id in enumerate(evaluation.doc_ids)
     ]
+
+
+def _plain(value):
+    """A value that JSON does not know: numpy's and torch's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a metric's result {value!r} ({type(value).__name__}) cannot be kept as JSON")

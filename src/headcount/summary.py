@@ -30,15 +30,24 @@ def show(artifacts: Path, console: Console | None = None) -> None:
         )
     for path in files:
         console.print(_table(path))
-        if truncated := _truncated(path.parent):
-            console.print(f"[yellow]{truncated} prompts were cut to the model's window.[/yellow]")
+        if pl.read_parquet(path).is_empty():
+            console.print("[yellow]no level removes a head or an FFN: nothing to sum up.[/yellow]")
+        for remark in _remarks(path.parent, artifacts):
+            console.print(f"[yellow]{remark}.[/yellow]")
         console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .html\n")
 
 
-def _truncated(tables: Path) -> int:
-    """Prompts cut to the window, of the tasks pruned, at all shots."""
-    table = pl.read_parquet(tables / "head_pruning.parquet")
-    return table.unique(("shots", "task")).filter(pl.col("task") != MEAN)["truncated"].sum()
+def _remarks(tables: Path, artifacts: Path) -> list[str]:
+    """What the results have to be read with, of the tasks pruned at all shots."""
+    table = pl.read_parquet(tables / "head_pruning.parquet").unique(("shots", "task"))
+    remarks = []
+    for row in table.filter(pl.col("task") != MEAN).sort("task", "shots").iter_rows(named=True):
+        prompts = artifacts / "tasks" / row["task"] / f"{row['shots']}-shot.parquet"
+        of_prompts = provenance(prompts)["remarks"] if prompts.is_file() else []
+        if row["truncated"]:
+            of_prompts = [*of_prompts, f"{row['truncated']} prompts are cut to the model's window"]
+        remarks += [f"{row['task']}, {row['shots']}-shot: {remark}" for remark in of_prompts]
+    return remarks
 
 
 def _table(path: Path) -> Table:
@@ -49,7 +58,7 @@ def _table(path: Path) -> Table:
         f"{100 * TOLERANCE:g} points of mean metric, in %",
         caption="whole: unpruned; both: heads+FFNs; own: each task by its own importance, points "
         "lost: then, with the 95 % interval of the difference; aggregate: by the mean of all; "
-        "depth and random know nothing of it; paper: Bansal et al. (2023), OPT-66B",
+        "depth and random know nothing of it; -: not in this study; paper: Bansal et al. (2023)",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -68,16 +77,17 @@ def _table(path: Path) -> Table:
             str(shots) if shots != shown else "",
             {"ffns": "FFNs"}.get(component, component),
             f"{own['whole']:.3f}",
-            cell(component, own["heads_removed"], own["ffns_removed"]),
+            _cell_of(component, own),
             _points(own),
-            *(
-                cell(component, orders[order]["heads_removed"], orders[order]["ffns_removed"])
-                for order in ORDERS[1:]
-            ),
+            *(_cell_of(component, orders.get(order)) for order in ORDERS[1:]),
             cell(component, own["paper_heads"], own["paper_ffns"]),
         )
         shown = shots
     return table
+
+
+def _cell_of(component: str, row: dict | None) -> str:
+    return cell(component, row["heads_removed"], row["ffns_removed"]) if row else "-"
 
 
 def cell(component: str, heads: float | None, ffns: float | None) -> str:

@@ -4,6 +4,9 @@ What a file is about (task, shots, component, ranking) is read from its provenan
 name. `order` is what a ranking is to a task: "own", "aggregate", "closest", "farthest", or one of
 the controls "depth" and "random" (the mean over the random rankings). Shares and levels are in
 percent, values in the unit of the metric (accuracy: 0 to 1).
+
+A study too small for a figure (one task, one number of shots, nothing removed) has its table all
+the same: without rows, or with those of the unpruned model alone.
 """
 
 import zlib
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from headcount import artifacts
+from headcount import artifacts, paper
 from headcount.correlation import agreement, cross_estimator, diagonal
 from headcount.rankings import count_removed, removed
 
@@ -22,29 +25,17 @@ MEAN = "mean over tasks"
 TOLERANCE = 0.05  # of the mean metric: the five points that the summary allows
 ROUNDING = 1e-9  # a drop of exactly five points may be stored as a little more
 INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
-# Bansal et al. (2023), section 4: percent of heads and of FFNs that OPT-66B does without.
-PAPER = {
-    ("heads", 0): (70, 0),
-    ("heads", 1): (70, 0),
-    ("heads", 5): (70, 0),
-    ("ffns", 0): (0, 20),
-    ("ffns", 1): (0, 20),
-    ("ffns", 5): (0, 20),
-    ("both", 0): (70, 20),
-    ("both", 1): (70, 10),
-    ("both", 5): (60, 20),
-}
 
 
 # --- importance ---
 
 
 def head_importance(importance: Sequence[str], rankings: Sequence[str]) -> pl.DataFrame:
-    """Scores of every task, and of the aggregate ranking, beside the task's largest.
+    """Scores of every task, and of their aggregate, beside the task's largest.
 
-    Columns: shots, task ("aggregate" for the mean), layer, head, score, standard_error (null for
-    the aggregate), share (of the largest score of the same task and shots), estimator (null for
-    the aggregate).
+    Columns: shots, task ("aggregate" for the mean of several), layer, head, score, standard_error
+    (null for the aggregate), share (of the largest score of the same task and shots), estimator
+    (null for the aggregate).
     """
     columns = ["layer", "head", "score"]
     frames = [_labelled(path, pl.read_parquet(path)) for path in importance]
@@ -142,8 +133,7 @@ def _with_mean(curves: dict) -> dict:
 
 def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
     """One row a curve and level: value, drop below the unpruned model, 95 % intervals of both."""
-    any_made = next(iter(facts.values()))
-    N = {"heads": sum(any_made["model"]["heads"]), "ffns": len(any_made["model"]["ffns"])}
+    N = _components(next(iter(facts.values()))["model"])
     rows = []
     for (shots, task, order, ranking, heads_level, ffns_level), curve in curves.items():
         whole = curves[shots, task, order, ranking, 0.0, 0.0]
@@ -179,6 +169,11 @@ def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
     return table.with_columns(pl.col("shots").cast(pl.Int32), pl.col("chance").cast(pl.Float64))
 
 
+def _components(model: dict) -> dict[str, int]:
+    """How many heads and FFNs the model has."""
+    return {"heads": model["layers"] * model["heads"], "ffns": model["layers"]}
+
+
 def _share(level: float, components: int) -> float:
     """The percentage that a level really removes, whole components being removed."""
     return 100 * count_removed(level, components) / components
@@ -199,8 +194,17 @@ combined_pruning = head_pruning
 
 
 def transfer(pruning: Sequence[str], resamples: int, seed: int) -> pl.DataFrame:
-    """Tasks under their own and other tasks' rankings; columns as of `head_pruning`."""
-    return _pruning_table(*_curves(pruning, resamples, seed))
+    """Tasks under their own and other tasks' rankings; columns as of `head_pruning`.
+
+    Where the farthest task is the closest as well (there are only two) its rows are left out; where
+    there is no other task's ranking, all of them.
+    """
+    table = _pruning_table(*_curves(pruning, resamples, seed))
+    if not {"closest", "aggregate"} & set(table["order"]):
+        return table.clear()
+    closest = table.filter(order="closest").with_columns(order=pl.lit("farthest"))
+    where = ["shots", "task", "order", "ranking", "heads_level"]
+    return table.join(closest, on=where, how="anti", maintain_order="left")
 
 
 # --- correlation ---
@@ -210,9 +214,10 @@ def cross_task(correlation: Sequence[str], reliability: Sequence[str]) -> pl.Dat
     """The artifacts `correlation` of heads and FFNs, with a column `component`.
 
     Rows with a == b are from the artifacts `reliability`: see `headcount.correlation.diagonal`.
+    There are none where there is no pair.
     """
-    itself = _of_component(reliability, diagonal)
-    return pl.concat([_of_component(correlation), itself])
+    pairs, itself = _of_component(correlation), _of_component(reliability, diagonal)
+    return pl.concat([pairs, itself]) if pairs.height else pairs
 
 
 def cross_shot(correlation: Sequence[str]) -> pl.DataFrame:
@@ -265,7 +270,8 @@ def retention(
 ) -> pl.DataFrame:
     """Share of the total induction score left when a ranking's least important heads are removed.
 
-    Columns: shots, kind, order (own: the mean over tasks), level, removed, share (percent).
+    Columns: shots, kind, order (own: the mean over tasks), level, removed, share (percent). No rows
+    where no level removes a head.
     """
     shares = defaultdict(list)
     for path in rankings:
@@ -284,7 +290,8 @@ def retention(
         dict(zip(keys, key, strict=True)) | {"share": float(np.mean(left))}
         for key, left in shares.items()
     ]
-    return pl.DataFrame(rows).with_columns(pl.col("shots").cast(pl.Int32))
+    table = pl.DataFrame(rows).with_columns(pl.col("shots").cast(pl.Int32))
+    return table if table["removed"].max() > 0 else table.clear()
 
 
 # --- summary ---
@@ -298,7 +305,8 @@ def summary(head_pruning: str, ffn_pruning: str, combined_pruning: str) -> pl.Da
     that removes no more of either stay within.
 
     Columns: those of `head_pruning` at that level, component (heads, ffns, both), whole (the
-    unpruned value), paper_heads and paper_ffns (percent, OPT-66B).
+    unpruned value), paper_heads and paper_ffns (percent, OPT-66B). No rows for a component of which
+    no level removes any.
     """
     rows = []
     for component, path in (
@@ -307,16 +315,16 @@ def summary(head_pruning: str, ffn_pruning: str, combined_pruning: str) -> pl.Da
         ("both", combined_pruning),
     ):
         table = pl.read_parquet(path).filter(task=MEAN)
+        tried = table.select(pl.max("heads_count") + pl.max("ffns_count")).item() > 0
         for (shots, _), points in table.group_by("shots", "order", maintain_order=True):
-            paper = PAPER.get((component, shots), (None, None))
-            rows.append(
-                _furthest(points).with_columns(
-                    component=pl.lit(component),
-                    whole=pl.col("value") + pl.col("drop"),
-                    paper_heads=pl.lit(paper[0], pl.Int32),
-                    paper_ffns=pl.lit(paper[1], pl.Int32),
-                )
+            heads, ffns = paper.removed(component, shots) or (None, None)
+            found = _furthest(points).with_columns(
+                component=pl.lit(component),
+                whole=pl.col("value") + pl.col("drop"),
+                paper_heads=pl.lit(heads, pl.Int32),
+                paper_ffns=pl.lit(ffns, pl.Int32),
             )
+            rows.append(found if tried else found.clear())
     return pl.concat(rows)
 
 

@@ -4,10 +4,19 @@ lm-eval's own index of its 14,000 files takes several seconds, and the workflow 
 file each time it is read.
 """
 
+import codecs
 import importlib.util
 import re
 from functools import cache
 from pathlib import Path
+
+
+class TaskError(ValueError):
+    """A task that cannot be found, loaded or prepared; the message says what to change."""
+
+
+class Function(str):
+    """The name of a function, `module.name`, that a task's configuration calls (`!function`)."""
 
 
 @cache
@@ -21,13 +30,24 @@ def shipped() -> Path:
     return site_packages() / "lm_eval" / "tasks"
 
 
+def installed(yaml: str | Path) -> Path:
+    """Where a file that `headcount.tasks.find` names is."""
+    shipped_with_lm_eval = Path(yaml).parts[0] == "lm_eval"
+    return site_packages() / yaml if shipped_with_lm_eval else Path(yaml)
+
+
+def task_name(yaml: str | Path) -> str:
+    """The name of the task that a file defines."""
+    return with_included(installed(yaml))[0].get("task", str(yaml))
+
+
 @cache
 def defined(directory: Path, kind: str) -> dict[str, Path]:
     """Name -> YAML file, for every file below `directory` with a line `task: NAME` (or `group`)."""
     line = re.compile(rf"""^"?{kind}"?:[ \t]*["']?([^\s"'\[#]+)""".encode(), re.MULTILINE)
     found = {}
     for path in sorted(directory.rglob("*.yaml")):
-        if match := line.search(path.read_bytes()):
+        if match := line.search(_bytes(path)):
             found.setdefault(match[1].decode(), path)
     return found
 
@@ -36,7 +56,7 @@ def defined(directory: Path, kind: str) -> dict[str, Path]:
 def tagged(directory: Path, tag: str) -> list[str]:
     """Names of the tasks below `directory` that have the tag, perhaps from a file they include."""
     files = (path for path in directory.rglob("*") if path.suffix in (".yaml", ""))
-    texts = {path: path.read_bytes() for path in files if path.is_file()}
+    texts = {path: _bytes(path) for path in files if path.is_file()}
     includes = {path: set(_INCLUDE.findall(text)) for path, text in texts.items()}
     reached, naming = set(), {path for path, text in texts.items() if tag.encode() in text}
     while naming:  # the tag's files, those that include one of them, and so on
@@ -69,18 +89,32 @@ def with_included(yaml: Path) -> tuple[dict, list[Path]]:
 
 
 def raw(yaml: Path) -> dict:
-    """The YAML file as it stands, `!function` tags and included files unresolved."""
+    """The YAML file as it stands, included files unresolved, a `!function` by its name.
+
+    Raises `TaskError` when it is no YAML, with the place.
+    """
     import yaml as pyyaml
 
     class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):
         pass
 
-    Loader.add_multi_constructor("!", lambda loader, suffix, node: loader.construct_scalar(node))
-    return pyyaml.load(yaml.read_text(), Loader)  # a SafeLoader
+    Loader.add_multi_constructor(
+        "!", lambda loader, suffix, node: Function(loader.construct_scalar(node))
+    )
+    try:
+        config = pyyaml.load(_bytes(yaml), Loader)  # a SafeLoader; bytes are read as UTF-8
+    except pyyaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+        problem = getattr(error, "problem", None) or error
+        raise TaskError(f"{yaml}{where} is not valid YAML: {problem}") from error
+    except OSError as error:
+        raise TaskError(f"{yaml} cannot be read: {error.strerror}") from error
+    if not isinstance(config, dict):
+        raise TaskError(f"{yaml} is no task: it holds no `key: value` pairs")
+    return config
 
 
-def local_data(config: dict) -> list[str]:
-    """The local files that a task's configuration names for its splits."""
-    named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
-    named = named.values() if isinstance(named, dict) else [named]
-    return [file for files in named for file in (files if isinstance(files, list) else [files])]
+def _bytes(path: Path) -> bytes:
+    """The content of a text file, without the byte-order mark that some editors write."""
+    return path.read_bytes().removeprefix(codecs.BOM_UTF8)

@@ -2,7 +2,8 @@
 
 lm-eval does all that concerns a task: it loads the documents, draws the examples, renders the
 prompts and computes the metrics. What is added here is a calibration set, disjoint from the
-evaluated documents, and documents read from a local mirror instead of the hub.
+evaluated documents, and documents read from a local mirror instead of the hub. What a task can do
+is decided in `headcount.task_kinds`, what it is judged by in `headcount.metrics`.
 
 lm-eval is imported inside the functions that need it: importing it costs seconds.
 """
@@ -11,21 +12,20 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import groupby, islice
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from headcount import task_files
+from headcount import task_data, task_files, task_kinds
+from headcount.metrics import Metrics
+from headcount.task_files import TaskError, installed
+from headcount.task_kinds import Kind, Limits, Wanted
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
 FEWSHOT_SEED, RANDOM_SEED = 1234, 0
-
-
-class TaskError(ValueError):
-    """A task that cannot be found, loaded or prepared; the message says what to change."""
 
 
 # --- finding and loading ---
@@ -110,25 +110,16 @@ def _directories(task_path: str | Path | None) -> list[Path]:
     return [*([Path(task_path)] if task_path else []), task_files.shipped()]
 
 
-def installed(yaml: str | Path) -> Path:
-    """Where a file that `find` names is."""
-    shipped = Path(yaml).parts[0] == "lm_eval"
-    return task_files.site_packages() / yaml if shipped else Path(yaml)
-
-
 def source_files(yaml: str | Path, datasets: str | Path | None = None) -> list[Path]:
     """The files whose content decides what the task in `yaml` is: configuration, code, local data.
 
-    Local data are the `data_files` that the configuration names, or the splits in the mirror
-    `datasets`. What lm-eval downloads from the hub is not among them.
+    Local data are those of the task's own, or in the mirror `datasets`. What lm-eval downloads from
+    the hub is not among them. Raises `TaskError` when a file is not there.
     """
     config, yamls = task_files.with_included(installed(yaml))
     files = [file for path in yamls for file in (path, *path.parent.glob("*.py"))]
-    if data := task_files.local_data(config):
-        files += [Path(name) for name in data if Path(name).is_file()]
-    elif datasets:
-        files += _mirrored_files(config, Path(datasets)).values()
-    return sorted(set(files))
+    data = task_data.files(config, datasets) or {}
+    return sorted({*files, *(path for of_split in data.values() for path in of_split)})
 
 
 def version(yaml: str | Path) -> float | str | None:
@@ -140,53 +131,31 @@ def version(yaml: str | Path) -> float | str | None:
 def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
     """The lm-eval task defined in `yaml`, with configuration keys replaced by `overrides`.
 
-    `datasets` is a directory that mirrors the hub's datasets:
-    `DIR/<dataset_path with / as __>/<dataset_name or default>/<split>.parquet`.
+    `datasets` is a mirror of the hub's datasets, as `headcount.task_data` says. lm-eval's command
+    line seeds before it loads a task, since some shuffle their documents or choices while loading;
+    so does this.
 
-    Raises `TaskError` when the task does not ask for log-likelihoods or a mirrored file is missing.
+    Raises `TaskError` when the task does not load or a file is missing.
     """
+    import torch
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
     supply_squad_metrics()
-    config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
-    for structural in ("tag", "group", "task_list"):
-        config.pop(structural, None)
-    if "class" in config or config.get("output_type") not in ("multiple_choice", "loglikelihood"):
+    random.seed(RANDOM_SEED)
+    np.random.seed(FEWSHOT_SEED)
+    torch.manual_seed(FEWSHOT_SEED)
+    try:
+        config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
+        for structural in ("tag", "group", "task_list"):
+            config.pop(structural, None)
+        return ConfigurableTask(config=task_data.located(config, datasets))
+    except TaskError:
+        raise
+    except (Exception, SystemExit) as error:  # of lm-eval, of the hub, of the task's own functions
         raise TaskError(
-            f"task {config['task']!r} ({yaml}) is not an lm-eval task of output_type "
-            "multiple_choice or loglikelihood: headcount reads answers off log-likelihoods"
-        )
-    if datasets and not config.get("custom_dataset") and not task_files.local_data(config):
-        files = _mirrored_files(config, Path(datasets))
-        config["dataset_path"], config["dataset_name"] = "parquet", None
-        config["dataset_kwargs"] = {"data_files": {s: str(path) for s, path in files.items()}}
-    if config.get("metric_list") and not config.get("process_results"):
-        config["metric_list"] = _with_accuracy(config["metric_list"])
-    return ConfigurableTask(config=config)
-
-
-def _mirrored_files(config: dict, datasets: Path) -> dict[str, Path]:
-    """Split -> file, of the hub dataset that `config` names, in the mirror `datasets`."""
-    home = datasets / config["dataset_path"].replace("/", "__")
-    home = home / (config.get("dataset_name") or "default")
-    kinds = ("training_split", "validation_split", "test_split", "fewshot_split")
-    splits = sorted({config[kind] for kind in kinds if config.get(kind)})
-    files = {split: home / f"{split}.parquet" for split in splits}
-    for split, path in files.items():
-        if not path.is_file():
-            raise TaskError(
-                f"task {config['task']!r}: its split {split!r} is not in the mirror: expected the "
-                f"file {path} (config key `datasets`)"
-            )
-    return files
-
-
-def _with_accuracy(metrics: list[dict]) -> list[dict]:
-    """`metrics` and accuracy: some tasks (CoLA) report only what is no mean over documents."""
-    if any(metric["metric"] == "acc" for metric in metrics):
-        return metrics
-    return [*metrics, {"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+            f"{yaml}: the task does not load: {type(error).__name__}: {error}"
+        ) from error
 
 
 def supply_squad_metrics() -> None:
@@ -205,14 +174,6 @@ def supply_squad_metrics() -> None:
 # --- prompts ---
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How many documents: at most `calibration`, and `evaluation` (None: the whole split)."""
-
-    calibration: int
-    evaluation: int | None
-
-
 def prepare(
     yaml: str | Path,
     shots: int,
@@ -220,150 +181,129 @@ def prepare(
     seed: int,
     datasets: str | Path | None = None,
     calibrate: bool = True,
+    metric: str | None = None,
 ) -> list[dict]:
     """Rows of the artifact `tasks`: every request of the calibration and evaluation documents.
 
-    Evaluation: lm-eval's own prompts, seeds and order. Calibration (unless `calibrate` is false, as
-    for held-out tasks): documents drawn with `seed`, the same for every number of shots, from the
-    training split; without one, from the validation split if the test split is evaluated, or else
-    from the evaluated split beyond the limit. A query is never among its own examples.
+    Evaluation: lm-eval's own prompts, seeds and order; where lm-eval lets a query be among its own
+    examples, the row says so. Calibration (unless `calibrate` is false, as for held-out tasks):
+    documents drawn with `seed`, the same for every number of shots, from the training split;
+    without one, from the validation split if the test split is evaluated, or else from the
+    evaluated split beyond the limit. None of them is evaluated as well, nor among its own examples.
+    `metric` is the headline metric, where the study overrides the rule of `headcount.metrics`.
 
     Raises `TaskError` when calibration documents, or examples for `shots`, cannot be had.
     """
+    wanted = Wanted([shots], limits, datasets, calibrate, metric)
+    kind = task_kinds.examine(yaml, wanted)
     task = load(yaml, datasets)
-    rows = _requests(task, shots, "evaluation", limit=limits.evaluation)
-    if calibrate:
-        split, first = _calibration_source(task, limits.evaluation)
-        held = load(
-            yaml,
-            datasets,
-            validation_split=None,
-            test_split=split,
-            **_fewshot_split(task),
+    rows = _requests(task, kind, shots, "evaluation", limit=limits.evaluation)
+    if not any(row["gold"] for row in rows):
+        raise TaskError(
+            f"{kind.task}: no evaluated document of {kind.evaluated!r} has a right answer among "
+            "its choices (labels are hidden?): evaluate a split that has labels"
         )
-        indices = np.arange(first, len(held.eval_docs))
-        drawn = np.random.default_rng(seed).permutation(indices)[: limits.calibration]
-        rows += _requests(held, shots, "calibration", samples=sorted(drawn.tolist()))
+    if calibrate:
+        evaluated = {row["doc"] for row in rows if row["doc"]}
+        examples = {"fewshot_split": kind.examples} if kind.examples else {}
+        held = load(yaml, datasets, validation_split=None, test_split=kind.calibration, **examples)
+        samples = _drawn(held, kind, limits, seed, evaluated)
+        rows += _requests(held, kind, shots, "calibration", samples=samples)
     return rows
 
 
-def _calibration_source(task, limit: int | None) -> tuple[str, int]:
-    """The split that calibration documents come from, and the index of the first one to use."""
-    config = task.config
-    if config.training_split:
-        return config.training_split, 0
-    if config.test_split and config.validation_split:
-        return config.validation_split, 0
-    split = config.test_split or config.validation_split
-    if limit is None or limit >= len(task.eval_docs):
-        raise TaskError(
-            f"task {config.task!r} has a single split, {split!r}, and all of its "
-            f"{len(task.eval_docs)} documents are evaluated: set limits: evaluation below that to "
-            "leave documents for calibration, or list the task under heldout_tasks"
+def remarks(rows: list[dict], limits: Limits) -> list[str]:
+    """What the prompts have to be read with: of `rows` of the artifact `tasks`."""
+    first = [row for row in rows if row["choice"] == 0]
+    own = sum(row["query_in_examples"] for row in first)
+    right = {(row["split"], row["doc_id"]) for row in rows if row["gold"]}
+    unlabelled = sum((row["split"], row["doc_id"]) not in right for row in first)
+    calibration = sum(row["split"] == "calibration" for row in first)
+    said = []
+    if own:
+        said.append(
+            f"{own} of {len(first)} queries are among their own examples, as lm-eval draws them: "
+            "accuracy with shots is too high"
         )
-    return split, limit
+    if unlabelled:
+        said.append(f"{unlabelled} of {len(first)} documents have no right answer: they count as 0")
+    if 0 < calibration < limits.calibration:
+        said.append(f"{calibration} documents calibrate, {limits.calibration} were asked for")
+    return said
 
 
-def _fewshot_split(task) -> dict:
-    """Name the split of the examples, as lm-eval would choose it.
+def _drawn(held, kind: Kind, limits: Limits, seed: int, evaluated: set[str]) -> list[int]:
+    """Indices of the calibration documents, none of which is evaluated as well."""
+    docs = held.task_docs
+    order = np.arange(kind.calibrates_beyond, len(docs))
+    order = np.random.default_rng(seed).permutation(order).tolist()
+    fresh = (index for index in order if as_json(docs[index]) not in evaluated)
+    drawn = sorted(islice(fresh, limits.calibration))
+    if not drawn:
+        raise TaskError(
+            f"{kind.task}: no document of {kind.calibration!r} is left for calibration, of "
+            f"{len(docs)}: evaluate fewer (limits: evaluation), or list it under heldout_tasks"
+        )
+    return drawn
 
-    lm-eval leaves a query out of its own examples only when it knows that both have one split.
-    """
-    config = task.config
-    if config.fewshot_config.split or config.fewshot_config.samples:
-        return {}
-    return {"fewshot_split": config.training_split or config.validation_split or config.test_split}
+
+def as_json(doc: dict) -> str:
+    """A document as the artifact `tasks` keeps it."""
+    return json.dumps(doc, default=str)
 
 
-def _requests(task, shots: int, split: str, **which) -> list[dict]:
+def _requests(task, kind: Kind, shots: int, split: str, **which) -> list[dict]:
     """Rows for the requests of `task`'s evaluated documents, as `lm_eval` would render them."""
-    name, pool = task.config.task, len(task.sampler.df) if hasattr(task, "sampler") else 0
+    pool = len(task.sampler.df) if hasattr(task, "sampler") else 0
     needed = shots + (task.fewshot_cfg.split == task.config.test_split) if shots else 0
     if needed > pool:
-        raise TaskError(f"task {name!r}: {shots} shots need {needed} examples, there are {pool}")
-    if shots and task.config.num_fewshot == 0:
-        raise TaskError(f"task {name!r} fixes num_fewshot: 0, lm-eval gives it no examples")
-    random.seed(RANDOM_SEED)
-    np.random.seed(FEWSHOT_SEED)
+        raise TaskError(
+            f"{kind.task}: {shots} shots need {needed} examples, there are {pool}: use fewer shots"
+        )
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    task.build_all_requests(**which)
+    examples = _recorded(task) if shots else []
+    try:
+        task.build_all_requests(**which)
+    except (AssertionError, TypeError, ValueError, KeyError, IndexError) as error:
+        several = " (of several right answers it can show none)" if task.multiple_target else ""
+        raise TaskError(
+            f"{kind.task}: lm-eval cannot render its prompts at {shots} shots{several}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    metrics = Metrics.of_task(task, kind.metric)
     samples = which.get("samples")  # lm-eval numbers chosen documents anew, from 0
     rows = []
-    for request in task.instances:
-        gold = gold_choices(task, request.doc)
-        rows.append(
+    of_document = groupby(task.instances, key=lambda request: request.doc_id)
+    for number, (doc_id, requests) in enumerate(of_document):
+        requests = list(requests)
+        doc = requests[0].doc
+        gold = metrics.gold(doc, len(requests))
+        own = bool(examples) and any(example == doc for example in examples[number])
+        rows += [
             {
                 "split": split,
-                "doc_id": samples[request.doc_id] if samples else request.doc_id,
+                "doc_id": samples[doc_id] if samples else doc_id,
                 "choice": request.idx,
                 "context": request.args[0],
                 "continuation": request.args[1],
                 "gold": request.idx in gold,
-                "doc": json.dumps(request.doc, default=str) if request.idx == 0 else None,
+                "query_in_examples": own,
+                "doc": as_json(doc) if request.idx == 0 else None,
             }
-        )
+            for request in requests
+        ]
     return rows
 
 
-def gold_choices(task, doc: dict) -> set[int]:
-    """Indices of the requests of `doc` whose continuation is a right answer."""
-    if task.OUTPUT_TYPE == "loglikelihood":
-        return {0}
-    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-    choices = task.doc_to_choice(doc)
-    golds = gold if isinstance(gold, list) else [gold]
-    return {choices.index(g) if isinstance(g, str) and g in choices else g for g in golds}
+def _recorded(task) -> list[list[dict]]:
+    """The examples of each document in turn, filled while the task's requests are built."""
+    drawn: list[list[dict]] = []
+    sample = task.sampler.sample
 
+    def recording(*args, **kwargs):
+        drawn.append(list(sample(*args, **kwargs)))
+        return drawn[-1]
 
-# --- metrics ---
-
-
-class Metrics:
-    """lm-eval's metrics of one task, from the log-likelihoods of its requests.
-
-    Needs the documents of the artifact `tasks`, not the dataset: no hub, no network.
-
-    `name` is the metric whose mean over documents headcount reports: accuracy where the task has
-    it, else the first that is a mean and better when higher (F1 for ReCoRD).
-    """
-
-    def __init__(self, yaml: str | Path, doc: dict):
-        from datasets import Dataset
-        from lm_eval.api.metrics import mean
-
-        # lm-eval insists on looking at one document of the task's dataset.
-        dataset = {"documents": Dataset.from_list([doc])}
-        self.task = load(
-            yaml,
-            custom_dataset=lambda **_: dataset,
-            test_split="documents",
-            training_split=None,
-            validation_split=None,
-            fewshot_split=None,
-            fewshot_config=None,
-            process_docs=None,
-        )
-        better = self.task.higher_is_better()
-        means = [
-            name
-            for name, function in self.task.aggregation().items()
-            if function is mean and better[name]
-        ]
-        if not means:
-            raise TaskError(f"task {self.task.config.task!r} has no metric that is a mean")
-        self.name = "acc" if "acc" in means else means[0]
-
-    def of(self, doc: dict, log_likelihoods: list[float], is_greedy: list[bool]) -> dict:
-        """What lm-eval's `process_results` makes of one document: metric name -> value.
-
-        A value is a number where the metric is a mean, else what its aggregation needs.
-        """
-        return self.task.process_results(doc, list(zip(log_likelihoods, is_greedy, strict=True)))
-
-    def aggregate(self, results: list[dict]) -> dict[str, float]:
-        """The task's metrics over all documents, by lm-eval's own aggregation."""
-        return {
-            name: function([result[name] for result in results])
-            for name, function in self.task.aggregation().items()
-        }
+    task.sampler.sample = recording
+    return drawn

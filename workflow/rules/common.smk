@@ -4,7 +4,7 @@ from functools import cache
 
 import jsonschema
 import yaml
-from headcount import artifacts
+from headcount import artifacts, task_files, task_kinds
 from headcount import tasks as lm_eval_tasks
 from snakemake.exceptions import WorkflowError
 
@@ -15,7 +15,7 @@ CONDA = f"{workflow.basedir}/envs/headcount.yaml"
 
 def check_config():
     """One line for each mistake, with the key it is at; then the defaults are filled in."""
-    schema = yaml.safe_load(Path(SCHEMA).read_text())
+    schema = yaml.safe_load(Path(SCHEMA).read_text(encoding="utf-8"))
     errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
     lines = [
         f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors
@@ -51,14 +51,14 @@ def check_tasks():
             lm_eval_tasks.expand(config[key], config["task_path"])
             for key in ("tasks", "heldout_tasks")
         )
-        for task in [*studied, *heldout]:
-            task_source(task)
     except lm_eval_tasks.TaskError as error:
-        raise WorkflowError(f"tasks, heldout_tasks, task_path, datasets: {error}")
+        raise WorkflowError(f"tasks, heldout_tasks, task_path: {error}")
     if twice := sorted({*studied} & {*heldout}):
         raise WorkflowError(
             f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
         )
+    if others := sorted({*config["metrics"]} - {*studied, *heldout}):
+        raise WorkflowError(f"metrics: {', '.join(others)} not among tasks, heldout_tasks")
     for key, known in (("tasks", studied), ("shots", config["shots"])):
         chosen = config["estimator_agreement"][key] or []
         if others := [name for name in chosen if name not in known]:
@@ -67,6 +67,43 @@ def check_tasks():
 
 
 STUDIED, HELDOUT = check_tasks()
+
+
+def calibrates(task):
+    """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
+    return task in STUDIED or config["ablation"] != "zero"
+
+
+def check_kinds():
+    """What the study can do with each task: all that speaks against it, a line each.
+
+    Returns what the results have to be read with, a line each as well.
+    """
+    warnings, problems = [], []
+    for task in [*STUDIED, *HELDOUT]:
+        wanted = task_kinds.Wanted(
+            shots=config["shots"],
+            limits=task_kinds.Limits(**config["limits"]),
+            datasets=config["datasets"],
+            calibrate=calibrates(task),
+            metric=config["metrics"].get(task),
+        )
+        try:
+            kind = task_kinds.examine(task_yaml(task), wanted)
+        except task_files.TaskError as error:
+            problems += str(error).splitlines()
+        else:
+            warnings += [f"{task}: {warning}" for warning in kind.warnings]
+    if problems:
+        raise WorkflowError(
+            "These tasks cannot be studied as asked (tasks, heldout_tasks, shots, limits, datasets, "
+            "metrics):",
+            *(f"  {problem}" for problem in problems),
+        )
+    return warnings
+
+
+TASK_WARNINGS = check_kinds()
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
 # Rankings that studied and held-out tasks are pruned by.
 SHARED = ["aggregate", *CONTROLS]
@@ -99,11 +136,6 @@ def oracle_ablation(component):
     """What components leave while their importance is scored; a gradient removes none."""
     is_oracle = config["importance"][component]["estimator"] == "oracle"
     return config["ablation"] if is_oracle else "zero"
-
-
-def calibrates(task):
-    """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
-    return task in STUDIED or config["ablation"] != "zero"
 
 
 # --- resources, by the model that a job loads ---

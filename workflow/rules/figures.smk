@@ -15,13 +15,15 @@ FIGURES = [
     "summary",
 ]
 # Drawn only when asked for by name: `estimator_agreement`.
-ORDERS = [*STUDIED, "aggregate", *CONTROLS]
+# The aggregate of a single task is its own ranking, which is drawn once.
+AGGREGATES = ["aggregate"] if len(STUDIED) > 1 else []
+COMPARED = ["own", *AGGREGATES, *CONTROLS]
 
 
 rule draw_head_importance:
     input:
         importance=importance_of("heads"),
-        rankings=rankings_at("heads", ["aggregate"]),
+        rankings=rankings_at("heads", AGGREGATES),
     output:
         **drawn("head_importance"),
     log:
@@ -41,7 +43,7 @@ rule draw_head_importance:
 use rule draw_head_importance as draw_ffn_importance with:
     input:
         importance=importance_of("ffns"),
-        rankings=rankings_at("ffns", ["aggregate"]),
+        rankings=rankings_at("ffns", AGGREGATES),
     output:
         **drawn("ffn_importance"),
     log:
@@ -54,7 +56,7 @@ use rule draw_head_importance as draw_ffn_importance with:
 
 use rule draw_head_importance as draw_head_pruning with:
     input:
-        pruning=pruned_by("heads", STUDIED, ["own", *SHARED]),
+        pruning=pruned_by("heads", STUDIED, COMPARED),
     output:
         **drawn("head_pruning"),
     log:
@@ -67,7 +69,7 @@ use rule draw_head_importance as draw_head_pruning with:
 
 use rule draw_head_importance as draw_ffn_pruning with:
     input:
-        pruning=pruned_by("ffns", STUDIED, ["own", *SHARED]),
+        pruning=pruned_by("ffns", STUDIED, COMPARED),
     output:
         **drawn("ffn_pruning"),
     log:
@@ -80,7 +82,7 @@ use rule draw_head_importance as draw_ffn_pruning with:
 
 use rule draw_head_importance as draw_combined_pruning with:
     input:
-        pruning=pruned_by("combined", STUDIED, ["own", *SHARED]),
+        pruning=pruned_by("combined", STUDIED, COMPARED),
     output:
         **drawn("combined_pruning"),
     log:
@@ -113,7 +115,7 @@ use rule draw_head_importance as draw_cross_task with:
 
 use rule draw_head_importance as draw_transfer with:
     input:
-        pruning=pruned_by("heads", STUDIED, ["own", "closest", "farthest", *SHARED])
+        pruning=pruned_by("heads", STUDIED, [*COMPARED, *TRANSFERS])
         + pruned_by("heads", HELDOUT, SHARED),
     output:
         **drawn("transfer"),
@@ -160,7 +162,7 @@ use rule draw_head_importance as draw_retention with:
     input:
         prefix_matching="artifacts/{model}/induction/prefix_matching.parquet",
         copying="artifacts/{model}/induction/copying.parquet",
-        rankings=rankings_at("heads", ORDERS),
+        rankings=rankings_at("heads", [*STUDIED, *AGGREGATES, *CONTROLS]),
     output:
         **drawn("retention"),
     log:

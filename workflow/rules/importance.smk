@@ -22,6 +22,7 @@ rule score_importance:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         estimator=lambda wildcards: estimator(wildcards.component),
         documents=config["importance"]["documents"],
@@ -55,6 +56,7 @@ rule score_estimators:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         documents=config["importance"]["documents"],
         ablation=config["ablation"],

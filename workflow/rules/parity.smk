@@ -19,6 +19,7 @@ rule check_parity:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         datasets=config["datasets"],
         code=code("check_parity.py"),
@@ -39,6 +40,7 @@ use rule check_parity as check_edge_cases with:
         "artifacts/logs/{model}/parity/edge_cases.log",
     params:
         yaml=None,
+        metric=None,
         computes=lambda wildcards: computes(wildcards.model),
         datasets=None,
         code=code("check_parity.py"),

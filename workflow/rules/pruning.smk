@@ -1,6 +1,10 @@
 # Model + prompts + rankings -> every document's log-likelihoods and metric at every level.
 # One job loads the model once and evaluates all levels of all rankings.
 
+# A task alone has no closest and no farthest other task.
+TRANSFERRED = STUDIED if len(STUDIED) > 1 else []
+TRANSFERS = ["closest", "farthest"] if TRANSFERRED else []
+
 
 rule prune:
     input:
@@ -23,6 +27,7 @@ rule prune:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=lambda wildcards: [wildcards.task, *SHARED],
@@ -51,6 +56,7 @@ use rule prune as prune_heldout with:
         task="|".join(map(re.escape, HELDOUT)) or "(?!)",
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=SHARED,
@@ -74,7 +80,7 @@ rule prune_transfer:
     log:
         "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-transfer.log",
     wildcard_constraints:
-        task="|".join(map(re.escape, STUDIED)),
+        task="|".join(map(re.escape, TRANSFERRED)) or "(?!)",
         component="heads|ffns",
     conda:
         CONDA
@@ -85,6 +91,7 @@ rule prune_transfer:
         engine_mb=of_model("memory"),
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         computes=lambda wildcards: computes(wildcards.model),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=["closest", "farthest"],

@@ -13,6 +13,7 @@ rule prepare_task:
     params:
         yaml=lambda wildcards: task_yaml(wildcards.task),
         source=lambda wildcards: task_source(wildcards.task),
+        metric=lambda wildcards: config["metrics"].get(wildcards.task),
         calibrate=lambda wildcards: calibrates(wildcards.task),
         limits=config["limits"],
         datasets=config["datasets"],

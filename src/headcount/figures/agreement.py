@@ -5,7 +5,7 @@ from math import floor
 import altair as alt
 import polars as pl
 
-from headcount.figures.style import component_named, panels, row_header, titled
+from headcount.figures.style import component_named, note, panels, row_header, titled
 
 ESTIMATORS = {
     "gradient-token": "gradient (token)",
@@ -73,6 +73,9 @@ def _written(column: str, pattern: str) -> pl.Expr:
 
 def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Rho between tasks, on the diagonal of a task with itself: a row for heads and for FFNs."""
+    title = "Do tasks need the same components?"
+    if table.is_empty():
+        return note(title, "two tasks; this study has one")
     names = table.filter(pl.col("a") == pl.col("b"))["a"].unique(maintain_order=True).to_list()
     pairs = table.filter(pl.col("a") != pl.col("b"))
     mirrored = pairs.rename({"a": "b", "b": "a"}).select(table.columns)
@@ -99,7 +102,7 @@ def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
         " small: between halves);",
         _baseline(table),
     ]
-    return titled(chart, "Do tasks need the same components?", subtitle)
+    return titled(chart, title, subtitle)
 
 
 # --- dots with intervals ---
@@ -142,6 +145,9 @@ def _dots(
 
 def cross_shot(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Rho between numbers of shots, for every task and the aggregate."""
+    title = "Do more examples change what matters?"
+    if table.is_empty():
+        return note(title, "two numbers of shots; this study has one")
     table = table.with_columns(
         task="a",
         pair=pl.format("{} and {} shots", "shots_a", "shots_b"),
@@ -151,7 +157,7 @@ def cross_shot(table: pl.DataFrame) -> alt.TopLevelMixin:
     chart = chart.facet(column=alt.Column("component:N", title=None, sort=["heads", "FFNs"]))
     return titled(
         chart,
-        "Do more examples change what matters?",
+        title,
         [
             "correlation of importance scores between numbers of shots; 95 % bootstrap intervals;",
             f"grey: {_baseline(table)}",

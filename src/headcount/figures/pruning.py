@@ -3,8 +3,10 @@
 import altair as alt
 import polars as pl
 
+from headcount import paper
 from headcount.figures.style import (
     ORDERS,
+    note,
     orders_named,
     orders_of,
     panels,
@@ -36,7 +38,8 @@ def _curve_panels(
         strokeDash=orders.dash,
         tooltip=["task", "panel", "name", "ranking", x, "value", "low", "high", "drop"],
     )
-    chance = base.mark_rule(color="#bbbbbb", strokeDash=[1, 3]).encode(y="mean(chance):Q")
+    known = base.transform_filter("isValid(datum.chance)")
+    chance = known.mark_rule(color="#bbbbbb", strokeDash=[1, 3]).encode(y="mean(chance):Q")
     return (
         (chance + band + line)
         .properties(width=190, height=height)
@@ -49,19 +52,16 @@ def _curve_panels(
 
 
 def _pruning(table: pl.DataFrame, component: str, title: str) -> alt.TopLevelMixin:
-    x, x_title = f"{component}_removed:Q", f"% of {_plural(component)} removed"
-    mean = _curve_panels(table, x, x_title, "mean metric", [MEAN], 210)
+    if table[f"{component}_count"].max() == 0:
+        return note(title, f"a level that removes some of them; this study has none ({component})")
+    name = {"heads": "heads", "ffns": "FFNs"}[component]
+    x, x_title = f"{component}_removed:Q", f"% of {name} removed"
     tasks = [task for task in task_names(table, MEAN) if task != MEAN]
-    each = _curve_panels(table, x, x_title, "metric", tasks, 90)
-    return titled(
-        alt.vconcat(mean, each, spacing=30),
-        title,
-        "bands: 95 % bootstrap intervals over documents; dotted: chance",
-    )
-
-
-def _plural(component: str) -> str:
-    return {"heads": "heads", "ffns": "FFNs"}[component]
+    each = _curve_panels(table, x, x_title, "metric", tasks, 90 if len(tasks) > 1 else 210)
+    if len(tasks) > 1:
+        mean = _curve_panels(table, x, x_title, "mean metric", [MEAN], 210)
+        each = alt.vconcat(mean, each, spacing=30)
+    return titled(each, title, "bands: 95 % bootstrap intervals over documents; dotted: chance")
 
 
 def head_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
@@ -76,6 +76,11 @@ def ffn_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
 
 def transfer(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Every task under its own, its closest and its farthest task's, and the aggregate ranking."""
+    title = "Do a task's heads serve other tasks?"
+    if table.is_empty():
+        return note(title, "a second task, or one held out; this study has one task")
+    if table["heads_count"].max() == 0:
+        return note(title, "a level that removes a head; this study has none")
     tasks = table["task"].unique(maintain_order=True).to_list()
     held = table.filter("heldout")["task"].unique(maintain_order=True).to_list()
     names = {task: f"{task} (held out)" if task in held else task for task in tasks}
@@ -83,15 +88,21 @@ def transfer(table: pl.DataFrame) -> alt.TopLevelMixin:
     chart = _curve_panels(
         named, "heads_removed:Q", "% of heads removed", "metric", list(names.values()), 110
     )
-    return titled(
-        chart,
-        "Do a task's heads serve other tasks?",
-        "closest and farthest: by correlation of the scores; held-out tasks have no own ranking",
-    )
+    drawn, subtitle = set(table["order"]), []
+    if "farthest" in drawn:
+        subtitle.append("closest and farthest: by correlation of the scores")
+    elif "closest" in drawn:
+        subtitle.append("closest: the only other task, which is the farthest as well")
+    if held:
+        subtitle.append("held-out tasks have no own ranking")
+    return titled(chart, title, "; ".join(subtitle))
 
 
 def retention(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Share of the induction scores left against the share of heads removed."""
+    title = "Do the heads that stay include the induction heads?"
+    if table.is_empty():
+        return note(title, "a level that removes a head; this study has none")
     orders = orders_of(table)
     chart = (
         alt.Chart(orders_named(table))
@@ -110,13 +121,14 @@ def retention(table: pl.DataFrame) -> alt.TopLevelMixin:
             spacing=12,
         )
     )
-    return titled(
-        chart, "Do the heads that stay include the induction heads?", "own: mean over tasks"
-    )
+    return titled(chart, title, "own: mean over tasks")
 
 
 def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Heads by FFNs removed: mean metric over tasks, a row for each order."""
+    title = "Heads and FFNs removed together"
+    if table.select(pl.max("heads_count") + pl.max("ffns_count")).item() == 0:
+        return note(title, "a level that removes a head or an FFN; this study has none")
     table = orders_named(table.filter(task=MEAN))
     names = [name for name, _, _ in ORDERS.values() if name in set(table["name"])]
     wide, tall = table["heads_removed"].n_unique(), table["ffns_removed"].n_unique()
@@ -140,11 +152,14 @@ def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
         column=alt.Column("panel:N", title=None, sort=panels(table)),
         spacing=12,
     )
-    return titled(chart, "Heads and FFNs removed together", "mean metric over tasks")
+    return titled(chart, title, "mean metric over tasks")
 
 
 def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
     """Bars of what can go within five points, beside the paper's figures for OPT-66B."""
+    title = "How much can go for at most five points of mean metric"
+    if table.is_empty():
+        return note(title, "a level that removes something; this study has none")
     table = orders_named(table).with_columns(pl.col("component").replace({"ffns": "FFNs"}))
     columns = {"heads": ("heads_removed", "paper_heads"), "FFNs": ("ffns_removed", "paper_ffns")}
     frames = [
@@ -176,10 +191,11 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
         **label
     )
     numbers = halo + base.mark_text(**style).encode(**label)
-    paper = base.mark_rule(strokeWidth=1.5, color="black", opacity=0.7).encode(
+    known = base.transform_filter("isValid(datum.paper)")
+    line = known.mark_rule(strokeWidth=1.5, color="black", opacity=0.7).encode(
         x="max(paper):Q", y=alt.value(0), y2=alt.value("height")
     )
-    chart = (bars + paper + numbers).properties(width=190, height=15 * len(names))
+    chart = (bars + line + numbers).properties(width=190, height=15 * len(names))
     chart = chart.facet(
         row=alt.Row(
             "what:N",
@@ -190,8 +206,7 @@ def summary(table: pl.DataFrame) -> alt.TopLevelMixin:
         column=alt.Column("panel:N", title=None, sort=panels(rows)),
         spacing=12,
     )
-    return titled(
-        chart,
-        "How much can go for at most five points of mean metric",
-        "black lines: OPT-66B in the paper (both: at five points 0-shot, six 1-shot, four 5-shot)",
-    )
+    costs = ", ".join(map(str, paper.BOTH_COST.values()))
+    shots = ", ".join(map(str, paper.SHOTS))
+    subtitle = f"black lines: OPT-66B in the paper (both: for {costs} points at {shots} shots)"
+    return titled(chart, title, subtitle)

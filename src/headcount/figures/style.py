@@ -54,10 +54,19 @@ def titled(chart: alt.TopLevelMixin, title: str, subtitle: str | list[str]) -> a
     return chart.properties(title=alt.TitleParams(title, subtitle=subtitle))
 
 
+def note(title: str, needs: str) -> alt.TopLevelMixin:
+    """What stands in place of a figure that the study is too small for: what it would need."""
+    text = alt.Chart(pl.DataFrame({"needs": [f"needs {needs}"]})).mark_text(
+        align="left", fontSize=13, color="#555555"
+    )
+    chart = text.encode(text="needs:N", x=alt.value(0)).properties(width=440, height=90)
+    return titled(chart, title, "not drawn: the study is too small for it")
+
+
 def task_names(table: pl.DataFrame, last: str) -> list[str]:
-    """Task names in the order of the study, `last` after them."""
+    """Task names in the order of the study, `last`, if it is there, after them."""
     names = table["task"].unique(maintain_order=True).to_list()
-    return [*(name for name in names if name != last), last]
+    return sorted(names, key=lambda name: name == last)
 
 
 def row_header() -> alt.Header:

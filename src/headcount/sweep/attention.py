@@ -136,7 +136,8 @@ def attend(
     if sliding_window != call.window:
         raise NotPacked(f"a window of {sliding_window} arrives where one of {call.window} should")
     if call.only_keys:
-        return query.new_zeros(1).expand(*query.shape[:3], value.shape[-1]).transpose(1, 2), None
+        B, H, Q, _ = query.shape
+        return query.new_zeros(B, Q, H, value.shape[-1]), None
     if call.known is not None:
         key, value = call.known
     if call.kv_of_query is not None:
@@ -149,8 +150,10 @@ def attend(
     # torch's own kernel takes neither soft cap nor sinks. On a CPU it is slower than plain
     # products, whose probabilities a backward pass would have to keep, though.
     if softcap is not None or s_aux is not None or (plain and not torch.is_grad_enabled()):
-        return _in_strips(query, key, value, call.sight, scores), None
-    return _by_kernel(query, key, value, call.sight, scores), None
+        z = _in_strips(query, key, value, call.sight, scores)
+    else:
+        z = _by_kernel(query, key, value, call.sight, scores)
+    return z.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, attend)
@@ -167,7 +170,7 @@ class Scores:
 
 
 def _by_kernel(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
-    """Attention [B, Q, H, e] by torch's own kernel, unit by unit."""
+    """z [B, H, Q, e] by torch's own kernel, unit by unit."""
     sizes = [unit.queries.stop - unit.queries.start for unit in sight.units]
     queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
     if all(unit.keys == [unit.queries] for unit in sight.units):
@@ -183,7 +186,7 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: 
         parts.append(
             F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scores.scaling)
         )
-    return torch.cat(parts, dim=2).transpose(1, 2)
+    return torch.cat(parts, dim=2)
 
 
 def _chosen(tensor: Tensor, ranges: list[slice]) -> Tensor:
@@ -216,7 +219,7 @@ class Strip:
 
 
 def _in_strips(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
-    """softmax(q k^T) v of all heads [B, H, .., e] for some queries at a time: z [B, Q, H, e].
+    """softmax(q k^T) v of all heads [B, H, .., e] for some queries at a time: z [B, H, Q, e].
 
     Gemma 2's soft cap squashes scores to at most so much before the mask.
     """
@@ -235,7 +238,7 @@ def _in_strips(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: 
             s[..., strip.free :] += strip.hidden
             p = _softmax(s, sinks).to(s.dtype)
             parts.append(p.bmm(v[:, : strip.end]))
-    return torch.cat(parts, dim=1).unflatten(0, (B, H)).transpose(1, 2)
+    return torch.cat(parts, dim=1).unflatten(0, (B, H))
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:

@@ -96,7 +96,7 @@ def _graph(wave: Wave, layer: int, index: int, component: str) -> Graph:
         if torch.is_grad_enabled():
             activation.requires_grad_()
         caught.append(activation)
-        return activation
+        return activation.clone()  # some layers add to it in place
 
     # The embeddings below the first layer are frozen as well.
     state = wave.held.get((layer, 0, index))

@@ -106,7 +106,7 @@ def run(model: LanguageModel, layer: int, state: State, arguments: Arguments) ->
         if name in kwargs:
             kwargs[name] = type(kwargs[name])(content)
     out = model.layers[layer](state.hidden, *arguments.args, **kwargs)
-    hidden = out[0] if isinstance(out, tuple) else out
+    hidden = out[0] if isinstance(out, tuple | list) else out
     carried = {name: dict(kwargs.get(name, old)) for name, old in state.carried.items()}
     return State(hidden, carried)
 

@@ -1,0 +1,186 @@
+"""Where a task's documents are: files of its own, a mirror of the hub's datasets, or the hub.
+
+A mirror is a directory that stands in for every dataset of the hub, for nodes without a network:
+
+    DIR/<dataset_path with / as __>/<dataset_name or default>/<split>.parquet
+
+and where a task names files inside of a dataset (`data_files`), these as in its repository:
+
+    DIR/<dataset_path with / as __>/<path of the file>
+
+Nothing is downloaded here, and lm-eval is not imported.
+"""
+
+import json
+import re
+from glob import glob, has_magic
+from pathlib import Path
+
+import polars as pl
+
+from headcount.task_files import TaskError
+
+# Builders of the `datasets` library: they read files, and are no dataset of the hub.
+READERS = {"json": ".json", "csv": ".csv", "parquet": ".parquet", "text": ".txt", "arrow": ".arrow"}
+HUB_FILE = re.compile(r"hf://datasets/(?P<dataset>[^/]+/[^/@]+)(@[^/]+)?/(?P<path>.+)")
+
+Files = dict[str, list[Path]]  # split -> the files that it is read from
+
+
+def evaluated_split(config: dict) -> str | None:
+    """The split whose documents lm-eval evaluates."""
+    return config.get("test_split") or config.get("validation_split")
+
+
+def examples_split(config: dict) -> str | None:
+    """The split that solved examples come from; None where the configuration lists them itself."""
+    fewshot = config.get("fewshot_config") or {}
+    if split := fewshot.get("split") or config.get("fewshot_split"):
+        return split
+    if fewshot.get("samples"):
+        return None
+    by_rule = ("training_split", "validation_split", "test_split")  # lm-eval's, in this order
+    return next((config[kind] for kind in by_rule if config.get(kind)), None)
+
+
+def splits(config: dict) -> list[str]:
+    """The splits that a study may read: of calibration, evaluation and examples."""
+    names = [config.get("training_split"), evaluated_split(config), examples_split(config)]
+    if not config.get("training_split"):
+        names.append(config.get("validation_split"))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def files(config: dict, datasets: str | Path | None = None) -> Files | None:
+    """The local files of the task's splits; None for a dataset of the hub or one made by code.
+
+    Raises `TaskError` when a file is not there: of the task's own, or of the mirror `datasets`.
+    """
+    if config.get("custom_dataset") or not config.get("dataset_path"):
+        return None
+    named = _data_files(config)
+    if named and config["dataset_path"] in READERS and not _remote(named):
+        return {split: _present(config, split, names) for split, names in named.items()}
+    if Path(config["dataset_path"]).is_dir():
+        home = Path(config["dataset_path"])
+        return {"every split": sorted(path for path in home.rglob("*") if path.is_file())}
+    return _mirrored(config, named, Path(datasets)) if datasets else None
+
+
+def located(config: dict, datasets: str | Path | None = None) -> dict:
+    """`config` with its dataset read from the mirror, where `datasets` names one and it applies.
+
+    Raises `TaskError` when a file is not in the mirror.
+    """
+    found = files(config, datasets)
+    if found is None or not datasets or _is_local(config):
+        return config
+    paths = {split: [str(path) for path in of_split] for split, of_split in found.items()}
+    suffix = Path(next(iter(paths.values()))[0]).suffix
+    reader = next((name for name, end in READERS.items() if suffix.startswith(end)), "parquet")
+    # How a file is read (a CSV's columns) stays; which revision of the hub's is meant goes.
+    kwargs = config.get("dataset_kwargs") or {} if reader != "parquet" else {}
+    kept = {key: kwargs[key] for key in kwargs if key not in ("revision", "trust_remote_code")}
+    return {
+        **config,
+        "dataset_path": reader,
+        "dataset_name": None,
+        "dataset_kwargs": {**kept, "data_files": paths},
+    }
+
+
+def _is_local(config: dict) -> bool:
+    """Whether the task names files, or a directory, of this machine."""
+    named = _data_files(config)
+    reads_files = config["dataset_path"] in READERS and bool(named) and not _remote(named)
+    return reads_files or Path(config["dataset_path"]).is_dir()
+
+
+def _data_files(config: dict) -> dict[str, list[str]]:
+    """Split -> the files that the configuration names for it."""
+    named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
+    if not isinstance(named, dict):
+        named = {"train": named}  # as the `datasets` library takes it
+    return {split: [one] if isinstance(one, str) else list(one) for split, one in named.items()}
+
+
+def _remote(named: dict[str, list[str]]) -> bool:
+    return any("://" in name for names in named.values() for name in names)
+
+
+def _present(config: dict, split: str, names: list[str]) -> list[Path]:
+    """The files of a split, patterns resolved."""
+    found = []
+    for name in names:
+        matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name]
+        missing = [match for match in matches if not Path(match).is_file()]
+        if missing or not matches:
+            raise TaskError(
+                f"task {config['task']!r}: the data file {name} of its split {split!r} is not "
+                "there (dataset_kwargs: data_files; a relative path begins where Snakemake runs)"
+            )
+        found += map(Path, matches)
+    return found
+
+
+def _mirrored(config: dict, named: dict[str, list[str]], mirror: Path) -> Files:
+    """Split -> its files in the mirror."""
+    dataset, inside = config["dataset_path"], {}
+    for split, names in named.items():
+        hub = [HUB_FILE.fullmatch(name) for name in names]
+        dataset = hub[0]["dataset"] if hub[0] else dataset
+        inside[split] = [
+            match["path"] if match else name for match, name in zip(hub, names, strict=True)
+        ]
+    home = mirror / dataset.replace("/", "__")
+    table = home / (config.get("dataset_name") or "default")
+    found = {}
+    for split in splits(config):
+        own = [home / name for name in inside.get(split, [])]
+        expected = own if own and all(map(Path.is_file, own)) else [table / f"{split}.parquet"]
+        if not expected[0].is_file():
+            either = f"{own[0]} or {expected[0]}" if own else str(expected[0])
+            raise TaskError(
+                f"task {config['task']!r}: its split {split!r} is not in the mirror: expected the "
+                f"file {either} (config key `datasets`)"
+            )
+        found[split] = expected
+    return found
+
+
+# --- what is in the files, without loading a dataset ---
+
+
+def documents(paths: list[Path]) -> pl.LazyFrame | None:
+    """The rows of a split's files, or None where they are of a kind that is not looked into."""
+    scans = {
+        ".parquet": pl.scan_parquet,
+        ".jsonl": pl.scan_ndjson,
+        ".csv": pl.scan_csv,
+    }
+    suffixes = {path.suffix for path in paths}
+    if len(suffixes) != 1 or not suffixes <= scans.keys():
+        return _json(paths) if suffixes == {".json"} else None
+    try:
+        frame = scans[suffixes.pop()](paths)
+        frame.collect_schema()
+    except (OSError, pl.exceptions.PolarsError):
+        return None  # the `datasets` library reads more than polars does
+    return frame
+
+
+def _json(paths: list[Path]) -> pl.LazyFrame | None:
+    """Rows of .json files, which hold a list of documents, or a document a line."""
+    rows = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            is_list = text.lstrip()[:1] == "["
+            lines = [line for line in text.splitlines() if line.strip()]
+            rows += json.loads(text) if is_list else map(json.loads, lines)
+        except (OSError, ValueError):
+            return None
+    try:
+        return pl.LazyFrame(rows, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError):
+        return None

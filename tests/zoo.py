@@ -1,0 +1,126 @@
+"""A tiny random model of every type of transformers' causal language models.
+
+`config` shrinks the type's own configuration: every size that it has, by name (`SMALL`), its kinds
+of layers one after the other, and what else a type needs (`EXCEPTIONS`).
+"""
+
+import inspect
+
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+VOCABULARY = 96
+LAYERS = 3
+SMALL = {
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), LAYERS),
+    "decoder_layers": LAYERS,
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    "decoder_attention_heads": 4,
+    "num_key_value_heads": 2,
+    **dict.fromkeys(("head_dim", "d_kv", "v_head_dim", "query_pre_attn_scalar"), 8),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim"), 4),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff"), 48),
+    **dict.fromkeys(("decoder_ffn_dim", "mlp_hidden_size", "moe_intermediate_size", "ff_dim"), 48),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 64),
+    "hidden_size_per_layer_input": 8,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "sliding_window": 6,  # shorter than the prompts
+    **dict.fromkeys(("bos_token_id", "eos_token_id"), 2),
+    "pad_token_id": 1,
+    **dict.fromkeys(("attention_dropout", "hidden_dropout", "dropout", "activation_dropout"), 0.0),
+    **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob"), 0.0),
+    "attention_probs_dropout_prob": 0.0,
+    "is_decoder": True,
+}
+# Multi-head latent attention: only the rotary part of a head has positions.
+LATENT = {"head_dim": 4, "num_key_value_heads": 4, "rope_parameters": None}
+SPARSE = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 2}  # an indexer chooses keys
+GROUPS = {"n_group": 1, "topk_group": 1}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8}
+GEMMA = {"num_kv_shared_layers": 2, "num_hidden_layers": 4}
+GEMMA |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
+HYBRID = ["linear_attention", "full_attention", "linear_attention"]
+EXCEPTIONS: dict[str, dict] = {
+    "axk1": LATENT | GROUPS,
+    "axk2": LATENT | GROUPS | SPARSE,
+    "bailing_hybrid": LATENT | GROUPS | {"layer_types": HYBRID},
+    "bamba": MAMBA | {"attn_layer_indices": [1]},
+    "beam": GROUPS,
+    "cohere_compass_text": {"rope_parameters": None, "layer_types": ["full_attention"] * LAYERS},
+    "deepseek_v2": LATENT | {"topk_group": None, "n_group": None},
+    "deepseek_v3": LATENT | GROUPS,
+    "deepseek_v32": LATENT | GROUPS | SPARSE,
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note": LATENT | SPARSE,
+    "dots3_note_text": LATENT | SPARSE,
+    "falcon_h1": MAMBA | {"mamba_d_ssm": 64},
+    "gemma3n": GEMMA | {"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]},
+    "gemma3n_text": GEMMA | {"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]},
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "gemma4_unified_assistant": GEMMA,
+    "glm4_moe_lite": LATENT,
+    "glm_moe_dsa": LATENT | SPARSE,
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "attention_layers": None},
+    "granitemoehybrid": MAMBA | {"layer_types": HYBRID},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": LATENT,
+    "laguna": {"num_attention_heads_per_layer": [4, 2, 4]},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "minicpm3": LATENT,
+    "reformer": {"axial_pos_embds": False, "attention_head_size": 8},
+    "roc_bert": {"pronunciation_vocab_size": 96, "shape_vocab_size": 96},
+    "xlnet": {"d_head": 8},
+    "xlstm": {"embedding_dim": 32, "num_blocks": LAYERS},
+    "xmod": {"default_language": "en_XX"},
+    "youtu": LATENT,
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"]},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
+def config(model_type: str) -> PreTrainedConfig:
+    """A small configuration of a type, of its text decoder where it has more."""
+    default = CONFIG_MAPPING[model_type]()
+    # Where there are several, the decoder is the one that generates.
+    text = getattr(default, "decoder", None) or default.get_text_config()
+    names = {*text.to_dict(), *type(text).attribute_map}
+    values = text.to_dict() | {name: value for name, value in SMALL.items() if name in names}
+    for name in ("layer_types", "mlp_layer_types", "layers_block_type"):
+        if kinds := list(dict.fromkeys(values.get(name) or ())):
+            values[name] = (kinds * LAYERS)[:LAYERS]
+    values |= EXCEPTIONS.get(model_type, {})
+    for name in ("model_type", "transformers_version", "architectures"):
+        values.pop(name, None)
+    settable = {
+        name: value
+        for name, value in values.items()
+        if not isinstance(inspect.getattr_static(type(text), name, None), property)
+    }
+    return type(text)(**settable)
+
+
+def build(model_type: str) -> PreTrainedModel:
+    """A random model of a type, whose weights are large, so that every part has an effect."""
+    torch.manual_seed(0)
+    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])
+    hf = model_class._from_config(config(model_type), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.25)
+            else:
+                one = "norm" in name and name.endswith("weight") and parameter.mean() > 0.5
+                parameter.normal_(float(one), 0.1)
+    return hf
