@@ -1,8 +1,8 @@
 """Properties that hold in every family of models, on a tiny random model of each."""
 
 import copy
+import functools
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,7 +102,9 @@ def score_is_derivative_of_gate(model):
     for component in ("heads", "ffns"):
         scores = importance.gradient(model, [prompt], component, "example").contributions[0]
         expected = of_gates(model, prompt, component)
-        by_rounding = rounding.bound(model, partial(of_gates, prompt=prompt, component=component))
+        by_rounding = rounding.bound(
+            model, functools.partial(of_gates, prompt=prompt, component=component)
+        )
         assert scores == pytest.approx(expected.abs().numpy(), abs=by_rounding)
         assert scores.max() > 100 * by_rounding
 
@@ -182,14 +184,18 @@ PROPERTIES = {
 }
 
 
+@functools.cache
 def applies(check, model):
-    return check is not grouped_is_repeated or model.num_kv_heads < model.num_heads
+    """Whether the check is one for this model, which then has to pass it: once, for all tests."""
+    if check is grouped_is_repeated and model.num_kv_heads == model.num_heads:
+        return False
+    check(model)
+    return True
 
 
 @pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
 def test_property(model, check):
-    if applies(check, model):
-        check(model)
+    applies(check, model)
 
 
 def test_every_tested_family_has_a_layout_that_names_it(model):
@@ -204,8 +210,6 @@ def test_the_readme_lists_the_families_that_have_the_properties(all_models, pyte
         cells = [f"{name} (`{type(model.hf).__name__}`)"]
         cells += [f"`{model.layout.attention_output}`", f"`{model.layout.ffn_output}`"]
         for check in PROPERTIES:
-            if applies(check, model):
-                check(model)
             cells.append("yes" if applies(check, model) else "-")
         lines.append("| " + " | ".join(cells) + " |")
     text = README.read_text()
