@@ -50,16 +50,21 @@ class Study:
 
     @classmethod
     def create(cls, directory: Path) -> "Study":
+        study = cls.empty(directory)
+        tiny.save_model(directory / "model")
+        tiny.save_tasks(directory / "lm_tasks", ("tiny_a", "tiny_b", "tiny_c"), root=directory)
+        study.configure()
+        return study
+
+    @classmethod
+    def empty(cls, directory: Path) -> "Study":
+        """The workflow alone, without a model, tasks and configuration."""
         for name in ("workflow", "scripts", "src", "envs"):
             ignored = shutil.ignore_patterns("__pycache__", "resources", "*.egg-info")
             shutil.copytree(REPOSITORY / name, directory / name, ignore=ignored)
         shutil.copy(REPOSITORY / "Snakefile", directory)
         (directory / "profiles").symlink_to("workflow/profiles")
-        tiny.save_model(directory / "model")
-        tiny.save_tasks(directory / "lm_tasks", ("tiny_a", "tiny_b", "tiny_c"), root=directory)
-        study = cls(directory)
-        study.configure()
-        return study
+        return cls(directory)
 
     def copy(self, directory: Path) -> "Study":
         shutil.copytree(self.directory, directory, symlinks=True)

@@ -4,9 +4,10 @@ import json
 import random
 from pathlib import Path
 
+import invented
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM as Auto
 from transformers import (
     Gemma2Config,
@@ -73,6 +74,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="<unk>")
     fast = Tokenizer(words)
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _with_special(fast)
+
+
+def _with_special(fast: Tokenizer) -> PreTrainedTokenizerFast:
     fast.post_processor = processors.TemplateProcessing(
         single="</s> $A", special_tokens=[("</s>", 2)]
     )
@@ -80,17 +85,45 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="</s>", **special)
 
 
+def text_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte pairs of invented sentences: it encodes any text; a sequence begins with </s>."""
+    draw = random.Random(0)
+    fast = Tokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<unk>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    fast.train_from_iterator([invented.sentence(draw) for _ in range(500)], trainer)
+    return _with_special(fast)
+
+
 def save_model(directory: Path, family: str = "opt", seed: int = 0) -> Path:
+    """A tiny random model of words."""
+    return _save(directory, CONFIGS[family], tokenizer(), seed)
+
+
+def save_reader(directory: Path) -> Path:
+    """A tiny random OPT that reads text, in a window of 1,024 tokens."""
+    reader = text_tokenizer()
+    size = {"vocab_size": len(reader), "max_position_embeddings": 1024, "num_hidden_layers": 5}
+    return _save(directory, OPTConfig(**{**OPT, **size}, word_embed_proj_dim=32), reader, seed=0)
+
+
+def _save(directory: Path, config, tokenizer: PreTrainedTokenizerFast, seed: int) -> Path:
     """A random model with weights far larger than usual, so that every component has an effect."""
     torch.manual_seed(seed)
-    model = Auto.from_config(CONFIGS[family])
+    model = Auto.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(0, 0.3 if parameter.dim() > 1 else 0.1)
-            if "norm" in name and "bias" not in name and not family.startswith("gemma"):
+            if "norm" in name and "bias" not in name and not config.model_type.startswith("gemma"):
                 parameter += 1  # Gemma's norms add it themselves
     model.save_pretrained(directory)
-    tokenizer().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory
 
 
