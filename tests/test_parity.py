@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,6 +47,11 @@ def names(row):
     return {metric["metric"] for metric in row["metrics"]}
 
 
+def smooth(row):
+    """Metrics that follow the last digits of the log-likelihoods."""
+    return {metric["metric"] for metric in row["metrics"] if not metric["choice"]}
+
+
 # --- tasks ---
 
 
@@ -85,13 +91,23 @@ def test_choices_of_one_and_two_tokens_and_contexts_beyond_the_window(
     assert row["equal"], row
     assert (row["targets_low"], row["targets_high"]) == (1, 2)
     assert row["truncated"] == cut and names(row) == {"acc", "acc_norm"}
+    assert smooth(row) == set()
+
+
+def test_metrics_of_every_filter_are_compared(tiny_opt, yaml, tmp_path):
+    filters = [{"name": name, "filter": [{"function": "take_first"}]} for name in ("a", "b")]
+    row = compared(
+        *tiny_opt, edited(yaml, tmp_path, filter_list=filters), 0, tasks.Limits(2, 8), tmp_path
+    )
+    assert row["equal"], row
+    assert names(row) == {"acc,a", "acc,b", "acc_norm,a", "acc_norm,b"}
 
 
 def test_metrics_that_are_no_means_over_documents(tiny_opt, yaml, tmp_path):
     task = edited(yaml, tmp_path, metric_list=[{"metric": "mcc"}, {"metric": "brier_score"}])
     row = compared(*tiny_opt, task, 1, tasks.Limits(2, 8), tmp_path)
     assert row["equal"], row
-    assert names(row) == {"mcc", "brier_score"}
+    assert names(row) == {"mcc", "brier_score"} and smooth(row) == {"brier_score"}
 
 
 def test_perplexity_of_a_single_log_likelihood(tiny_opt, yaml, tmp_path):
@@ -105,7 +121,27 @@ def test_perplexity_of_a_single_log_likelihood(tiny_opt, yaml, tmp_path):
     )
     row = compared(*tiny_opt, task, 1, tasks.Limits(2, 8), tmp_path)
     assert row["equal"], row
-    assert names(row) == {"acc", "perplexity"}
+    assert names(row) == {"acc", "perplexity"} and smooth(row) == {"perplexity"}
+
+
+def test_a_probability_mass_over_several_right_answers(tiny_opt, tmp_path):
+    home = tmp_path / "truthfulqa__truthful_qa" / "multiple_choice"
+    home.mkdir(parents=True)
+    docs = [
+        {
+            "question": " ".join(tiny.WORDS[i : i + 4]),
+            **{
+                targets: {"choices": tiny.WORDS[2 * i : 2 * i + 4], "labels": [1, right, 0, 0]}
+                for targets, right in (("mc1_targets", 0), ("mc2_targets", 1))
+            },
+        }
+        for i in range(12)
+    ]
+    pq.write_table(pa.Table.from_pylist(docs), home / "validation.parquet")
+    yaml = tasks.find("truthfulqa_mc2")
+    row = compared(*tiny_opt, yaml, 0, tasks.Limits(2, 8), tmp_path, datasets=tmp_path)
+    assert row["equal"], row
+    assert smooth(row) == {"acc"}  # lm-eval's name for the mass
 
 
 @pytest.mark.parametrize("shots", [0, 2])
@@ -129,6 +165,7 @@ def test_record_whose_metrics_come_from_its_own_process_results(tiny_opt, shots,
     assert row["equal"], row
     values = {metric["metric"]: metric["hflm"] for metric in row["metrics"]}
     assert set(values) == {"f1", "em"} and 0 < values["f1"] < 1
+    assert smooth(row) == set()
 
 
 def test_edge_cases_of_every_family(model, yaml, tmp_path):
@@ -178,20 +215,28 @@ REQUEST = {
     "is_greedy": True,
     "hflm_is_greedy": True,
 }
+CHOICE = {"headcount": 0.5, "hflm": 0.5, "choice": True}
 PERPLEXITY = {"headcount": 50.001, "hflm": 50.002, "hflm_other_batch_size": 50.0015}
+PERPLEXITY["choice"] = False
+MASS = {"headcount": 0.61, "hflm": 0.61 + 2e-8, "choice": False}
+NONE = {"headcount": np.nan, "hflm": np.nan, "choice": True}
 
 
 @pytest.mark.parametrize(
     "changes,metrics,equal",
     [
-        ({}, {"acc": {"headcount": 0.5, "hflm": 0.5}}, True),
-        ({"hflm_log_likelihood": -1.00011}, {}, False),
-        ({"hflm_is_greedy": False}, {}, False),
-        ({"same_request": False}, {}, False),
-        ({}, {"acc": {"headcount": 0.5, "hflm": 0.5 + 1e-15}}, False),
-        ({}, {"acc_norm": PERPLEXITY}, False),
+        ({}, {"acc": CHOICE}, True),
+        ({}, {}, False),  # nothing was compared
+        ({"hflm_log_likelihood": -1.00011}, {"acc": CHOICE}, False),
+        ({"hflm_is_greedy": False}, {"acc": CHOICE}, False),
+        ({"same_request": False}, {"acc": CHOICE}, False),
+        ({}, {"acc": {**CHOICE, "hflm": 0.5 + 1e-15}}, False),
+        ({}, {"acc": CHOICE, "acc,other": {**CHOICE, "hflm": 0.6}}, False),
+        ({}, {"mcc": NONE}, True),
         ({}, {"perplexity": PERPLEXITY}, True),
-        ({}, {"perplexity": {**PERPLEXITY, "hflm": 50.01}}, False),
+        ({}, {"perplexity": {**PERPLEXITY, "hflm": 50.05}}, False),  # 4 * 50 * 9e-5 is .018
+        ({}, {"acc": MASS}, True),
+        ({}, {"acc": {**MASS, "hflm": 0.6105}}, False),
     ],
 )
 def test_what_counts_as_equal(changes, metrics, equal, tmp_path):
@@ -227,6 +272,49 @@ def test_the_page_says_which_rows_differ_and_the_command_fails(tmp_path, monkeyp
     assert f"| one | 1 | 1 | 1 | 2 |  | 9e-05 | same | {values} | equal |" in page
     assert f"| two | 1 | 1 | 1 | 2 |  | 9e-05 | 1 differ | {values} | **differs** |" in page
     assert "1 of 2 rows are equal" in page
+
+
+@pytest.mark.parametrize("shift", [1e-4, -1e-4])
+def test_what_a_difference_makes_of_a_smooth_metric_stays_within_the_bound(shift):
+    """Log-likelihoods off by d in the worst directions, metrics by lm-eval's own functions."""
+    from lm_eval.api.metrics import brier_score, perplexity
+
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        sums = generator.normal(-3, generator.choice([0.1, 1, 5]), size=(6, 4))
+        off = sums + shift * np.sign(generator.normal(size=sums.shape))
+        gold = generator.integers(4, size=6)
+        mass = [np.exp(s) / np.exp(s).sum(1, keepdims=True) for s in (sums, off)]
+        for ours, theirs in (
+            (perplexity(sums[:, 0]), perplexity(off[:, 0])),
+            (sums[:, 0].mean(), off[:, 0].mean()),
+            (mass[0][:, :2].sum(1).mean(), mass[1][:, :2].sum(1).mean()),
+            tuple(brier_score(list(zip(gold, p, strict=True))) for p in mass),
+        ):
+            metric = {"headcount": ours, "hflm": theirs, "choice": False}
+            assert parity._same(metric, 1.001e-4)  # the bound is of first order in d
+
+
+def test_the_page_is_written_when_every_model_on_it_was_compared(tmp_path, monkeypatch, capsys):
+    request = tmp_path / "request.parquet"
+    made = {"task": "t", "shots": 0, "metrics": {"acc": CHOICE}}
+    artifacts.write(request, [REQUEST], artifacts.SCHEMAS["parity"], made)
+    table = parity.table([request]).to_arrow()
+    page = tmp_path / "parity.md"
+    for model, kept in (("small", False), ("real", False), (None, True)):
+        if model:
+            made = {"model": model, "config": {"dtype": "float32"}, "packages": {"torch": "2"}}
+            path = tmp_path / "artifacts" / model / "tables" / "parity.parquet"
+            artifacts.write(path, table, table.schema, made)
+        else:
+            path.unlink()  # the real model is not compared again
+        before = page.read_text() if page.exists() else ""
+        arguments = ["headcount", "parity", str(tmp_path / "artifacts"), "--page", str(page)]
+        monkeypatch.setattr("sys.argv", arguments)
+        main()
+        assert (page.read_text() == before) is kept
+        assert ("stays as it is: it has real too" in capsys.readouterr().err) is kept
+    assert parity.models(page.read_text()) == {"small", "real"}
 
 
 def test_requests_are_those_of_the_first_documents(prompts, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from test_sweep import naive
+from test_sweep import naive, tolerance
 
 from headcount import artifacts, pruning, rankings
 from headcount.evaluation import Evaluation
@@ -39,7 +39,8 @@ def test_pruned_accuracies_equal_zeroing_the_weights_by_hand(opt, evaluation):
         ffns = ranking["ffns"].head(int(ffns_level * 3 // 100))["layer"].to_list()
         scores = [naive(opt, prompt, heads, ffns)[0] for prompt in encoded]
         at = rows.filter(heads_level=heads_level, ffns_level=ffns_level)
-        np.testing.assert_allclose(np.concatenate(at["log_likelihoods"]), scores, atol=1e-4)
+        found = np.concatenate(at["log_likelihoods"])
+        np.testing.assert_allclose(found, scores, atol=tolerance(opt), rtol=0)
         assert at["metric"].to_list() == (np.reshape(scores, (-1, 3)).argmax(1) == gold).tolist()
         assert set(at["heads_removed"]) == {len(heads)} and set(at["ffns_removed"]) == {len(ffns)}
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from study import FIGURES, Study
 
-from headcount import artifacts, correlation, figures, summary, tables
+from headcount import artifacts, comparison, correlation, figures, summary, tables
 
 BOOTSTRAP = {"resamples": 20, "seed": 0}
 
@@ -141,6 +141,13 @@ def test_a_figure_that_needs_more_says_so_in_its_place(finished, tmp_path, varia
     summary.show(tmp_path / "artifacts", console)
     text = console.export_text()
     assert ("nothing to sum up" in text) == ("summary" in too_small)
+
+    groups = comparison.findings(tmp_path / "artifacts" / "tiny" / "tables")
+    of_pairs = [found for group in groups for found in group if found.section == "6.1.1"]
+    assert len(of_pairs) == 6
+    if "cross_task" in too_small:
+        assert {found.verdict for found in of_pairs} == {comparison.UNDECIDED}
+        assert all("needs two tasks" in found.study for found in of_pairs)
 
 
 def test_of_two_tasks_the_closest_is_drawn_and_not_again_as_the_farthest(finished, tmp_path):

@@ -260,7 +260,7 @@ def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
     expected = [f"{own['whole']:.3f}", f"{own['heads_removed']:.0f}"]
     expected += [lost[0], f"[{lost[1]},", f"{lost[2]}]"]
     assert line.split()[2:7] == expected and line.split()[-1] == "70"
-    assert "6 prompts were cut" in text and "figures" in text
+    assert "a, 1-shot: 3 prompts are cut" in text and "figures" in text
     with pytest.raises(summary.NoSummaryError, match="make all"):
         summary.show(tmp_path / "nothing")
 

@@ -53,6 +53,12 @@ def main() -> None:
 
     parity = commands.add_parser("parity", help="how headcount compares with lm-eval, as Markdown")
     parity.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
+    parity.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write it there, unless what is there has a model that was not compared",
+    )
     parity.set_defaults(run=_parity)
 
     lm_eval = commands.add_parser(
@@ -79,10 +85,10 @@ def _summary(arguments: argparse.Namespace) -> None:
 
 
 def _compare_paper(arguments: argparse.Namespace) -> None:
-    from headcount import paper, summary
+    from headcount import comparison, summary
 
     try:
-        paper.show(arguments.artifacts)
+        comparison.show(arguments.artifacts)
     except summary.NoSummaryError as error:
         sys.exit(f"headcount: {error}")
 
@@ -134,6 +140,13 @@ def _parity(arguments: argparse.Namespace) -> None:
     except parity.NoParityError as error:
         sys.exit(f"headcount: {error}")
     print(page)
+    if arguments.page:
+        there = arguments.page.read_text() if arguments.page.exists() else ""
+        if missing := sorted(parity.models(there) - parity.models(page)):
+            note = f"it has {', '.join(missing)} too, which was not compared here"
+            print(f"headcount: {arguments.page} stays as it is: {note}", file=sys.stderr)
+        else:
+            arguments.page.write_text(page + "\n")
     if not equal:
         sys.exit("headcount: not all rows are equal")
 

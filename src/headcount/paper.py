@@ -6,7 +6,7 @@ as there. `headcount.comparison` holds a study against them.
 """
 
 SHOTS = (0, 1, 5)  # section 4
-LAYERS, HEADS = 64, 72  # section 2.1; heads in a layer
+LAYERS = 64  # section 2.1
 
 # Section 5: how much goes before the mean accuracy over 14 tasks falls. Sections 5.1 and 5.2 remove
 # by every task's own scores.

@@ -5,12 +5,18 @@ checkpoint and renders the task's prompts by itself. A row of the table is equal
 
 - the requests are the same texts in the same order,
 - no log-likelihood is off by more than `TOLERANCE` nats and every `is_greedy` is the same,
-- every metric is the same number. Those in `SMOOTH` are compared to a relative 1e-4: they are
-  smooth functions of the log-likelihoods, whose last digits depend on the order in which
-  floating-point numbers are added, as those of HFLM do. The table shows HFLM's own at two batch
-  sizes.
+- there is a metric, and every metric is the same number if all that it takes from the
+  log-likelihoods is which is larger, as accuracy and F1 do. One that is a smooth function of them
+  (a perplexity, a probability, a Brier score) follows their last digits, which depend on the order
+  in which floating-point numbers are added, HFLM's own too: the table shows it at two batch sizes.
+  Such a metric may be off by what the row's largest difference d of a log-likelihood makes of it.
+
+d changes a probability p normalised over the choices by 2 d p (1 - p) at most, hence a Brier
+score's terms (p - 1)^2 and p^2 by 4 d of themselves; a perplexity by d of itself, a mean of
+log-likelihoods by d. All are within d max(1, 4 |value|).
 """
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -23,12 +29,11 @@ import pyarrow.compute as pc
 import yaml as pyyaml
 
 from headcount import artifacts, tasks
-from headcount.evaluation import Evaluation, request_pairs, split_rows
+from headcount.evaluation import Evaluation, Scores, request_pairs, split_rows
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 
-TOLERANCE = 1e-4  # nats; relative for the metrics in SMOOTH
-SMOOTH = ("perplexity", "brier_score")
+TOLERANCE = 1e-4  # nats
 REQUESTS = 100  # of each task are compared: those of the first documents, two at least
 OTHER_BATCH_SIZE = 8  # of HFLM, to compare with itself at batch size 1
 
@@ -48,8 +53,10 @@ def compare(
     """The task's first requests by `model` and by lm-eval with its model `reference`.
 
     `prompts` is the artifact `tasks`; `reference` a `Recorder` of the same checkpoint. Returns rows
-    of the artifact `parity`, and each metric's value as {metric: {headcount, hflm}}; a metric that
-    differs also has the value of HFLM at another batch size.
+    of the artifact `parity`, and of each metric {headcount, hflm, choice}: both values, and whether
+    it depends on nothing but which log-likelihoods are larger. A metric that differs also has the
+    value of HFLM at another batch size. Metrics are named as lm-eval does, "name,filter", but for
+    its filter "none", which is left out.
     """
     evaluation = Evaluation(_first(prompts), "evaluation", yaml)
     scores = evaluation.run(model, Masks.removing(model, [([], [])]))
@@ -57,9 +64,14 @@ def compare(
     run = (yaml, shots, len(evaluation.docs), datasets)
     reference.answers = []
     theirs = _lm_eval(reference, 1, *run)
-    if set(theirs) - set(ours):
-        raise ValueError(f"{yaml}: lm-eval has the metrics {sorted(theirs)}, not {sorted(ours)}")
-    metrics = {name: {"headcount": ours[name], "hflm": theirs[name]} for name in sorted(theirs)}
+    unfiltered = {name: name.partition(",")[0] for name in sorted(theirs)}
+    if missing := set(unfiltered.values()) - set(ours):
+        raise ValueError(f"{yaml}: lm-eval has the metrics {sorted(missing)}, not {sorted(ours)}")
+    choices = _choices(evaluation, scores)
+    metrics = {
+        name: {"headcount": ours[of], "hflm": theirs[name], "choice": of in choices}
+        for name, of in unfiltered.items()
+    }
     pairs = request_pairs(evaluation.requests)
     sums = [ll for document in scores.log_likelihoods[0] for ll in document]
     greedy = [hit for document in scores.is_greedy[0] for hit in document]
@@ -131,6 +143,26 @@ def recorder(path: str | Path, dtype: str, device: str):
     return found
 
 
+def _choices(evaluation: Evaluation, scores: Scores) -> set[str]:
+    """Metrics that are no different when all log-likelihoods are doubled.
+
+    Doubling is exact in floating point: it keeps which one is larger, and which are equal.
+    """
+    chosen = set(evaluation.metrics.aggregate(scores.results[0]))
+    measured = scores.log_likelihoods[0], scores.is_greedy[0], scores.results[0]
+    for doc, sums, greedy, found in zip(evaluation.docs, *measured, strict=True):
+        doubled = evaluation.metrics.of(doc, [2 * ll for ll in sums], greedy)
+        chosen -= {name for name in chosen if not _same_result(found[name], doubled[name])}
+    return chosen
+
+
+def _same_result(a, b) -> bool:
+    """Whether two results of a document, numbers or tuples of numbers and arrays, are the same."""
+    if isinstance(a, tuple):
+        return all(map(_same_result, a, b))
+    return np.array_equal(a, b)
+
+
 def _first(prompts: pa.Table) -> pa.Table:
     """The first evaluation documents, as many as make `REQUESTS` requests, two at least."""
     requests = Counter(row["doc_id"] for row in split_rows(prompts, "evaluation"))  # in order
@@ -139,7 +171,7 @@ def _first(prompts: pa.Table) -> pa.Table:
 
 
 def _lm_eval(reference, batch_size: int, yaml, shots: int, limit: int, datasets) -> dict:
-    """Metrics of the task as lm-eval itself evaluates it: name -> value."""
+    """Metrics of the task as lm-eval itself evaluates it: name, of every filter -> value."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -164,7 +196,7 @@ def _lm_eval(reference, batch_size: int, yaml, shots: int, limit: int, datasets)
     return {
         name.removesuffix(",none"): value
         for name, value in results.items()
-        if name.endswith(",none") and not name.endswith("_stderr,none")
+        if "," in name and "_stderr," not in name
     }
 
 
@@ -192,7 +224,7 @@ def _rows(model: LanguageModel, pairs: list, sums: list, greedy: list, answers: 
 
 _METRIC = pl.Struct(
     dict.fromkeys(("headcount", "hflm", "hflm_other_batch_size"), pl.Float64)
-    | {"metric": pl.String}
+    | {"metric": pl.String, "choice": pl.Boolean}
 )
 
 
@@ -209,7 +241,8 @@ def table(files: Sequence[str | Path]) -> pl.DataFrame:
         made, requests = artifacts.provenance(path), pl.read_parquet(path)
         metrics = [{"metric": name, **values} for name, values in made["metrics"].items()]
         for (case,), group in requests.group_by("case", maintain_order=True):
-            rows.append(_row(case or made["task"], made.get("shots"), group, metrics))
+            about = case or made["task"], None if case else made["shots"]
+            rows.append(_row(*about, group, metrics))
     schema = {"task": pl.String, "shots": pl.Int32, "documents": pl.Int32}
     return pl.DataFrame(rows, schema_overrides=schema | {"metrics": pl.List(_METRIC)})
 
@@ -220,7 +253,7 @@ def _row(task: str, shots: int | None, requests: pl.DataFrame, metrics: list[dic
     return {
         "task": task,
         "shots": shots,
-        "documents": requests["doc_id"].n_unique() if metrics else None,
+        "documents": requests["doc_id"].n_unique() if shots is not None else None,
         "requests": requests.height,
         "targets_low": requests["targets"].min(),
         "targets_high": requests["targets"].max(),
@@ -232,16 +265,17 @@ def _row(task: str, shots: int | None, requests: pl.DataFrame, metrics: list[dic
             requests["same_request"].all()
             and difference <= TOLERANCE
             and greedy == 0
-            and all(map(_same, metrics))
+            and (metrics or shots is None)
+            and all(_same(metric, difference) for metric in metrics)
         ),
     }
 
 
-def _same(metric: dict) -> bool:
+def _same(metric: dict, difference: float) -> bool:
+    """Whether both values are the same but for what the `difference` (nats) makes of them."""
     ours, theirs = metric["headcount"], metric["hflm"]
-    if metric["metric"] in SMOOTH:
-        return bool(np.isclose(ours, theirs, rtol=TOLERANCE, atol=0))
-    return ours == theirs
+    bound = 0 if metric["choice"] else max(1, 4 * abs(theirs)) * difference
+    return bool(np.isclose(ours, theirs, rtol=0, atol=bound, equal_nan=True))
 
 
 def show(artifacts_directory: Path) -> tuple[str, bool]:
@@ -264,17 +298,23 @@ def show(artifacts_directory: Path) -> tuple[str, bool]:
     return "\n".join(lines), all(equal)
 
 
+def models(page: str) -> set[str]:
+    """The models that have a section in a page of Markdown."""
+    return set(re.findall(r"^## (.+)$", page, re.MULTILINE))
+
+
 PAGE = """# Parity with lm-evaluation-harness
 
 Made by `make parity`. Each row compares headcount, unpruned, with lm-eval's own `simple_evaluate`
 and its own model (HFLM, batch size 1), which loads the same checkpoint and renders the prompts by
 itself. It is **equal** when the requests are the same texts in the same order, no log-likelihood
-differs by more than 1e-4 nats, every `is_greedy` is the same, and every metric is the same number.
+differs by more than 1e-4 nats, every `is_greedy` is the same, and every metric, one at least, is
+the same number.
 
-A perplexity (or Brier score) is compared to a relative 1e-4 instead: it is a smooth function of the
-log-likelihoods, and their last digits depend on the order in which floating-point numbers are
-added. HFLM does not agree with itself to the last digit: its value at batch size 8 stands in
-brackets.
+A metric that is a smooth function of the log-likelihoods (a perplexity, a probability, a Brier
+score) may be off by what the row's difference d makes of it, d max(1, 4 |value|): their last digits
+depend on the order in which floating-point numbers are added. HFLM does not agree with itself to
+the last digit: its value at batch size 8 stands in brackets.
 
 Compared are the first documents of a task, as many as make up to 100 requests and two at least.
 Tokens are those of a continuation; cut are requests longer than the model's window; the difference

@@ -32,15 +32,22 @@ def show(artifacts: Path, console: Console | None = None) -> None:
         console.print(_table(path))
         if pl.read_parquet(path).is_empty():
             console.print("[yellow]no level removes a head or an FFN: nothing to sum up.[/yellow]")
-        if truncated := _truncated(path.parent):
-            console.print(f"[yellow]{truncated} prompts were cut to the model's window.[/yellow]")
+        for remark in _remarks(path.parent, artifacts):
+            console.print(f"[yellow]{remark}.[/yellow]")
         console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .html\n")
 
 
-def _truncated(tables: Path) -> int:
-    """Prompts cut to the window, of the tasks pruned, at all shots."""
-    table = pl.read_parquet(tables / "head_pruning.parquet")
-    return table.unique(("shots", "task")).filter(pl.col("task") != MEAN)["truncated"].sum()
+def _remarks(tables: Path, artifacts: Path) -> list[str]:
+    """What the results have to be read with, of the tasks pruned at all shots."""
+    table = pl.read_parquet(tables / "head_pruning.parquet").unique(("shots", "task"))
+    remarks = []
+    for row in table.filter(pl.col("task") != MEAN).sort("task", "shots").iter_rows(named=True):
+        prompts = artifacts / "tasks" / row["task"] / f"{row['shots']}-shot.parquet"
+        of_prompts = provenance(prompts)["remarks"] if prompts.is_file() else []
+        if row["truncated"]:
+            of_prompts = [*of_prompts, f"{row['truncated']} prompts are cut to the model's window"]
+        remarks += [f"{row['task']}, {row['shots']}-shot: {remark}" for remark in of_prompts]
+    return remarks
 
 
 def _table(path: Path) -> Table:
