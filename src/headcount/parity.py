@@ -152,7 +152,7 @@ def _choices(evaluation: Evaluation, scores: Scores) -> set[str]:
     measured = scores.log_likelihoods[0], scores.is_greedy[0], scores.results[0]
     for doc, sums, greedy, found in zip(evaluation.docs, *measured, strict=True):
         doubled = evaluation.metrics.of(doc, [2 * ll for ll in sums], greedy)
-        chosen -= {name for name in chosen if not _same_result(found[name], doubled[name])}
+        chosen -= {name for name in found if not _same_result(found[name], doubled[name])}
     return chosen
 
 
