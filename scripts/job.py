@@ -14,9 +14,11 @@ from headcount import artifacts
 def begin(snakemake) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
-    What the job prints and logs goes to its log file; an error is told on the terminal too.
+    What the job prints and logs goes to its log file; an error is told on the terminal too. The job
+    reads nothing from the terminal.
     """
     preloaded.hand_over(snakemake)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.fdopen(os.dup(2), "w")
@@ -41,8 +43,13 @@ def load_model(snakemake):
     """The model that `resolve_model` found, as the job's parameters and resources say."""
     from headcount import model
 
-    path = model_facts(snakemake.input.model)["path"]
-    return model.load(path, **snakemake.params.computes, memory=snakemake.resources.engine_mb)
+    facts = model_facts(snakemake.input.model)
+    return model.load(
+        facts["path"],
+        **snakemake.params.computes,
+        memory=snakemake.resources.engine_mb,
+        trust_remote_code=facts["trust_remote_code"],
+    )
 
 
 def prompts_made_by(path: str) -> dict:
