@@ -91,7 +91,13 @@ def read(path: str | Path, trust_remote_code: bool = False, **placement):
             raise ModelError(f"{path} is quantised ({method}): resolve the model, which undoes it")
         trust = {"trust_remote_code": trust_remote_code}
         hf = complete(AutoModelForCausalLM, path, **trust, **placement)
-        return hf, AutoTokenizer.from_pretrained(path, **trust)
+        tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer in {path} has neither a BOS nor an EOS token, and lm-eval begins an "
+            "empty context with one: name it as eos_token in tokenizer_config.json"
+        )
+    return hf, tokenizer
 
 
 def complete(auto_class: type, path: Path, **loading) -> PreTrainedModel:
@@ -233,6 +239,8 @@ def convert(
     Raises `ModelError` for what cannot be converted.
     """
     trust = {"trust_remote_code": trust_remote_code}
+    if trust_remote_code:
+        _refuse_code_elsewhere(path)
     with told(path):
         if gguf_file:
             hf, made = _read_gguf(path, gguf_file)
@@ -252,6 +260,18 @@ def convert(
         _write(hf, tokenizer, target)
     logger.warning("%s: %s, written to %s", path, made, target)
     return target, made
+
+
+def _refuse_code_elsewhere(path: Path) -> None:
+    """Raise `ModelError` when the checkpoint runs code that is not pinned with it."""
+    for file in (path / "config.json", path / "tokenizer_config.json"):
+        described = json.loads(file.read_text()) if file.is_file() else {}
+        for name in str(described.get("auto_map", "")).split("'"):
+            if "--" in name:
+                raise ModelError(
+                    f"{file} names code of another repository, {name}: copy the code into {path} "
+                    "and take what stands before -- off the name"
+                )
 
 
 def _write(hf: PreTrainedModel, tokenizer, target: Path) -> None:

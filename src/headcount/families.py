@@ -10,8 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+# Packages, and a part of transformers, whose modules compute with other weights than `weight`.
+WRAPPING = ("peft", "bitsandbytes", "gptqmodel", "auto_gptq", "awq", "hqq", "optimum", "torchao")
+OTHER_LINEARS = "transformers.integrations"
 
 
 class ModelError(ValueError):
@@ -183,6 +188,27 @@ def _named(part: Callable[[Layout], str]) -> str:
 
 
 # --- projections: nn.Linear, or GPT-2's Conv1D whose weight is transposed ---
+
+
+def refuse_wrapped(layer: nn.Module) -> None:
+    """Raise `ModelError` when a module of `layer` does not compute with its `weight` as it is.
+
+    Quantised, adapted (LoRA) and parametrised modules, which the sweep would take for plain ones.
+    """
+    for name, module in layer.named_modules():
+        home = type(module).__module__
+        kind = f"{home}.{type(module).__qualname__}"
+        if is_parametrized(module):
+            raise ModelError(f"{name} in a decoder layer is parametrised ({kind})")
+        if isinstance(module, nn.Linear | Conv1D) and type(module) not in (nn.Linear, Conv1D):
+            wrapped = not home.startswith(("transformers.models.", "transformers_modules."))
+        else:
+            wrapped = home.partition(".")[0] in WRAPPING or home.startswith(OTHER_LINEARS)
+        if wrapped:
+            raise ModelError(
+                f"{name} in a decoder layer is no plain projection but {kind}: give the model "
+                "without quantisation or adapters"
+            )
 
 
 def matrix(projection: nn.Module) -> Tensor:

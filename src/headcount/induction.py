@@ -199,6 +199,7 @@ def _copying_embedding(model: LanguageModel, tokens: list[int], _offset: int, ou
 
 def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> None:
     """One forward pass without the unembedding; `itself_only` masks all other positions."""
+    model.refuse_unknown(tokens)
     inputs = {"input_ids": torch.tensor([tokens], device=model.device), "use_cache": False}
     if itself_only:
         T, dtype = len(tokens), model.hf.dtype

@@ -65,6 +65,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         path, self.layout = families.decoder(hf)
         self.layers = hf.get_submodule(path)
+        for layer in self.layers:
+            families.refuse_wrapped(layer)
         self.parts = [families.parts(layer, self.layout) for layer in self.layers]
         self.attention_outputs = [part.attention_output for part in self.parts]
         self.ffn_outputs = [part.ffn_output for part in self.parts]
@@ -128,13 +130,9 @@ class LanguageModel:
         targets = continuation[-len(tokens) :]
         return Prompt(tokens, targets, len(whole) > self.window + 1)
 
-    def refuse_unknown(self, tokens: list[int | None]) -> None:
+    def refuse_unknown(self, tokens: list[int]) -> None:
         """Raise `ModelError` when a token has no embedding."""
-        if None in tokens:
-            raise ModelError(
-                "an empty context begins with the BOS or EOS token, and the tokenizer has neither"
-            )
-        if max(tokens) >= self.vocabulary_size:
+        if max(tokens, default=0) >= self.vocabulary_size:
             token = self.tokenizer.convert_ids_to_tokens(max(tokens))
             raise ModelError(
                 f"the token {token!r} ({max(tokens)}) is beyond the model's {self.vocabulary_size} "
