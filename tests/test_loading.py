@@ -18,7 +18,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from headcount import artifacts, checkpoints, hashes
+from headcount import artifacts, conversion, hashes
 from headcount.families import ModelError
 from headcount.model import LanguageModel, load, resolve
 
@@ -98,6 +98,7 @@ def test_weights_that_are_not_the_models_are_named(path, change, told):
 def test_weights_that_transformers_knows_to_be_superfluous_are_no_error(path, logits):
     file = path / "model.safetensors"
     old = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
+    old |= {"model.visual.blocks.0.mlp.weight": torch.ones(4)}  # beside a text decoder
     save_file(load_file(file) | old, file, metadata={"format": "pt"})
     assert resolved(path)["converted"] is None
     assert torch.equal(loaded_logits(path), logits)
@@ -275,7 +276,7 @@ def test_of_a_vision_language_model_the_text_decoder_is_studied(tmp_path):
     assert facts["architecture"] == "LlamaForCausalLM"
     assert facts["converted"] == "the text decoder of LlavaForConditionalGeneration"
     assert torch.equal(loaded_logits(facts["path"]), whole(TOKENS).logits)
-    described = checkpoints.configuration(str(tmp_path / "model"), None, None)
+    described = conversion.configuration(str(tmp_path / "model"), None, None)
     assert isinstance(described, LlamaConfig)
 
 
@@ -337,7 +338,7 @@ def test_code_runs_when_the_configuration_says_so(logits, with_code):
     with pytest.raises(ModelError, match=told):
         load(with_code)
     with pytest.raises(ModelError, match=told):
-        checkpoints.configuration(str(with_code), None, None)
+        conversion.configuration(str(with_code), None, None)
     facts = resolved(with_code, trust_remote_code=True)
     assert facts["architecture"] == "My" and facts["trust_remote_code"]
     assert torch.equal(loaded_logits(facts["path"], trust_remote_code=True), logits)

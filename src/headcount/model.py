@@ -26,7 +26,7 @@ from accelerate.utils import get_max_memory
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headcount import checkpoints, families
+from headcount import checkpoints, conversion, families
 from headcount.artifacts import checkpoint_hash
 from headcount.families import ModelError
 
@@ -243,7 +243,7 @@ def resolve(
     """Turn a model's `source` into a directory that loads fast and offline, and describe it.
 
     A local directory is used where it lies; of a hub model the snapshot is downloaded and its
-    revision pinned; what has to be converted (`headcount.checkpoints`) is written to `converted`.
+    revision pinned; what has to be converted (`headcount.conversion`) is written to `converted`.
     Names and shapes of all weights are compared, and components looked for, without reading one.
 
     Returns path, revision, fingerprint, architecture, layers and heads; `converted` says from what,
@@ -251,7 +251,7 @@ def resolve(
     components are not found.
     """
     path, revision = checkpoints.fetch(source, revision, gguf_file)
-    path, made = checkpoints.convert(path, gguf_file, Path(converted), trust_remote_code)
+    path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)
     hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
     model = LanguageModel(hf, tokenizer)
     if beyond := [t for t, i in tokenizer.get_vocab().items() if i >= model.vocabulary_size]:

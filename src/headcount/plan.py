@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedConfig
 
-from headcount import artifacts, checkpoints, tasks
+from headcount import artifacts, conversion, tasks
 from headcount.evaluation import split_rows
 from headcount.rankings import count_removed
 
@@ -249,7 +249,7 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
     console = console or Console()
     for name, model in config["models"].items():
         trust = model["trust_remote_code"]
-        described = checkpoints.configuration(
+        described = conversion.configuration(
             model["source"], model["revision"], model["gguf_file"], trust
         )
         size = Size.of(described, model["dtype"], trust)
