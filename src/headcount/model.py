@@ -215,9 +215,6 @@ def load(
         raise ModelError(
             f"the model in {path} is gone: delete the model.json that names it and run again"
         )
-    if device_map == "disk" or device_map in PLACEMENTS:
-        # Shapes of weights that stay on disk are compared by this reading alone.
-        checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
     hf, tokenizer = checkpoints.read(
         path,
         trust_remote_code,
