@@ -15,9 +15,10 @@ def begin(snakemake) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
     What the job prints and logs goes to its log file; an error, and what the library warns of, is
-    told on the terminal too.
+    told on the terminal too. The job reads nothing from the terminal.
     """
     preloaded.hand_over(snakemake)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
@@ -48,8 +49,13 @@ def load_model(snakemake):
     """
     from headcount import model
 
-    path = model_facts(snakemake.input.model)["path"]
-    loaded = model.load(path, **snakemake.params.computes, memory=snakemake.resources.engine_mb)
+    facts = model_facts(snakemake.input.model)
+    loaded = model.load(
+        facts["path"],
+        **snakemake.params.computes,
+        memory=snakemake.resources.engine_mb,
+        trust_remote_code=facts["trust_remote_code"],
+    )
     if verified := snakemake.input.get("verified"):
         loaded.way = artifacts.provenance(verified)["way"]
     return loaded

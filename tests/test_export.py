@@ -31,6 +31,7 @@ def ranking(model: LanguageModel, component: str, seed: int = 0) -> pl.DataFrame
 def study(model: LanguageModel, directory):
     """Artifacts of a model called m: rankings of one task, and an aggregate at two shots."""
     facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
+    facts["trust_remote_code"] = False
     facts |= {"path": model.hf.name_or_path, "layers": model.num_layers}
     facts |= {"heads": model.heads, "ffns": model.ffns}
     (directory / "m").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """The workflow on a tiny study: what is stale runs again and nothing else, bad input is named."""
 
+import json
 import re
 
 import polars as pl
@@ -183,6 +184,13 @@ def test_a_model_that_is_nowhere_is_told(study, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     study.configure(models={"tiny": {"source": "no/such-model"}})
     fails(study, "artifacts/tiny/model.json", "no/such-model")
+
+
+def test_code_that_a_model_brings_is_told_without_asking(study):
+    config = study.directory / "model" / "config.json"
+    own = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    config.write_text(json.dumps({"model_type": "mine", "auto_map": own}))
+    fails(study, "artifacts/tiny/model.json", "trust_remote_code: true")
 
 
 def test_scores_that_are_not_finite_are_told(study):

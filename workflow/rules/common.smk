@@ -129,7 +129,9 @@ def code(script):
 def model_source(model):
     """Content hash of a local checkpoint; a hub model is known by its name and revision."""
     source = config["models"][model]["source"]
-    return artifacts.checkpoint_hash(source) if Path(source).is_dir() else source
+    if not Path(source).is_dir():
+        return source
+    return artifacts.checkpoint_hash(source, config["models"][model]["gguf_file"])
 
 
 def oracle_ablation(component):
