@@ -158,6 +158,16 @@ REFUSED = {
         8,
         "8 shots need 9",
     ),
+    "as many shots as examples, of which a query is one": (
+        "test_split: validation; fewshot_config: {split: validation, sampler: first_n}",
+        8,
+        "8 shots need 9",
+    ),
+    "fewer listed examples than shots": (
+        "fewshot_config: {sampler: first_n, samples: [{question: one, choices: [a], answer: 0}]}",
+        2,
+        "2 shots need 2 examples, there are 1",
+    ),
     "labels are hidden": ("dataset_name: hidden", 0, "labels are hidden"),
     "a split that the mirror lacks": ("test_split: challenge", 0, r"challenge\.parquet"),
     "a dataset that the mirror lacks": ("dataset_path: not/there", 0, "not__there"),
@@ -408,21 +418,24 @@ def test_no_document_is_left_for_calibration(kind, mirror, yaml_of):
         task_kinds.examine(yaml_of(OVERLAPPING[kind]), wanted)
 
 
+# Task -> whether lm-eval draws a query among its own examples.
 OWN_EXAMPLES = {
-    "examples from the evaluated split": True,
-    "the first examples of the evaluated split": True,
-    "one split for everything": True,
-    "the right answer as text": False,
+    KINDS["examples from the evaluated split"].task: True,
+    KINDS["the first examples of the evaluated split"].task: True,
+    KINDS["one split for everything"].task: True,
+    "training_split: null": False,
+    "training_split: null; test_split: validation; fewshot_split: validation": False,
+    "num_fewshot: 3": False,
 }
 
 
-@pytest.mark.parametrize("kind", OWN_EXAMPLES)
-def test_a_query_among_its_own_examples_is_told(kind, mirror, yaml_of):
-    yaml = yaml_of(KINDS[kind].task)
+@pytest.mark.parametrize("task", OWN_EXAMPLES)
+def test_a_query_among_its_own_examples_is_told(task, mirror, yaml_of):
+    yaml = yaml_of(task)
     rows = [row for row in prompts(yaml, 2, mirror).to_pylist() if row["doc"]]
     own = [row["context"].count(json.loads(row["doc"])["question"]) > 1 for row in rows]
     assert [row["query_in_examples"] for row in rows] == own
-    assert any(own) == OWN_EXAMPLES[kind]
+    assert any(own) == OWN_EXAMPLES[task]
     warnings = task_kinds.examine(yaml, Wanted([2], FEW, mirror, calibrate=False)).warnings
     assert any("examples are drawn from 'validation'" in said for said in warnings) == any(own)
 
