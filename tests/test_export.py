@@ -61,7 +61,7 @@ def test_plain_transformers_gives_the_pruned_models_logits(model, tmp_path):
     masks = Masks.removing(model, [removed])
 
     def pruned(model):
-        with without(model, masks.heads[0], masks.ffns[0]):
+        with without(model, *masks.of(0)):
             return logits(model.hf)
 
     by_rounding = rounding.bound(model, pruned)
