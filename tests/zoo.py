@@ -8,7 +8,7 @@ import inspect
 
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -30,6 +30,10 @@ SMALL = {
     **dict.fromkeys(("decoder_ffn_dim", "mlp_hidden_size", "moe_intermediate_size", "ff_dim"), 48),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 64),
     "hidden_size_per_layer_input": 8,
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
+    **dict.fromkeys(("shared_expert_intermediate_size", "shared_intermediate_size"), 48),
+    **dict.fromkeys(("ssm_state_size", "mamba_d_state", "state_size"), 8),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
     "moe_num_experts": 4,
     "num_experts_per_tok": 2,
@@ -50,48 +54,98 @@ MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chun
 GEMMA = {"num_kv_shared_layers": 2, "num_hidden_layers": 4}
 GEMMA |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
 HYBRID = ["linear_attention", "full_attention", "linear_attention"]
+BYTES = {"vocab_size": 260, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
+BYTES |= {"intermediate_size": 48, "cross_attn_k": 1, "hidden_size_global": 32}
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+VISION |= {"num_attention_heads": 4, "image_size": 32, "crop_size": 32, "patch_size": 16}
+INDEXED = {"layer_types": ["indexed_attention"] * LAYERS, "per_layer_config": {}}
+INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4}
+INDEXER |= {"indexer_compress_ratio": 2, "ngram_vocab_size_base": 96, "ple_layer_ids": None}
+ZAMBA = {"layers_block_type": ["hybrid", "linear_attention", "hybrid"]}
+ZAMBA |= {"attention_hidden_size": 64, "attention_head_dim": 16}
 EXCEPTIONS: dict[str, dict] = {
     "axk1": LATENT | GROUPS,
     "axk2": LATENT | GROUPS | SPARSE,
     "bailing_hybrid": LATENT | GROUPS | {"layer_types": HYBRID},
+    "blt": {
+        "patcher_config": BYTES,
+        "encoder_config": BYTES,
+        "decoder_config": BYTES,
+        "global_config": BYTES,
+        "encoder_hash_byte_group_vocab": 64,
+    },
     "bamba": MAMBA | {"attn_layer_indices": [1]},
     "beam": GROUPS,
-    "cohere_compass_text": {"rope_parameters": None, "layer_types": ["full_attention"] * LAYERS},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * LAYERS,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+    },
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "deepseek_v2": LATENT | {"topk_group": None, "n_group": None},
     "deepseek_v3": LATENT | GROUPS,
     "deepseek_v32": LATENT | GROUPS | SPARSE,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note": LATENT | SPARSE,
-    "dots3_note_text": LATENT | SPARSE,
+    "dots3_note": LATENT | SPARSE | INDEXED,
+    "dots3_note_text": LATENT | SPARSE | INDEXED,
     "falcon_h1": MAMBA | {"mamba_d_ssm": 64},
     "gemma3n": GEMMA | {"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]},
     "gemma3n_text": GEMMA | {"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0]},
-    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
-    "gemma4_unified_assistant": GEMMA,
+    "git": {"vision_config": VISION},
     "glm4_moe_lite": LATENT,
     "glm_moe_dsa": LATENT | SPARSE,
-    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "attention_layers": None},
+    "gpt_neo": {
+        "attention_types": [[["global", "local", "global"], 1]],
+        "attention_layers": ["global", "local", "global"],
+    },
     "granitemoehybrid": MAMBA | {"layer_types": HYBRID},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "kimi_linear": LATENT,
+    "kimi_linear": LATENT | GROUPS,
     "laguna": {"num_attention_heads_per_layer": [4, 2, 4]},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "longcat_flash": LATENT | {"qk_head_dim": 8},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "minicpm3": LATENT,
+    "phi4_multimodal": {
+        "vision_config": VISION,
+        "audio_config": {"hidden_size": 32, "num_blocks": 1, "num_attention_heads": 2}
+        | {"intermediate_size": 48, "ext_pw_out_channel": 32, "nemo_conv_channels": 8}
+        | {"depthwise_separable_out_channel": 32},
+    },
+    "qwen4_exp": INDEXER,
+    "qwen4_exp_text": INDEXER,
     "reformer": {"axial_pos_embds": False, "attention_head_size": 8},
     "roc_bert": {"pronunciation_vocab_size": 96, "shape_vocab_size": 96},
     "xlnet": {"d_head": 8},
     "xlstm": {"embedding_dim": 32, "num_blocks": LAYERS},
     "xmod": {"default_language": "en_XX"},
     "youtu": LATENT,
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"]},
+    "zamba": ZAMBA,
+    "zamba2": ZAMBA | {"mamba_headdim": 8, "hybrid_layer_ids": [0, 2]},
     "zaya": {"num_experts_per_tok": 1},
 }
 
 
+# Drafts of a larger model: every layer reads the keys and values of that one.
+DRAFTS = {
+    "gemma4_assistant": {
+        "backbone_hidden_size": 32,
+        "text_config": {name: SMALL[name] for name in ("vocab_size", "hidden_size", "head_dim")}
+        | {"num_hidden_layers": LAYERS, "num_kv_shared_layers": LAYERS, "intermediate_size": 48}
+        | {"num_attention_heads": 4, "num_key_value_heads": 2, "global_head_dim": 8}
+        | {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0},
+    }
+}
+DRAFTS["gemma4_unified_assistant"] = DRAFTS["gemma4_assistant"]
+
+
 def config(model_type: str) -> PreTrainedConfig:
     """A small configuration of a type, of its text decoder where it has more."""
+    if model_type in DRAFTS:
+        return CONFIG_MAPPING[model_type](**DRAFTS[model_type])
     default = CONFIG_MAPPING[model_type]()
     # Where there are several, the decoder is the one that generates.
     text = getattr(default, "decoder", None) or default.get_text_config()
@@ -101,6 +155,9 @@ def config(model_type: str) -> PreTrainedConfig:
         if kinds := list(dict.fromkeys(values.get(name) or ())):
             values[name] = (kinds * LAYERS)[:LAYERS]
     values |= EXCEPTIONS.get(model_type, {})
+    for alias, name in type(text).attribute_map.items():
+        if alias in values:
+            values[name] = values.pop(alias)
     for name in ("model_type", "transformers_version", "architectures"):
         values.pop(name, None)
     settable = {
@@ -114,8 +171,12 @@ def config(model_type: str) -> PreTrainedConfig:
 def build(model_type: str) -> PreTrainedModel:
     """A random model of a type, whose weights are large, so that every part has an effect."""
     torch.manual_seed(0)
-    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])
-    hf = model_class._from_config(config(model_type), attn_implementation="eager").eval()
+    small, eager = config(model_type), {"attn_implementation": "eager"}
+    if type(small) in AutoModelForCausalLM._model_mapping:
+        hf = AutoModelForCausalLM.from_config(small, **eager).eval()
+    else:  # the text decoder of a model that is more
+        name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+        hf = getattr(transformers, name)._from_config(small, **eager).eval()
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             if parameter.dim() > 1:

@@ -90,7 +90,7 @@ class Parts:
     head_dim: int = 0
     attention: nn.Module | None = None
     attention_output: nn.Module | None = None  # reads z
-    skips: bool = False  # the layer reads nothing of its attention but what it adds
+    skips: bool = False  # attention need not run where no head is left
     # How to keep some heads of the query, key and value projections; None: always all of them.
     inputs: "Inputs | None" = None
     ffn_output: nn.Module | None = None  # with its parameters zero the FFN adds nothing
@@ -114,6 +114,9 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
         raise ModelError(f"{name} has no single text decoder: {error}") from error
     if hf.config.is_encoder_decoder or config.is_encoder_decoder:
         raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
+    for size in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
+        if not isinstance(getattr(config, size, None), int):
+            raise ModelError(f"{name}: its configuration has no single {size}: not supported")
     if hf.get_output_embeddings() is None:
         raise ModelError(f"{name} has no unembedding (`get_output_embeddings()` is None)")
     lists = [
@@ -213,7 +216,7 @@ def _attention(
             "head_dim": head_dim,
             "attention": attention,
             "attention_output": projection,
-            "skips": _returns_output_alone(attention),
+            "skips": is_plain(projection) and _returns_output_alone(attention),
             "inputs": _narrow_inputs(attention, projection, sizes, config.model_type),
         }
     return {}

@@ -266,7 +266,7 @@ def _visiting(model: LanguageModel, visit: Callable[[int, Tensor, Tensor], None]
     def after(layer: int, _module: nn.Module, _inputs: tuple, output: tuple) -> tuple:
         place = _place_of_patterns(model, layer, output)
         visit(layer, output[place][0], waiting.pop(layer))
-        return (*output[:place], None, *output[place + 1 :])
+        return type(output)((*output[:place], None, *output[place + 1 :]))
 
     implementation = model.hf.config._attn_implementation
     model.hf.set_attn_implementation("eager")

@@ -19,15 +19,19 @@ from headcount.sweep.layers import Arguments, enter, leave, run
 from headcount.sweep.removal import Ablation, removed
 from headcount.sweep.states import State
 
-# Rotary tables that depend on the longest input of a batch.
 DYNAMIC = ("dynamic", "longrope")
 
 
 def depends_on_length(model: LanguageModel) -> bool:
-    """Whether the position embeddings of a prompt depend on what else is in its batch."""
+    """Whether rotary tables depend on the longest prompt of a batch."""
     rope = getattr(model.hf.config.get_text_config(), "rope_parameters", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     return any(kind.get("rope_type") in DYNAMIC for kind in kinds)
+
+
+def _chooses_keys(model: LanguageModel) -> bool:
+    """Whether attention goes to the best keys alone, where padding may decide between equals."""
+    return any("Indexer" in type(module).__name__ for module in model.layers.modules())
 
 
 @dataclass
@@ -41,7 +45,8 @@ class Own:
     @staticmethod
     def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool):
         """The prompts in blocks of at most `rows` tokens."""
-        return rows_of.blocks(prompts, rows, share, equal=depends_on_length(model))
+        equal = depends_on_length(model) or _chooses_keys(model)
+        return rows_of.blocks(prompts, rows, share, equal=equal)
 
     @staticmethod
     @contextmanager

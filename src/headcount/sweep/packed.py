@@ -79,7 +79,7 @@ class Packed:
         stand_in = ablation and ablation.at(layer, positions)
         with removed(model, layer, heads, ffn, stand_in, narrow=True) as call.kv_of_query:
             if is_last:
-                if heads.any():
+                if heads.any() or not model.parts[layer].skips:
                     call.known = self._keys_and_values(layer, state)
                 scored = self.block.scored.to(state.hidden.device)
                 state = State(state.hidden[:, scored], state.carried)  # [P, S, d]
