@@ -16,7 +16,8 @@ if not workflow.overwrite_configfiles:
 # The library is found without being installed, in this process and in the jobs.
 sys.path.insert(0, f"{workflow.basedir}/src")
 library = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
-os.environ.update(PYTHONPATH=library)
+# Jobs read and write UTF-8 whatever the locale, lm-eval's and datasets' own files included.
+os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
 
 
 include: "workflow/rules/common.smk"

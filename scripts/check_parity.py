@@ -10,7 +10,12 @@ parameters = snakemake.params
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = job.load_model(snakemake)
-reference = parity.recorder(facts["path"], parameters.computes["dtype"], str(model.device))
+reference = parity.recorder(
+    facts["path"],
+    parameters.computes["dtype"],
+    str(model.device),
+    facts["trust_remote_code"],
+)
 
 if "task" in dict(snakemake.wildcards.items()):
     shots = int(snakemake.wildcards.shots)

@@ -14,9 +14,11 @@ from headcount import artifacts
 def begin(snakemake) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
-    What the job prints and logs goes to its log file; an error is told on the terminal too.
+    What the job prints and logs goes to its log file; an error, and what the library warns of, is
+    told on the terminal too. The job reads nothing from the terminal.
     """
     preloaded.hand_over(snakemake)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
@@ -24,6 +26,9 @@ def begin(snakemake) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    warnings = logging.StreamHandler(terminal)
+    warnings.setLevel(logging.WARNING)
+    logging.getLogger("headcount").addHandler(warnings)
 
     def report(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
@@ -38,11 +43,22 @@ def model_facts(path: str) -> dict:
 
 
 def load_model(snakemake):
-    """The model that `resolve_model` found, as the job's parameters and resources say."""
+    """The model that `resolve_model` found, as the job's parameters and resources say.
+
+    Its prompts go through the layers the way that `verify_model` proved.
+    """
     from headcount import model
 
-    path = model_facts(snakemake.input.model)["path"]
-    return model.load(path, **snakemake.params.computes, memory=snakemake.resources.engine_mb)
+    facts = model_facts(snakemake.input.model)
+    loaded = model.load(
+        facts["path"],
+        **snakemake.params.computes,
+        memory=snakemake.resources.engine_mb,
+        trust_remote_code=facts["trust_remote_code"],
+    )
+    if verified := snakemake.input.get("verified"):
+        loaded.way = artifacts.provenance(verified)["way"]
+    return loaded
 
 
 def prompts_made_by(path: str) -> dict:

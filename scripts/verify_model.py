@@ -9,11 +9,10 @@ from headcount import artifacts, verify
 facts = job.model_facts(snakemake.input.model)
 model = job.load_model(snakemake)
 prompts = verify.study_prompts(model, snakemake.input.prompts)
-table = verify.verify(model, prompts, snakemake.params.seed)
-verify.require(table, model)
+table = verify.prove(model, prompts, snakemake.params.seed)
 artifacts.write(
     snakemake.output[0],
     table.to_arrow(),
     artifacts.SCHEMAS["verified"],
-    job.provenance(snakemake, model=facts),
+    job.provenance(snakemake, model=facts, way=model.way),
 )

@@ -31,6 +31,7 @@ def ranking(model: LanguageModel, component: str, seed: int = 0) -> pl.DataFrame
 def study(model: LanguageModel, directory):
     """Artifacts of a model called m: rankings of one task, and an aggregate at two shots."""
     facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
+    facts["trust_remote_code"] = False
     facts |= {"path": model.hf.name_or_path, "layers": model.num_layers}
     facts |= {"heads": model.heads, "ffns": model.ffns}
     (directory / "m").mkdir(parents=True)
@@ -60,7 +61,7 @@ def test_plain_transformers_gives_the_pruned_models_logits(model, tmp_path):
     masks = Masks.removing(model, [removed])
 
     def pruned(model):
-        with without(model, masks.heads[0], masks.ffns[0]):
+        with without(model, *masks.of(0)):
             return logits(model.hf)
 
     by_rounding = rounding.bound(model, pruned)

@@ -9,7 +9,6 @@ import pytest
 import rounding
 import torch
 from test_sweep import random_prompts, tolerance
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 from headcount import families, importance
@@ -83,7 +82,7 @@ def assert_removed(model, by_hand, heads, ffns):
         torch.testing.assert_close(logits(model.hf), expected, atol=by_rounding, rtol=0)
     assert torch.equal(logits(model.hf), whole)
     assert (whole - expected).abs().max() > 100 * by_rounding
-    removal = Masks(heads[None], ffns[None])
+    removal = Masks([of_layer[None] for of_layer in heads], ffns[None])
     prompts = random_prompts(3, seed=9)
     swept, _ = log_likelihoods(model, prompts, removal)
     naive = [log_likelihood(by_hand, prompt) for prompt in prompts]
@@ -112,7 +111,7 @@ def of_gates(model, prompt, component):
     """d loss / d gate of every head [L * H] or FFN [L], by autograd through the whole model."""
     gates, handles = [], []
     for part in model.parts:
-        gate = torch.ones(model.num_heads if component == "heads" else 1, 1, dtype=model.hf.dtype)
+        gate = torch.ones(part.heads if component == "heads" else 1, 1, dtype=model.hf.dtype)
         gates.append(gate.requires_grad_())
 
         def on_z(_module, inputs, gate=gate):
@@ -209,9 +208,3 @@ def test_head_weight_is_what_a_head_writes_with(model):
     size = torch.einsum("hd,hdo->o", z.abs(), weight.abs()) + (0 if bias is None else bias.abs())
     tolerance = 2 * rounding.gamma(z.numel() + 2) * size.max().item()  # + 2: the bias, and back
     torch.testing.assert_close(written, expected, atol=tolerance, rtol=0)
-
-
-def test_a_layout_names_modules_that_its_layers_have(model):
-    for layer, part in zip(model.layers, model.parts, strict=True):
-        assert all(module in set(layer.modules()) for module in (*part.ffn, part.attention))
-        assert isinstance(part.attention_output.weight, nn.Parameter)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from study import FIGURES
 
-from headcount import figures
+from headcount import figures, tables
 from headcount.importance import ESTIMATORS
 
 
@@ -73,6 +73,15 @@ def test_estimators_are_compared_for_every_task_shots_and_component(directory):
     for name in ("gradient (token)", "gradient (example)", "oracle (metric)", "oracle (loss)"):
         assert f">{name}<" in svg
     assert "gradient (token) - oracle (loss)" in svg
+
+
+def test_estimators_are_compared_in_a_study_of_one_task_and_one_number_of_shots(
+    directory, tmp_path
+):
+    file = directory / "estimators/tiny_a/0-shot/heads.parquet"
+    table = tables.estimator_agreement([str(file)], resamples=20, seed=0)
+    figures.estimator_agreement(table).save(tmp_path / "estimator_agreement.svg")
+    assert "oracle (metric)" in (tmp_path / "estimator_agreement.svg").read_text()
 
 
 def test_all_estimators_are_those_that_importance_can_be_computed_by(directory):

@@ -173,7 +173,7 @@ def check(found: pl.DataFrame, plain: Callable, model: LanguageModel) -> None:
     """`plain(model)` has the scores of each sequence, heads in the order (layer, head)."""
     expected = plain(model)
     by_rounding = rounding.bound(model, plain)
-    pairs = [(i, h) for i in range(model.num_layers) for h in range(model.num_heads)]
+    pairs = [(i, h) for i, H in enumerate(model.heads) for h in range(H)]
     assert found.select("layer", "head").rows() == pairs
     assert found["score"].to_list() == pytest.approx(np.mean(expected, 0), abs=by_rounding)
     error = np.std(expected, 0, ddof=1) / len(expected) ** 0.5  # moves by no more than the scores
@@ -193,7 +193,7 @@ def test_prefix_matching_is_a_plain_loop_over_attention(model):
                 [
                     np.mean([attention[h, q, following(tokens)[q]].sum().item() for q in queries])
                     for attention in patterns(model, tokens)
-                    for h in range(model.num_heads)
+                    for h in range(model.heads[0])
                 ]
             )
         return expected
@@ -215,12 +215,12 @@ def plain_copying_of_heads(model: LanguageModel, sequences: list[list[int]]) -> 
             projection.register_forward_pre_hook(
                 lambda _, args, z=z, i=i: z.update({i: args[0][0]})
             )
-            for i, projection in enumerate(outputs_of(model))
+            for i, projection in enumerate(part.attention_output for part in model.parts)
         ]
         attentions = patterns(model, tokens)
         for hook in hooks:
             hook.remove()
-        for i, projection in enumerate(outputs_of(model)):
+        for i, projection in enumerate(part.attention_output for part in model.parts):
             for h, output in enumerate(head_outputs(projection, z[i], model.heads[i])):
                 unembedding = model.hf.get_output_embeddings().weight  # without a bias, as of Phi
                 logits = model.final_norm(output) @ unembedding.T

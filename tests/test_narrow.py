@@ -61,7 +61,7 @@ def test_fewer_heads_in_every_layer(model, request, kept):
 def test_layers_that_add_nothing_are_left_out(model, gone):
     kept = {(layer, head) for layer, head in ALL if layer not in gone}
     zeroed, smaller, changed = narrowed(model, kept, gone)
-    if model.attention_outputs[0].bias is None:
+    if model.parts[0].attention_output.bias is None:
         left = max(1, 3 - len(gone))  # a configuration has a layer at least
         assert changed["num_hidden_layers"] == (3, left)
         assert smaller.num_parameters() < zeroed.hf.num_parameters()
@@ -72,7 +72,7 @@ def test_layers_that_add_nothing_are_left_out(model, gone):
 def test_nothing_is_smaller_where_a_layer_keeps_all_its_heads(model):
     kept = {(0, head) for head in range(4)}
     zeroed, smaller, changed = narrowed(model, kept, ffns=[2])
-    if model.attention_outputs[0].bias is None:  # layer 2 has neither heads nor FFN
+    if model.parts[0].attention_output.bias is None:  # layer 2 has neither heads nor FFN
         assert changed == {"num_hidden_layers": (3, 2)}
     else:
         assert smaller is zeroed.hf and changed == {}

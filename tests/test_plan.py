@@ -2,6 +2,7 @@
 
 import io
 
+import gguf
 import pytest
 import yaml
 from rich.console import Console
@@ -78,3 +79,22 @@ def test_the_plan_of_a_study_lists_every_stage(config, tmp_path):
     for words in ("tiny_a", "tiny_b", "importance of FFNs", "pruning of both", "GB from disk"):
         assert words in out.getvalue()
     assert out.getvalue().count("pruning of heads") == 4  # two tasks, two numbers of shots
+
+
+def test_a_gguf_model_is_planned_from_its_header(config, tmp_path, checkpoint):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(3)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_context_length(64)
+    writer.add_vocab_size(48)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tiny = config["models"]["tiny"] | {"source": str(tmp_path), "gguf_file": "m.gguf"}
+    out = io.StringIO()
+    plan.show(config | {"models": {"tiny": tiny}}, tmp_path, Console(file=out, width=200))
+    assert "tiny: 3 layers, 12 heads" in out.getvalue()

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from rich.console import Console
-from study import FIGURES, Study
+from study import FIGURES
 
 from headcount import artifacts, comparison, correlation, figures, summary, tables
 
@@ -160,21 +160,24 @@ def test_of_two_tasks_the_closest_is_drawn_and_not_again_as_the_farthest(finishe
     assert "the only other task" in (tmp_path / "transfer.svg").read_text()
 
 
-def test_a_study_of_one_task_one_shot_and_nothing_removed_runs_to_its_end(tmp_path):
-    study = Study.create(tmp_path / "study")
+def test_a_study_of_one_task_at_one_number_of_shots_runs_to_its_end(finished, tmp_path):
+    """Without a task held out, a random order, or a level at which anything is removed."""
+    study = finished.copy(tmp_path / "study")
     study.configure(
         tasks=["tiny_a"],
         heldout_tasks=[],
-        shots=[1],
+        shots=[0],
         levels={"heads": [0], "ffns": [0], "combined": {"heads": [0], "ffns": [0]}},
         random_rankings=0,
     )
-    assert "prune_transfer" not in study.stale()
-    result = study.run("all", "artifacts/tiny/figures/estimator_agreement.png")
+    jobs = study.stale()
+    assert jobs["prune"] == 3 and "prune_transfer" not in jobs
+    assert {f"draw_{name}" for name in FIGURES} <= set(jobs)
+    result = study.run()
     assert result.returncode == 0, result.stdout
-    made = {path.name for path in (study.directory / "artifacts/tiny/figures").iterdir()}
-    drawn = {*FIGURES, "estimator_agreement"}
-    assert made == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "html")}
-    assert study.stale() == {}
-    asked = study.run("artifacts/tiny/pruning/tiny_a/1-shot/heads/by-closest.parquet", "-n")
+    home = study.directory / "artifacts" / "tiny"
+    drawn = {name: (home / "figures" / f"{name}.svg").read_text() for name in FIGURES}
+    too_small = {name for name, svg in drawn.items() if ">needs " in svg}
+    assert too_small == VARIANTS["all of it"][1]
+    asked = study.run("artifacts/tiny/pruning/tiny_a/0-shot/heads/by-closest.parquet", "-n")
     assert "MissingRuleException" in asked.stdout

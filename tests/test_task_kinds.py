@@ -9,15 +9,15 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import datasets
 import invented
-import lm_eval
 import numpy as np
 import pyarrow as pa
 import pytest
 import tiny
-from lm_eval.tasks import TaskManager
+from harness import evaluate
 
 from headcount import artifacts, parity, task_kinds, tasks
 from headcount import model as models
@@ -34,7 +34,7 @@ output_type: multiple_choice
 training_split: train
 validation_split: validation
 doc_to_text: "Question: {{question}}\nAnswer:"
-doc_to_choice: "{{choices}}"
+doc_to_choice: choices
 doc_to_target: answer
 metric_list: [{metric: acc}]
 """
@@ -97,7 +97,7 @@ KINDS = {
     "choices are contexts, in a single split": Kind("xwinograd_en", "acc", 1 / 2),
     "several right answers": Kind("doc_to_target: answers", "acc", 1 / 2, shots=(0,)),
     "several right answers to a process_results": Kind(
-        "agieval_aqua_rat", "acc acc_norm", None, shots=(0, 2)
+        "agieval_aqua_rat", "acc acc_norm", None, shots=(0,)
     ),
     "the right answer as text": Kind('doc_to_target: "{{choices[answer]}}"'),
     # --- what is done to prompts and answers ---
@@ -107,10 +107,11 @@ KINDS = {
     "text before the answer": Kind('gen_prefix: "It is"'),
     "Chinese without spaces": Kind('doc_to_text: "问题{{question}}答案"; target_delimiter: ""'),
     # --- documents ---
-    "labels that name no choice": Kind("dataset_name: some", chance=(1 / 3) * 4 / 6),
+    "labels that name no choice": Kind("dataset_name: some", chance=4 / 6 / 3, shots=(0,)),
     "one split for everything": Kind("training_split: null; test_split: validation"),
     "the training split is evaluated": Kind("validation_split: train"),
-    "choices shuffled while loading": Kind("gpqa_main_n_shot", "acc acc_norm", 1 / 4, shots=(0, 2)),
+    "choices shuffled while loading": Kind("process_docs: !function functions.shuffled"),
+    "choices shuffled, no examples": Kind("gpqa_main_zeroshot", "acc acc_norm", 1 / 4, shots=(0,)),
     "made by a function": Kind("dataset_path: null; custom_dataset: !function functions.made"),
     "files inside of a dataset": Kind(
         """
@@ -144,7 +145,6 @@ REFUSED = {
     "the likelihood of a whole text": ("wikitext", 0, "loglikelihood_rolling"),
     "a Python class": ("squadv2", 0, "class"),
     "no examples, but shots": ("blimp_adjunct_island", 1, "num_fewshot: 0"),
-    "several right answers in the examples": ("webqs", 1, "several right answers"),
     "metrics that are better when lower": ("crows_pairs_english", 0, "likelihood_diff"),
     "no metric of a single document": ("cola", 0, "mcc"),
     "a filter that changes answers": (
@@ -158,11 +158,27 @@ REFUSED = {
         8,
         "8 shots need 9",
     ),
+    "as many shots as examples, of which a query is one": (
+        "test_split: validation; fewshot_config: {split: validation, sampler: first_n}",
+        8,
+        "8 shots need 9",
+    ),
+    "fewer listed examples than shots": (
+        "fewshot_config: {sampler: first_n, samples: [{question: one, choices: [a], answer: 0}]}",
+        2,
+        "2 shots need 2 examples, there are 1",
+    ),
     "labels are hidden": ("dataset_name: hidden", 0, "labels are hidden"),
     "a split that the mirror lacks": ("test_split: challenge", 0, r"challenge\.parquet"),
     "a dataset that the mirror lacks": ("dataset_path: not/there", 0, "not__there"),
 }
-# By the documents, or the model's tokens:
+# What lm-eval cannot make examples of: task, number of shots.
+NO_EXAMPLES = {
+    "several right answers by number": ("webqs", 1),
+    "several right answers in a template": ("agieval_aqua_rat", 1),
+    "examples whose label names no choice": ("dataset_name: some", 5),
+}
+# By the model's tokens:
 REFUSED_LATER = {
     "a choice that the context swallows": (
         "doc_to_text: in the lanter; doc_to_choice: [x, n, s]; target_delimiter: ''",
@@ -219,8 +235,8 @@ def yaml_of(tmp_path):
 
 
 @pytest.fixture
-def lm_eval_reads(mirror, monkeypatch):
-    """Datasets of the hub, as lm-eval loads them, are those of the mirror."""
+def lm_eval_reads(mirror):
+    """A context in which datasets of the hub, as lm-eval loads them, are those of the mirror."""
     load = datasets.load_dataset
 
     def from_mirror(path, name=None, data_files=None, **kwargs):
@@ -232,7 +248,7 @@ def lm_eval_reads(mirror, monkeypatch):
         files = {file.stem: str(file) for file in (home / (name or "default")).iterdir()}
         return load("parquet", data_files=files)
 
-    return lambda: monkeypatch.setattr(datasets, "load_dataset", from_mirror)
+    return lambda: patch("datasets.load_dataset", from_mirror)
 
 
 @pytest.fixture
@@ -243,6 +259,12 @@ def fresh_cache(tmp_path_factory, monkeypatch):
     )
 
 
+def forget_modules():
+    """lm-eval imports the modules of its tasks anew, as in a process that begins."""
+    for name in [name for name, module in sys.modules.items() if hasattr(module, "__mtime__")]:
+        del sys.modules[name]
+
+
 def prompts(yaml, shots, mirror, limits=FEW, calibrate=False):
     rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror, calibrate=calibrate)
     return pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
@@ -251,25 +273,16 @@ def prompts(yaml, shots, mirror, limits=FEW, calibrate=False):
 def by_lm_eval(recorder, yaml, shots):
     """Requests and answers as (context, continuation, log-likelihood, is greedy), and metrics."""
     recorder.answers = []
-    results = lm_eval.simple_evaluate(
-        recorder,
-        tasks=[str(tasks.installed(yaml))],
-        num_fewshot=shots,
-        limit=FEW.evaluation,
-        bootstrap_iters=0,
-        log_samples=False,
-        task_manager=TaskManager(include_defaults=False),
-    )["results"]
+    arguments = {"num_fewshot": shots, "limit": FEW.evaluation, "log_samples": False}
+    file = tasks.installed(yaml)
+    results = evaluate(recorder, [str(file)], file.parent, **arguments)["results"]
     [values] = results.values()
     names = [name for name in values if "," in name and "_stderr" not in name]
     return recorder.answers, {name.split(",")[0]: values[name] for name in names}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_task_of_this_kind_is_lm_evals(
-    kind, reader, mirror, yaml_of, lm_eval_reads, fresh_cache, monkeypatch
-):
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # takes a second
+def test_a_task_of_this_kind_is_lm_evals(kind, reader, mirror, yaml_of, lm_eval_reads, fresh_cache):
     model, recorder = reader
     row = KINDS[kind]
     yaml = yaml_of(row.task)
@@ -279,8 +292,8 @@ def test_a_task_of_this_kind_is_lm_evals(
         scores = evaluation.run(model, Masks.removing(model, [([], [])]))
         metrics = evaluation.metrics.aggregate(scores.results[0])
         fresh_cache()
-        with monkeypatch.context():
-            lm_eval_reads()
+        forget_modules()
+        with lm_eval_reads():
             answers, expected = by_lm_eval(recorder, yaml, shots)
 
         assert request_pairs(evaluation.requests) == [answer[:2] for answer in answers]
@@ -304,6 +317,13 @@ def test_a_task_of_this_kind_is_refused_by_its_files(kind, mirror, yaml_of):
         task_kinds.examine(yaml_of(task), wanted)
 
 
+@pytest.mark.parametrize("kind", NO_EXAMPLES)
+def test_examples_of_this_kind_are_refused(kind, mirror, yaml_of):
+    task, shots = NO_EXAMPLES[kind]
+    with pytest.raises(tasks.TaskError, match=f"{shots} shot"):
+        prompts(yaml_of(task), shots, mirror)
+
+
 @pytest.mark.parametrize("kind", REFUSED_LATER)
 def test_a_task_of_this_kind_is_refused_by_name(kind, reader, mirror, yaml_of, lm_eval_reads):
     model, recorder = reader
@@ -312,9 +332,31 @@ def test_a_task_of_this_kind_is_refused_by_name(kind, reader, mirror, yaml_of, l
     evaluation = Evaluation(prompts(yaml, 0, mirror), "evaluation", yaml)
     with pytest.raises(tasks.TaskError, match=f"kind, evaluation {message}"):
         evaluation.run(model, Masks.removing(model, [([], [])]))
-    lm_eval_reads()
-    with pytest.raises(tasks.TaskError, match=f"kind, evaluation {message}"):
+    with lm_eval_reads(), pytest.raises(tasks.TaskError, match=f"kind, evaluation {message}"):
         by_lm_eval(HeadcountLM(recorder.model, tokenizer=model.tokenizer), yaml, 0)
+
+
+SHUFFLING = ["gpqa_main_zeroshot", "gpqa_main_n_shot", "process_docs: !function functions.shuffled"]
+
+
+@pytest.mark.parametrize("task", SHUFFLING)
+def test_what_shuffles_is_lm_evals_in_every_fresh_cache(
+    task, reader, mirror, yaml_of, lm_eval_reads, fresh_cache
+):
+    """lm-eval judges gpqa_main_n_shot by an order that it did not show: its prompts are compared.
+
+    The generator in the module of that task goes on where it was each time lm-eval asks for the
+    documents.
+    """
+    yaml = yaml_of(task)
+    fresh_cache()
+    forget_modules()
+    with lm_eval_reads():
+        answers, _ = by_lm_eval(reader[1], yaml, 0)
+    for _ in range(2):
+        fresh_cache()
+        rows = prompts(yaml, 0, mirror).to_pylist()
+        assert request_pairs(rows) == [answer[:2] for answer in answers]
 
 
 # --- right answers ---
@@ -367,25 +409,33 @@ def test_calibration_and_evaluation_have_no_document_in_common(kind, mirror, yam
     assert not calibration.keys() & evaluation.keys()
     for row in calibration.values():
         assert row["context"].count(json.loads(row["doc"])["question"]) == 1
-    with pytest.raises(tasks.TaskError, match=r"kind.*limits"):
-        prompts(yaml, 2, mirror, Limits(4, None), calibrate=True)
 
 
+@pytest.mark.parametrize("kind", ["one split", "the training split is evaluated"])
+def test_no_document_is_left_for_calibration(kind, mirror, yaml_of):
+    wanted = Wanted([2], Limits(4, None), mirror)
+    with pytest.raises(tasks.TaskError, match=r"kind: .*limits: evaluation.*heldout_tasks"):
+        task_kinds.examine(yaml_of(OVERLAPPING[kind]), wanted)
+
+
+# Task -> whether lm-eval draws a query among its own examples.
 OWN_EXAMPLES = {
-    "examples from the evaluated split": True,
-    "the first examples of the evaluated split": True,
-    "one split for everything": True,
-    "the right answer as text": False,
+    KINDS["examples from the evaluated split"].task: True,
+    KINDS["the first examples of the evaluated split"].task: True,
+    KINDS["one split for everything"].task: True,
+    "training_split: null": False,
+    "training_split: null; test_split: validation; fewshot_split: validation": False,
+    "num_fewshot: 3": False,
 }
 
 
-@pytest.mark.parametrize("kind", OWN_EXAMPLES)
-def test_a_query_among_its_own_examples_is_told(kind, mirror, yaml_of):
-    yaml = yaml_of(KINDS[kind].task)
+@pytest.mark.parametrize("task", OWN_EXAMPLES)
+def test_a_query_among_its_own_examples_is_told(task, mirror, yaml_of):
+    yaml = yaml_of(task)
     rows = [row for row in prompts(yaml, 2, mirror).to_pylist() if row["doc"]]
     own = [row["context"].count(json.loads(row["doc"])["question"]) > 1 for row in rows]
     assert [row["query_in_examples"] for row in rows] == own
-    assert any(own) == OWN_EXAMPLES[kind]
+    assert any(own) == OWN_EXAMPLES[task]
     warnings = task_kinds.examine(yaml, Wanted([2], FEW, mirror, calibrate=False)).warnings
     assert any("examples are drawn from 'validation'" in said for said in warnings) == any(own)
 

@@ -1,5 +1,6 @@
 """The workflow on a tiny study: what is stale runs again and nothing else, bad input is named."""
 
+import json
 import re
 
 import polars as pl
@@ -83,6 +84,14 @@ def test_one_more_number_of_shots_runs_what_is_new(study):
     assert stale["prepare_task"] == 3
     assert stale["score_importance"] == 4
     assert stale["prune"] == 6
+
+
+def test_one_more_task_is_verified_and_leaves_the_others_alone(study):
+    study.configure(tasks=["tiny_a", "tiny_b", "tiny_c"], heldout_tasks=["tiny_d"])
+    tiny.save_tasks(study.directory / "lm_tasks", ("tiny_d",), root=study.directory)
+    stale = study.stale()
+    assert stale["verify_model"] == 1
+    assert stale["score_importance"] == 4  # those of tiny_c
 
 
 def test_the_bootstrap_touches_no_model(study):
@@ -177,9 +186,31 @@ def test_a_model_that_is_nowhere_is_told(study, monkeypatch):
     fails(study, "artifacts/tiny/model.json", "no/such-model")
 
 
+def test_code_that_a_model_brings_is_told_without_asking(study):
+    config = study.directory / "model" / "config.json"
+    own = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    config.write_text(json.dumps({"model_type": "mine", "auto_map": own}))
+    fails(study, "artifacts/tiny/model.json", "trust_remote_code: true")
+
+
 def test_scores_that_are_not_finite_are_told(study):
     model = study.directory / "model"
     tiny.save_model(model)
     tiny.spoil(model)
-    target = "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet"
-    fails(study, target, r"model .*layer \d, head \d+ is not finite")
+    fails(study, "artifacts/tiny/verified.parquet", r"its own log-likelihoods are not finite")
+
+
+DOUBLED = """
+_gradient = gradient
+
+
+def gradient(*arguments):
+    scores = _gradient(*arguments)
+    scores.contributions *= 2
+    return scores
+"""
+
+
+def test_an_engine_that_is_wrong_stops_the_study(study):
+    study.append("src/headcount/importance.py", DOUBLED)
+    fails(study, "artifacts/tiny/verified.parquet", r"opt.*(?s:.*)gradient scores of heads: off by")

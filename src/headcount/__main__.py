@@ -103,11 +103,12 @@ def _compare_paper(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from headcount import plan
+    from headcount.families import ModelError
     from headcount.tasks import TaskError
 
     try:
         plan.show(plan.read_config(arguments.configfile), arguments.artifacts)
-    except (OSError, TaskError) as error:
+    except (OSError, TaskError, ModelError) as error:
         sys.exit(f"headcount: {arguments.configfile}: {error}")
 
 
@@ -116,9 +117,11 @@ def _verify(arguments: argparse.Namespace) -> None:
     from headcount.model import ModelError
 
     try:
-        verify.show(arguments.source, arguments.dtype, arguments.device_map)
+        holds = verify.show(arguments.source, arguments.dtype, arguments.device_map)
     except (ModelError, verify.VerificationError) as error:
         sys.exit(f"headcount: {error}")
+    if not holds:
+        sys.exit("headcount: it does not compute what the model computes")
 
 
 def _named(component: str, ranking: str) -> tuple[str, str]:
@@ -173,6 +176,7 @@ def _lm_eval(arguments: argparse.Namespace) -> None:
     from lm_eval.__main__ import cli_evaluate
 
     import headcount.lm_eval_model  # noqa: F401, registers --model headcount
+    from headcount.families import ModelError
     from headcount.rankings import RankingError
     from headcount.tasks import supply_squad_metrics
 
@@ -180,7 +184,7 @@ def _lm_eval(arguments: argparse.Namespace) -> None:
     sys.argv = ["headcount lm-eval", *arguments.rest]
     try:
         cli_evaluate()
-    except RankingError as error:
+    except (RankingError, ModelError) as error:
         sys.exit(f"headcount: {error}")
 
 

@@ -19,6 +19,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headcount.hashes import file_hashes
+
+# Ends of names, in a checkpoint's directory, of what decides no number.
+NO_MODEL = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf")
+
 PACKAGES = ("torch", "transformers", "lm_eval", "numpy", "scipy", "pyarrow")
 
 _COMPONENT = [
@@ -247,26 +252,29 @@ def _headcount_imports(source: bytes, path: Path) -> set[Path]:
 
 
 def files_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 of the names and contents of `paths`, quick even for hundreds of gigabytes.
-
-    Of a file over 64 MB count its size and 64 blocks of 64 kB spread evenly, the first (where
-    safetensors have their header) and the last included.
-    """
+    """SHA-256 of the names and contents of `paths`, whatever directory they are in."""
+    paths = sorted(paths)
     digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= 64 * 2**20:
-                digest.update(file.read())
-                continue
-            for block in range(64):
-                file.seek(block * (size - 2**16) // 63)
-                digest.update(file.read(2**16))
+    for path, content in zip(paths, file_hashes(paths), strict=True):
+        digest.update(f"{path.name}\0{content}\0".encode())
     return digest.hexdigest()
 
 
-def checkpoint_hash(directory: str | Path) -> str:
-    """A fingerprint of the model in `directory`: its files, but for documentation."""
-    files = (path for path in Path(directory).iterdir() if path.is_file())
-    return files_hash(path for path in files if path.suffix not in (".md", ".py", ".png"))
+def checkpoint_hash(directory: str | Path, gguf_file: str | None = None) -> str:
+    """A fingerprint of the model in `directory`: weights, configuration, tokenizer and code.
+
+    With `gguf_file` of that file alone. Of an adapter whose base model lies in a directory, of
+    both. Documentation and pictures do not count.
+    """
+    directory = Path(directory)
+    if gguf_file:
+        return files_hash([directory / gguf_file])
+    files = [path for path in directory.iterdir() if path.is_file()]
+    files += directory.glob("*/**/*.py")  # code may be in folders
+    digest = files_hash(path for path in files if path.suffix.lower() not in NO_MODEL)
+    adapter = directory / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
+        if Path(base).is_dir():
+            digest = hashlib.sha256(f"{digest} {checkpoint_hash(base)}".encode()).hexdigest()
+    return digest

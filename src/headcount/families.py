@@ -57,6 +57,9 @@ POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm
 CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention")
 # `layer_types` of the configuration whose layers mix tokens without softmax attention.
 NO_ATTENTION = ("linear", "conv", "mamba", "recurrent")
+# Packages, and a part of transformers, whose modules compute with other weights than `weight`.
+WRAPPING = ("peft", "bitsandbytes", "gptqmodel", "auto_gptq", "awq", "hqq", "optimum", "torchao")
+OTHER_LINEARS = "transformers.integrations"
 
 
 class ModelError(ValueError):
@@ -296,6 +299,27 @@ def _takes_one_tensor(block: nn.Module) -> bool:
 def is_plain(projection: nn.Module) -> bool:
     """Whether a projection is `z @ weight + bias`, and nothing that replaces or wraps one."""
     return type(projection) in (nn.Linear, Conv1D) and not parametrize.is_parametrized(projection)
+
+
+def refuse_wrapped(layer: nn.Module) -> None:
+    """Raise `ModelError` when a module of `layer` does not compute with its `weight` as it is.
+
+    Quantised, adapted (LoRA) and parametrised modules, which the sweep would take for plain ones.
+    """
+    for name, module in layer.named_modules():
+        home = type(module).__module__
+        kind = f"{home}.{type(module).__qualname__}"
+        if parametrize.is_parametrized(module):
+            raise ModelError(f"{name} in a decoder layer is parametrised ({kind})")
+        if isinstance(module, nn.Linear | Conv1D) and not is_plain(module):
+            wrapped = not home.startswith(("transformers.models.", "transformers_modules."))
+        else:
+            wrapped = home.partition(".")[0] in WRAPPING or home.startswith(OTHER_LINEARS)
+        if wrapped:
+            raise ModelError(
+                f"{name} in a decoder layer is no plain projection but {kind}: give the model "
+                "without quantisation or adapters"
+            )
 
 
 def matrix(projection: nn.Module) -> Tensor:

@@ -218,6 +218,7 @@ def _copying_embedding(
 
 def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> None:
     """One forward pass without the unembedding; `itself_only` masks all other positions."""
+    model.refuse_unknown(tokens)
     inputs = {"input_ids": torch.tensor([tokens], device=model.device), "use_cache": False}
     if not model.hf._can_set_attn_implementation():  # else eager attention gives them anyway
         inputs["output_attentions"] = True

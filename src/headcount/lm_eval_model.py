@@ -18,8 +18,9 @@ import logging
 
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from transformers import AutoModelForCausalLM
 
-from headcount import rankings
+from headcount import checkpoints, rankings
 from headcount.model import LanguageModel, PromptError
 from headcount.pruning import removal
 from headcount.rankings import RankingError
@@ -30,9 +31,19 @@ from headcount.task_files import TaskError
 logger = logging.getLogger(__name__)
 
 
+class _Complete:
+    """Loads as `AutoModelForCausalLM` does, and refuses a checkpoint that is not whole."""
+
+    @staticmethod
+    def from_pretrained(path, **loading):
+        return checkpoints.complete(AutoModelForCausalLM, path, **loading)
+
+
 @register_model("headcount")
 class HeadcountLM(HFLM):
     """An lm-eval model that runs without the least important heads and FFNs."""
+
+    AUTO_MODEL_CLASS = _Complete
 
     def __init__(
         self,
@@ -48,7 +59,7 @@ class HeadcountLM(HFLM):
         `heads` and `ffns` are Parquet files of rankings; without one nothing of the kind is
         removed. All other arguments are HFLM's. Raises `RankingError` before the model is loaded
         when a file is no ranking or a level is missing or not a percentage, and after it when the
-        ranking is another model's.
+        ranking is another model's, and `ModelError` when the checkpoint lacks weights.
         """
         if hflm.get("mixed_precision_dtype") or hflm.get("softmax_dtype"):
             raise ValueError(

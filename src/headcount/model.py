@@ -17,6 +17,7 @@ Layers may differ in their number of heads H, which is 0 in a layer without atte
 size; `LanguageModel.parts` says both.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from pathlib import Path
 import torch
 from accelerate.utils import get_max_memory
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from headcount import families
+from headcount import checkpoints, conversion, families
 from headcount.artifacts import checkpoint_hash
 from headcount.families import Layout, ModelError, Parts
+
+logger = logging.getLogger(__name__)
 
 MEMORY = 1000  # MB
 PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # by what fits where
@@ -79,6 +82,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         path, self.parts = families.decoder(hf, layout)
         self.layers = hf.get_submodule(path)
+        for layer in self.layers:
+            families.refuse_wrapped(layer)
         self.num_layers = len(self.layers)
         self.heads = [part.heads for part in self.parts]
         self.ffns = [layer for layer, part in enumerate(self.parts) if part.ffn_output]
@@ -95,6 +100,11 @@ class LanguageModel:
         embedding = self.hf.get_input_embeddings()
         device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
         return embedding.weight.device if device is None else torch.device(device)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the embedding; the tokenizer may have fewer tokens, or more."""
+        return self.hf.get_input_embeddings().weight.shape[0]
 
     @cached_property
     def window(self) -> int:
@@ -149,8 +159,19 @@ class LanguageModel:
                 f"{self.window}: its log-likelihood is not defined"
             )
         whole = context + continuation
+        self.refuse_unknown(whole)
         tokens = whole[-(self.window + 1) :][:-1]
         return Prompt(tokens, continuation, len(whole) > self.window + 1)
+
+    def refuse_unknown(self, tokens: list[int]) -> None:
+        """Raise `ModelError` when a token has no embedding."""
+        if max(tokens, default=0) >= self.vocabulary_size:
+            token = self.tokenizer.convert_ids_to_tokens(max(tokens))
+            raise ModelError(
+                f"the token {token!r} ({max(tokens)}) is beyond the model's {self.vocabulary_size} "
+                "embeddings: it was added to the tokenizer alone. Resize the model's embeddings "
+                "(`resize_token_embeddings`) or give the tokenizer that it was trained with"
+            )
 
     @torch.no_grad()
     def head_weight(self, layer: int) -> Tensor:
@@ -221,30 +242,32 @@ def replaced(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
 
 
 def load(
-    path: str | Path, dtype: str = "float32", device_map: str = "cpu", memory: float = MEMORY
+    path: str | Path,
+    dtype: str = "float32",
+    device_map: str = "cpu",
+    memory: float = MEMORY,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
     """The model in the directory `path`, placed by accelerate (`device_map`: cpu, cuda, auto...).
 
     `dtype` is one of torch's, by name, or `auto`: the one that the weights are stored in. With the
     `device_map` `disk` the weights stay in their files, and each layer's are read in its turn.
     `memory`: see `LanguageModel`; a `device_map` such as `auto` leaves so much of each device free.
+    `trust_remote_code`: run the code that the checkpoint brings.
 
-    Raises `ModelError` when it does not load or its components are not found.
+    Raises `ModelError` when it does not load whole or its components are not found.
     """
     if not Path(path).is_dir():
         raise ModelError(
             f"the model in {path} is gone: delete the model.json that names it and run again"
         )
-    try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            device_map={"": "disk"} if device_map == "disk" else device_map,
-            max_memory=_room(memory) if device_map in PLACEMENTS else None,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"the model in {path} does not load: {error}") from error
+    hf, tokenizer = checkpoints.read(
+        path,
+        trust_remote_code,
+        dtype=dtype,
+        device_map={"": "disk"} if device_map == "disk" else device_map,
+        max_memory=_room(memory) if device_map in PLACEMENTS else None,
+    )
     return LanguageModel(hf, tokenizer, memory)
 
 
@@ -254,78 +277,43 @@ def _room(memory: float) -> dict[int | str, int]:
 
 
 def resolve(
-    source: str, revision: str | None, gguf_file: str | None, converted: str | Path
+    source: str,
+    revision: str | None,
+    gguf_file: str | None,
+    converted: str | Path,
+    trust_remote_code: bool = False,
 ) -> dict:
     """Turn a model's `source` into a directory that loads fast and offline, and describe it.
 
     A local directory is used where it lies; of a hub model the snapshot is downloaded and its
-    revision pinned; a GGUF checkpoint is converted once to safetensors in `converted`. The
-    components are looked for on torch's meta device, without reading a weight.
+    revision pinned; what has to be converted (`headcount.conversion`) is written to `converted`.
+    Names and shapes of all weights are compared, and components looked for, without reading one.
 
     Returns path, revision, fingerprint, architecture, layers, the number of heads of each layer and
-    the layers that have an FFN. Raises `ModelError` when the source cannot be had or its components are not found.
+    the layers that have an FFN; `converted` says from what, or is None. Raises `ModelError` when
+    the source cannot be had or is not complete, or its components are not found.
     """
-    if gguf_file:
-        path = _convert_gguf(source, revision, gguf_file, Path(converted))
-    elif Path(source).is_dir():
-        path = Path(source)
-    else:
-        path = _download(source, revision)
-        revision = path.name  # a snapshot's directory is named by its commit
-    try:
-        config = AutoConfig.from_pretrained(path)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
-        model = LanguageModel(skeleton, AutoTokenizer.from_pretrained(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"model {source}: {error}") from error
+    path, revision = checkpoints.fetch(source, revision, gguf_file)
+    path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)
+    hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
+    model = LanguageModel(hf, tokenizer)
+    if beyond := [t for t, i in tokenizer.get_vocab().items() if i >= model.vocabulary_size]:
+        logger.warning(
+            "%s: %d tokens are beyond the %d embeddings, %s; a prompt that has one will be refused",
+            source,
+            len(beyond),
+            model.vocabulary_size,
+            sorted(beyond)[:3],
+        )
     return {
         "source": source,
         "revision": revision,
         "path": str(path),
+        "converted": made,
+        "trust_remote_code": trust_remote_code,
         "fingerprint": checkpoint_hash(path),
-        "architecture": type(skeleton).__name__,
+        "architecture": type(hf).__name__,
         "layers": model.num_layers,
         "heads": model.heads,
         "ffns": model.ffns,
     }
-
-
-def _download(source: str, revision: str | None) -> Path:
-    """The hub's snapshot of `source`: weights as safetensors, or PyTorch's where there are none."""
-    from huggingface_hub import list_repo_files, snapshot_download
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    other = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "onnx/*", "original/*"]
-    try:
-        try:
-            files = list_repo_files(source, revision=revision)
-        except OfflineModeIsEnabled:
-            files = []  # the cache holds what an earlier download chose
-        if any(name.endswith(".safetensors") for name in files):
-            other.append("*.bin")
-        return Path(snapshot_download(source, revision=revision, ignore_patterns=other))
-    except Exception as error:  # of the hub, of the HTTP library, of the network
-        raise ModelError(
-            f"models: source: {source} is neither a local directory nor a model of the hub that "
-            f"can be reached (revision {revision or 'main'}): {error}"
-        ) from error
-
-
-def _convert_gguf(source: str, revision: str | None, gguf_file: str, target: Path) -> Path:
-    """Write the GGUF checkpoint as safetensors to `target`: loading one takes half a minute."""
-    try:
-        quantised = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, gguf_file=gguf_file, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, gguf_file=gguf_file)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"models: {source}/{gguf_file} does not load: {error}") from error
-    # transformers refuses to save a model that remembers its quantisation: build a plain one.
-    config = quantised.config.to_dict()
-    config.pop("quantization_config", None)
-    plain = AutoModelForCausalLM.from_config(type(quantised.config).from_dict(config))
-    plain.load_state_dict(quantised.state_dict())
-    plain.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    return target

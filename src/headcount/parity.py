@@ -125,7 +125,7 @@ def edge_cases(model: LanguageModel, reference, prompts: pa.Table) -> list[dict]
     return rows
 
 
-def recorder(path: str | Path, dtype: str, device: str):
+def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool = False):
     """lm-eval's HFLM for the checkpoint in `path`, which keeps its `answers` to requests.
 
     An answer is (context, continuation, log-likelihood in nats, is greedy).
@@ -138,7 +138,8 @@ def recorder(path: str | Path, dtype: str, device: str):
             self.answers += [(*r.args, *a) for r, a in zip(requests, answers, strict=True)]
             return answers
 
-    found = Recorder(str(path), dtype=dtype, device=device, batch_size=1)
+    loading = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    found = Recorder(str(path), **loading, batch_size=1)
     found.answers = []
     return found
 
@@ -152,7 +153,7 @@ def _choices(evaluation: Evaluation, scores: Scores) -> set[str]:
     measured = scores.log_likelihoods[0], scores.is_greedy[0], scores.results[0]
     for doc, sums, greedy, found in zip(evaluation.docs, *measured, strict=True):
         doubled = evaluation.metrics.of(doc, [2 * ll for ll in sums], greedy)
-        chosen -= {name for name in chosen if not _same_result(found[name], doubled[name])}
+        chosen -= {name for name in found if not _same_result(found[name], doubled[name])}
     return chosen
 
 

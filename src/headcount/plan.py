@@ -22,9 +22,9 @@ import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from headcount import artifacts, tasks
+from headcount import artifacts, conversion, tasks
 from headcount.evaluation import split_rows
 from headcount.rankings import count_removed
 
@@ -64,7 +64,7 @@ class Size:
     bytes_per_weight: int
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, dtype: str) -> "Size":
+    def of(cls, config: PreTrainedConfig, dtype: str, trust_remote_code: bool = False) -> "Size":
         """From transformers' configuration, by counting the weights of an empty model."""
         import torch
         from transformers import AutoModelForCausalLM
@@ -72,7 +72,8 @@ class Size:
         from headcount.model import LanguageModel
 
         with torch.device("meta"):
-            model = LanguageModel(AutoModelForCausalLM.from_config(config), None)
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = LanguageModel(empty, None)
         layers, attention = (
             sum(p.numel() for module in modules for p in module.parameters())
             for modules in (model.layers, [p.attention for p in model.parts if p.attention])
@@ -245,11 +246,16 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
     """Print the cost of the study in `config`, whose defaults are filled in.
 
     Prompts are read from the artifacts in `directory` where they are, else prepared. Raises
-    `tasks.TaskError` when a task cannot be prepared, `OSError` when a model has no configuration.
+    `tasks.TaskError` when a task cannot be prepared, `ModelError` when a model has no configuration
+    or its components are not found.
     """
     console = console or Console()
     for name, model in config["models"].items():
-        size = Size.of(AutoConfig.from_pretrained(model["source"]), model["dtype"])
+        trust = model["trust_remote_code"]
+        described = conversion.configuration(
+            model["source"], model["revision"], model["gguf_file"], trust
+        )
+        size = Size.of(described, model["dtype"], trust)
         console.print(
             f"[bold]{name}[/bold]: {size.layers} layers, {size.heads} heads, "
             f"{size.bytes / 1e9:.1f} GB of weights in {model['dtype']}; "

@@ -39,8 +39,8 @@ class Reference:
     def __init__(self, model: LanguageModel, copies: int, seed: int):
         self.model, self.hf = model, model.hf
         self.copies, self.seed = copies, seed
-        self.attentive = [i for i, part in enumerate(model.parts) if part.attention_output]
-        self.forward = [i for i, part in enumerate(model.parts) if part.ffn_output]
+        self.attentive = [layer for layer, heads in enumerate(model.heads) if heads]
+        self.forward = model.ffns
 
     @torch.no_grad()
     def logits(

@@ -171,7 +171,7 @@ def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
 
 def _components(model: dict) -> dict[str, int]:
     """How many heads and FFNs the model has."""
-    return {"heads": model["layers"] * model["heads"], "ffns": model["layers"]}
+    return {"heads": sum(model["heads"]), "ffns": len(model["ffns"])}
 
 
 def _share(level: float, components: int) -> float:

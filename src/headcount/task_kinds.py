@@ -76,7 +76,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
     counts = {} if config.get("process_docs") else _counts(rows)
     split, beyond, problem = _calibration(config, wanted, counts)
     problems += [problem] if problem else []
-    problems += _shots(config, wanted.shots, counts)
+    problems += _shots(config, wanted.shots, counts, split)
     problems += _fields(config, rows)
     if problems:
         raise TaskError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
@@ -207,16 +207,23 @@ def _counts(rows: dict[str, pl.LazyFrame | None]) -> dict[str, int]:
     }
 
 
-def _shots(config: dict, shots: Sequence[int], counts: dict[str, int]) -> list[str]:
+def _shots(
+    config: dict, shots: Sequence[int], counts: dict[str, int], calibration: str | None
+) -> list[str]:
     """What speaks against some numbers of shots."""
     most = max(shots)
     if most and config.get("num_fewshot") == 0:
         return ["gives no examples (num_fewshot: 0 in its YAML): leave it out, or use shots: [0]"]
     split = examples_split(config)
-    listed = (config.get("fewshot_config") or {}).get("samples")
+    fewshot = config.get("fewshot_config") or {}
+    listed = fewshot.get("samples")
     there = counts.get(split) if split else len(listed) if isinstance(listed, list) else None
-    # lm-eval draws one more where it leaves the query out of its own examples.
-    needed = most + (split is not None and split == config.get("test_split")) if most else 0
+    # lm-eval draws one more where it leaves the query out, unless it takes the first of others.
+    calibrates = split is not None and split == calibration
+    queries = calibrates or split == evaluated_split(config)
+    default = fewshot.get("sampler", "default") == "default"
+    one_more = (calibrates or _leaves_out(config)) and (queries or default)
+    needed = most + one_more if most else 0
     if there is not None and needed > there:
         where = f"in {split!r}" if split else "in its fewshot_config"
         return [f"{most} shots need {needed} examples, there are {there} {where}: use fewer shots"]
@@ -243,10 +250,12 @@ def _warnings(
 
 
 def _leaves_out(config: dict) -> bool:
-    """Whether lm-eval leaves a query out of its own examples: where it compares the two splits."""
+    """Whether lm-eval leaves a query out of its own examples.
+
+    It does where the split named for examples is the test split: also where there is neither.
+    """
     fewshot = config.get("fewshot_config") or {}
-    named = fewshot.get("split") or config.get("fewshot_split")
-    return named is not None and named == config.get("test_split")
+    return (fewshot.get("split") or config.get("fewshot_split")) == config.get("test_split")
 
 
 # --- the documents' fields ---

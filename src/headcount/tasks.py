@@ -133,7 +133,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
 
     `datasets` is a mirror of the hub's datasets, as `headcount.task_data` says. lm-eval's command
     line seeds before it loads a task, since some shuffle their documents or choices while loading;
-    so does this.
+    so does this, and imports the task's functions anew, whose modules may keep a random generator.
 
     Raises `TaskError` when the task does not load or a file is missing.
     """
@@ -142,6 +142,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
     from lm_eval.tasks._yaml_loader import load_yaml
 
     supply_squad_metrics()
+    _forget_task_modules()
     random.seed(RANDOM_SEED)
     np.random.seed(FEWSHOT_SEED)
     torch.manual_seed(FEWSHOT_SEED)
@@ -156,6 +157,12 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
         raise TaskError(
             f"{yaml}: the task does not load: {type(error).__name__}: {error}"
         ) from error
+
+
+def _forget_task_modules() -> None:
+    """Have lm-eval import modules of tasks again; it marks those that it imported."""
+    for name in [name for name, module in sys.modules.items() if hasattr(module, "__mtime__")]:
+        del sys.modules[name]
 
 
 def supply_squad_metrics() -> None:
@@ -255,7 +262,9 @@ def as_json(doc: dict) -> str:
 def _requests(task, kind: Kind, shots: int, split: str, **which) -> list[dict]:
     """Rows for the requests of `task`'s evaluated documents, as `lm_eval` would render them."""
     pool = len(task.sampler.df) if hasattr(task, "sampler") else 0
-    needed = shots + (task.fewshot_cfg.split == task.config.test_split) if shots else 0
+    # lm-eval draws one more where it leaves the query out, by the names of the splits (None too).
+    leaves_out = task.fewshot_cfg.split == task.config.test_split
+    needed = shots + (leaves_out and task.fewshot_cfg.sampler == "default") if shots else 0
     if needed > pool:
         raise TaskError(
             f"{kind.task}: {shots} shots need {needed} examples, there are {pool}: use fewer shots"

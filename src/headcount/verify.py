@@ -17,9 +17,9 @@ deviation sqrt(2) s. So `FACTOR` = 8 times the largest deviation is 11 of these,
 margin, the logit of the target less the best other one, is within the bound of that margin.
 """
 
+import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ from headcount.model import LanguageModel, Prompt
 from headcount.reference import Reference, Removal
 from headcount.sweep import Masks, log_likelihoods
 
+logger = logging.getLogger(__name__)
+
 COPIES = 3  # of the reference, with other rounding errors
 FACTOR = 8  # times the largest deviation of the copies
 SHORT, SOME = 3, 24  # tokens of inputs
@@ -53,6 +55,8 @@ GREEDY = "greedy flags"
 GRADIENTS = {"heads": "gradient scores of heads", "ffns": "gradient scores of FFNs"}
 PATTERNS = "attention patterns"
 AFTERWARDS = "the model itself, afterwards"
+
+WAYS = {"packed": "packed", "own": "by the model's own attention"}
 
 Group = tuple[str, str]  # a property, and the inputs, mask or layer that the results are of
 Results = dict[Group, Tensor]  # of the engine [...], of the reference [1 + C, ...]
@@ -81,6 +85,31 @@ def verify(model: LanguageModel, study: Sequence[Prompt] = (), seed: int = 0) ->
     return pl.DataFrame(rows, schema=pl.Schema(SCHEMAS["verified"]), orient="row")
 
 
+def prove(model: LanguageModel, study: Sequence[Prompt] = (), seed: int = 0) -> pl.DataFrame:
+    """The same rows, all of whose properties hold, on the way through the layers `model.way`.
+
+    Raises `VerificationError`, which says what to do, when a property does not hold.
+    """
+    table = examine(model, study, seed)
+    if not table["passed"].all():
+        raise VerificationError(_block(table, model))
+    return table
+
+
+def examine(model: LanguageModel, study: Sequence[Prompt] = (), seed: int = 0) -> pl.DataFrame:
+    """The rows of `verify` on the first way on which they hold: right before fast.
+
+    Where packed prompts fail, `model.way` becomes the model's own attention.
+    """
+    table = verify(model, study, seed)
+    holds = dict(table.select("property", "passed").iter_rows())
+    if model.way == "packed" and holds[AFTERWARDS] and not all(holds.values()):
+        logger.warning("%s\nIts own attention is tried instead.", _block(table, model))
+        model.way = "own"
+        table = verify(model, study, seed)
+    return table
+
+
 def study_prompts(model: LanguageModel, paths: Sequence[Path]) -> list[Prompt]:
     """The longest prompt of each artifact `tasks`, by its characters."""
     pairs = []
@@ -91,19 +120,18 @@ def study_prompts(model: LanguageModel, paths: Sequence[Path]) -> list[Prompt]:
     return model.encode(pairs)
 
 
-def require(table: pl.DataFrame, model: LanguageModel) -> None:
-    """Raises `VerificationError`, which says what to do, unless every property holds."""
-    failed = table.filter(~pl.col("passed"))
-    if failed.is_empty():
-        return
+def _block(table: pl.DataFrame, model: LanguageModel) -> str:
+    """What does not hold, and what to do."""
+    failed = table.filter(~pl.col("passed")).iter_rows(named=True)
     lines = [
         f"model {model.hf.name_or_path}, {_family(model)}, {model.hf.dtype}: headcount does not "
         "compute what the model computes, so that no number of a study would mean anything",
-        *(f"  {line}" for line in map(_told, failed.iter_rows(named=True))),
-        "What to do: dtype: float32 if it is another; device_map: cpu, to see whether the device "
-        "decides; then report the family and these lines.",
+        *(f"  {line}" for line in map(_told, failed)),
+        "What to do: `dtype: float32` if it is another; `device_map: cpu`, to see whether the "
+        "device decides; `layout`, if the wrong modules were taken for heads and FFNs; then report "
+        "the family and these lines.",
     ]
-    raise VerificationError("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _told(row: dict) -> str:
@@ -115,24 +143,25 @@ def _told(row: dict) -> str:
 
 def show(
     source: str, dtype: str = "float32", device_map: str = "cpu", console: Console | None = None
-) -> None:
-    """Print the table of a model of the hub or in a directory, of random prompts alone.
+) -> bool:
+    """Print the table of a model of the hub or in a directory, by random prompts alone.
 
-    Raises `ModelError` when it does not load, and `VerificationError` unless every property holds.
+    Returns whether every property holds. Raises `ModelError` when the model does not load.
     """
     with TemporaryDirectory() as directory:
         facts = models.resolve(source, revision=None, gguf_file=None, converted=directory)
     model = models.load(facts["path"], dtype=dtype, device_map=device_map)
     started = time.perf_counter()
-    table = verify(model)
+    table = examine(model)
     (console or Console()).print(_printed(table, model, time.perf_counter() - started))
-    require(table, model)
+    return table["passed"].all()
 
 
 def _printed(table: pl.DataFrame, model: LanguageModel, seconds: float) -> Table:
     printed = Table(
         title=f"{_family(model)}, {model.hf.dtype}: headcount beside the unmodified model",
-        caption=f"difference: the largest; bound: what rounding explains; {seconds:.1f} s",
+        caption=f"difference: the largest; bound: what rounding explains; prompts went through the "
+        f"layers {WAYS[model.way]}; {seconds:.1f} s",
         box=box.SIMPLE_HEAD,
     )
     for column in ("property", "difference", "bound", "", "where"):
@@ -202,9 +231,9 @@ class Examination:
         self.shorter = self.batches[:-1]
         self.patterns = self.reference.attentions(self.shorter[-1].tokens[0])
         # The model itself says how many heads a layer has, if it returns their patterns.
-        heads = Counter(layer for layer, _ in importance.components(model, "heads"))
-        heads |= {layer: pattern.shape[1] for layer, pattern in self.patterns.items()}
-        self.heads = [heads[layer] for layer in range(model.num_layers)]
+        self.heads = list(model.heads)
+        for layer, pattern in self.patterns.items():
+            self.heads[layer] = pattern.shape[1]
         self.masks = _masks(self.heads, self.reference.forward)
 
     def expected(self) -> Results:

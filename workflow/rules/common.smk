@@ -58,7 +58,9 @@ def check_tasks():
             f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
         )
     if others := sorted({*config["metrics"]} - {*studied, *heldout}):
-        raise WorkflowError(f"metrics: {', '.join(others)} not among tasks, heldout_tasks")
+        raise WorkflowError(
+            f"metrics: {', '.join(others)} not among tasks, heldout_tasks"
+        )
     for key, known in (("tasks", studied), ("shots", config["shots"])):
         chosen = config["estimator_agreement"][key] or []
         if others := [name for name in chosen if name not in known]:
@@ -129,7 +131,9 @@ def code(script):
 def model_source(model):
     """Content hash of a local checkpoint; a hub model is known by its name and revision."""
     source = config["models"][model]["source"]
-    return artifacts.checkpoint_hash(source) if Path(source).is_dir() else source
+    if not Path(source).is_dir():
+        return source
+    return artifacts.checkpoint_hash(source, config["models"][model]["gguf_file"])
 
 
 def oracle_ablation(component):

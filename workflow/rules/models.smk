@@ -15,6 +15,7 @@ rule resolve_model:
         source=of_model("source"),
         revision=of_model("revision"),
         gguf_file=of_model("gguf_file"),
+        trust_remote_code=of_model("trust_remote_code"),
         content=lambda wildcards: model_source(wildcards.model),
         code=code("resolve_model.py"),
     message:

@@ -1,0 +1,463 @@
+"""Checkpoints as people have them load right, or are refused by name."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrizations
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from headcount import artifacts, conversion, hashes
+from headcount.families import ModelError
+from headcount.model import LanguageModel, load, resolve
+
+TOKENS = torch.tensor([[2, 9, 10, 11, 12]])
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A tiny Llama that a test may spoil: weights not tied."""
+    return tiny.save_model(tmp_path / "model", "llama")
+
+
+@pytest.fixture
+def logits(path):
+    """Those of the model as it was saved."""
+    return AutoModelForCausalLM.from_pretrained(path)(TOKENS).logits
+
+
+def resolved(path, trust_remote_code=False):
+    converted = Path(path).parent / "converted"
+    return resolve(str(path), None, None, converted, trust_remote_code)
+
+
+def loaded_logits(path, **loading):
+    return load(path, **loading).hf(TOKENS).logits
+
+
+def edit_config(path, **keys):
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+# --- every weight comes from the checkpoint ---
+
+
+def prefixed(weights):
+    return {f"_orig_mod.{name}": weight for name, weight in weights.items()}
+
+
+def headless(weights):
+    return {name: weight for name, weight in weights.items() if name != "lm_head.weight"}
+
+
+def layerless(weights):
+    return {name: weight for name, weight in weights.items() if "layers.1.mlp" not in name}
+
+
+def superfluous(weights):
+    return weights | {"model.layers.7.mlp.up_proj.weight": torch.ones(2)}
+
+
+def narrowed(weights):
+    name = "model.layers.1.mlp.down_proj.weight"
+    return weights | {name: weights[name][:, :40].contiguous()}
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (prefixed, r"30 missing: lm_head.weight, .*'_orig_mod\.'.*compiled"),
+        (headless, r"1 missing: lm_head.weight\. .*unembedding"),
+        (layerless, r"3 missing: model\.layers\.1\.mlp"),
+        (superfluous, r"1 superfluous: model\.layers\.7"),
+        (narrowed, r"1 of another shape: .*1\.mlp\.down_proj.* \[32, 40\] instead of \[32, 48\]"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_named(path, change, told):
+    file = path / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=told):
+        resolved(path)
+    for device_map in ("cpu", "disk", "auto"):
+        with pytest.raises(ModelError, match=told):
+            load(path, device_map=device_map)
+
+
+def test_weights_that_transformers_knows_to_be_superfluous_are_no_error(path, logits):
+    file = path / "model.safetensors"
+    old = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
+    old |= {"model.visual.blocks.0.mlp.weight": torch.ones(4)}  # beside a text decoder
+    save_file(load_file(file) | old, file, metadata={"format": "pt"})
+    assert resolved(path)["converted"] is None
+    assert torch.equal(loaded_logits(path), logits)
+
+
+def test_tied_weights_are_stored_once(tmp_path):
+    path = tiny.save_model(tmp_path / "model", "gpt2")
+    assert "lm_head.weight" not in load_file(path / "model.safetensors")
+    resolved(path)
+    model = load(path)
+    assert model.hf.lm_head.weight is model.hf.transformer.wte.weight
+
+
+# --- files ---
+
+
+def test_shards(path, logits):
+    whole = AutoModelForCausalLM.from_pretrained(path)
+    (path / "model.safetensors").unlink()
+    whole.save_pretrained(path, max_shard_size="20KB")
+    shards = sorted(path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    resolved(path)
+    assert torch.equal(loaded_logits(path), logits)
+    shards[1].unlink()
+    with pytest.raises(ModelError, match=shards[1].name):
+        resolved(path)
+
+
+def test_pytorch_files(path, logits):
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    torch.save(weights, path / "pytorch_model.bin")
+    resolved(path)
+    assert torch.equal(loaded_logits(path), logits)
+    torch.save(headless(weights), path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"1 missing: lm_head\.weight"):
+        resolved(path)
+
+
+def test_bfloat16_on_disk_is_computed_in_the_studys_dtype(path):
+    half = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    half.save_pretrained(path)
+    resolved(path)
+    assert torch.equal(loaded_logits(path, dtype="float32"), half.float()(TOKENS).logits)
+
+
+# --- vocabulary ---
+
+
+def test_a_vocabulary_padded_beyond_the_tokenizer(path):
+    hf = AutoModelForCausalLM.from_pretrained(path)
+    hf.resize_token_embeddings(64, mean_resizing=False)
+    hf.save_pretrained(path)
+    resolved(path)
+    assert load(path).encode([("w1 w2", " w3")])[0].targets == [tiny.VOCABULARY.index("w3")]
+
+
+def test_a_token_beyond_the_embeddings_is_named(path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["added"])
+    tokenizer.save_pretrained(path)
+    resolved(path)
+    model = load(path)
+    assert model.encode([("w1", " w2")])
+    for pair in (("w1 added", " w2"), ("w1", " added")):
+        with pytest.raises(ModelError, match=r"'added' \(48\) is beyond the model's 48 embeddings"):
+            model.encode([pair])
+
+
+def test_a_tokenizer_without_bos_and_padding(path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.bos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(path)
+    resolved(path)
+    w3 = tiny.VOCABULARY.index("w3")
+    prompts = load(path).encode([("w1 w2", " w3"), ("", "w3")])
+    assert [prompt.targets[-1:] for prompt in prompts] == [[w3], [w3]]
+    assert prompts[1].tokens[0] == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_without_bos_and_eos_is_refused(path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.bos_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(path)
+    with pytest.raises(ModelError, match="neither a BOS nor an EOS token"):
+        resolved(path)
+
+
+# --- what is converted ---
+
+
+def test_an_adapter_is_merged(path):
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(path), lora)
+    adapted.save_pretrained(path.parent / "adapter")
+    expected = adapted(TOKENS).logits
+    facts = resolved(path.parent / "adapter")
+    assert facts["converted"] == f"an adapter merged into {path}"
+    torch.testing.assert_close(loaded_logits(facts["path"]), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_an_adapter_without_peft_is_refused(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for directory in (path, path.parent / "adapter"):  # beside a whole model, and alone
+        directory.mkdir(exist_ok=True)
+        (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "who/base"}')
+        with pytest.raises(ModelError, match=r"is an adapter of who/base: install peft"):
+            resolved(directory)
+        with pytest.raises(ModelError, match="is an adapter"):
+            load(directory)
+
+
+def test_fp8_weights_are_dequantised(path):
+    """Blocks of 16 x 16 share a scale; expected are the weights multiplied out by hand."""
+    file = path / "model.safetensors"
+    weights, plain = load_file(file), load_file(file)
+    for name in [name for name in weights if "proj.weight" in name]:
+        weights[name] = weights[name].to(torch.float8_e4m3fn)
+        rows, columns = weights[name].shape
+        scale = torch.rand(rows // 16, columns // 16) + 0.5
+        weights[name.replace("weight", "weight_scale_inv")] = scale
+        blocks = scale.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        plain[name] = weights[name].float() * blocks
+    save_file(weights, file, metadata={"format": "pt"})
+    edit_config(path, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]})
+    with pytest.raises(ModelError, match=r"is quantised \(fp8\)"):
+        load(path)
+    facts = resolved(path)
+    assert facts["converted"] == "dequantised (fp8)"
+    stored = load_file(Path(facts["path"]) / "model.safetensors")
+    assert stored.keys() == plain.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(stored[name], weight, atol=0, rtol=1e-6)
+
+
+def test_a_quantisation_that_cannot_be_undone_is_refused(path):
+    edit_config(path, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 8})
+    with pytest.raises(ModelError, match=r"is quantised \(gptq\), and transformers cannot undo"):
+        resolved(path)
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
+def test_bitsandbytes_is_dequantised(path, bits):
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    quantised = AutoModelForCausalLM.from_pretrained(
+        path, quantization_config=BitsAndBytesConfig(**bits), device_map="cpu", dtype=torch.float32
+    )
+    quantised.save_pretrained(path)
+    facts = resolved(path)
+    assert facts["converted"] == "dequantised (bitsandbytes)"
+    expected = copy.deepcopy(quantised).dequantize(torch.float32)(TOKENS).logits
+    torch.testing.assert_close(loaded_logits(facts["path"]), expected)
+
+
+def test_of_a_vision_language_model_the_text_decoder_is_studied(tmp_path):
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
+    torch.manual_seed(0)
+    text = LlamaConfig(**tiny.GROUPED)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=47)
+    whole = LlavaForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    facts = resolved(tmp_path / "model")
+    assert facts["architecture"] == "LlamaForCausalLM"
+    assert facts["converted"] == "the text decoder of LlavaForConditionalGeneration"
+    assert torch.equal(loaded_logits(facts["path"]), whole(TOKENS).logits)
+    described = conversion.configuration(str(tmp_path / "model"), None, None)
+    assert isinstance(described, LlamaConfig)
+
+
+def test_a_source_is_never_converted_onto_itself(path):
+    edit_config(path, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]})
+    before = artifacts.checkpoint_hash(path)
+    with pytest.raises(ModelError):
+        resolve(str(path), None, None, path)
+    assert artifacts.checkpoint_hash(path) == before
+
+
+# --- modules that are not what they seem ---
+
+
+class Scaled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("projection", ["q_proj", "o_proj"])
+def test_a_projection_that_is_wrapped_is_refused(path, projection):
+    hf = AutoModelForCausalLM.from_pretrained(path)
+    attention = hf.model.layers[1].self_attn
+    original = getattr(attention, projection)
+    wrapped = Scaled(original.in_features, original.out_features, bias=False)
+    setattr(attention, projection, wrapped)
+    with pytest.raises(ModelError, match=rf"self_attn\.{projection} .* is no plain .*Scaled"):
+        LanguageModel(hf, tiny.tokenizer())
+    setattr(attention, projection, parametrizations.weight_norm(original))
+    with pytest.raises(ModelError, match=rf"self_attn\.{projection} .*parametrised"):
+        LanguageModel(hf, tiny.tokenizer())
+
+
+# --- code of the checkpoint's own ---
+
+
+@pytest.fixture
+def with_code(path, monkeypatch, tmp_path):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    names = {"AutoConfig": "configuration_my.Mine", "AutoModelForCausalLM": "modeling_my.My"}
+    edit_config(path, model_type="mymodel", auto_map=names)
+    (path / "configuration_my.py").write_text(
+        "from transformers import LlamaConfig\n"
+        "class Mine(LlamaConfig):\n    model_type = 'mymodel'\n"
+    )
+    (path / "modeling_my.py").write_text(
+        "from transformers import LlamaForCausalLM\n"
+        "from .configuration_my import Mine\n"
+        "class My(LlamaForCausalLM):\n    config_class = Mine\n"
+    )
+    return path
+
+
+def test_code_runs_when_the_configuration_says_so(logits, with_code):
+    told = "trust_remote_code: true of the model"
+    with pytest.raises(ModelError, match=told):
+        resolved(with_code)
+    with pytest.raises(ModelError, match=told):
+        load(with_code)
+    with pytest.raises(ModelError, match=told):
+        conversion.configuration(str(with_code), None, None)
+    facts = resolved(with_code, trust_remote_code=True)
+    assert facts["architecture"] == "My" and facts["trust_remote_code"]
+    assert torch.equal(loaded_logits(facts["path"], trust_remote_code=True), logits)
+
+
+def test_code_of_another_repository_is_refused(with_code):
+    edit_config(with_code, auto_map={"AutoConfig": "who/other--configuration_my.Mine"})
+    with pytest.raises(ModelError, match="who/other--configuration_my"):
+        resolved(with_code, trust_remote_code=True)
+
+
+# --- where a source is ---
+
+
+@pytest.mark.parametrize("gguf_file", [None, "model.gguf"])
+def test_a_directory_that_does_not_exist_is_told_as_such(tmp_path, gguf_file):
+    with pytest.raises(ModelError, match=r"directory .*/nowhere/here does not exist"):
+        resolve(str(tmp_path / "nowhere" / "here"), None, gguf_file, tmp_path)
+
+
+def test_a_gguf_file_that_is_not_there_is_told_with_what_is(tmp_path):
+    (tmp_path / "model-q8.gguf").touch()
+    with pytest.raises(ModelError, match=r"model-q4\.gguf is not in .*there: model-q8\.gguf"):
+        resolve(str(tmp_path), None, "model-q4.gguf", tmp_path)
+    with pytest.raises(ModelError, match=r"is a file: .* gguf_file"):
+        resolve(str(tmp_path / "model-q8.gguf"), None, None, tmp_path)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(path, tmp_path, monkeypatch):
+    """A cache of the hub, without the hub: the model who/llama, whose branch main is COMMIT."""
+    home = tmp_path / "hub" / "models--who--llama"
+    for directory in ("refs", "blobs", f"snapshots/{COMMIT}"):
+        (home / directory).mkdir(parents=True)
+    (home / "refs" / "main").write_text(COMMIT)
+    for file in path.iterdir():
+        large = file.suffix == ".safetensors"
+        blob = home / "blobs" / (hashes.file_hashes([file])[0] if large else file.name)
+        blob.write_bytes(file.read_bytes())
+        (home / "snapshots" / COMMIT / file.name).symlink_to(blob)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return home
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_branch_is_pinned_to_its_commit(hub, path, revision, tmp_path):
+    facts = resolve("who/llama", revision, None, tmp_path / "converted")
+    assert facts["revision"] == COMMIT
+    assert facts["fingerprint"] == artifacts.checkpoint_hash(path)  # the same files elsewhere
+
+
+# --- the fingerprint ---
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_every_byte_of_a_large_file_counts(tmp_path):
+    file = tmp_path / "model" / "model.safetensors"
+    file.parent.mkdir()
+    with file.open("wb") as sparse:
+        sparse.truncate(hashes.LARGE + 10)
+    found = {artifacts.checkpoint_hash(file.parent)}
+    for offset in (0, hashes.LARGE // 3, hashes.LARGE + 9):
+        with file.open("r+b") as changed:
+            changed.seek(offset)
+            changed.write(b"x")
+        found.add(artifacts.checkpoint_hash(file.parent))
+    assert len(found) == 4
+
+
+def test_a_large_file_is_read_once(tmp_path, monkeypatch):
+    file = tmp_path / "model" / "model.safetensors"
+    file.parent.mkdir()
+    with file.open("wb") as sparse:
+        sparse.truncate(hashes.LARGE + 1)
+    first = artifacts.checkpoint_hash(file.parent)
+    monkeypatch.setattr(hashes, "_read", lambda path: pytest.fail(f"{path} is read again"))
+    assert artifacts.checkpoint_hash(file.parent) == first
+
+
+def test_what_the_hub_stores_by_its_hash_is_not_read(hub, path, monkeypatch):
+    weights = hub / "snapshots" / COMMIT / "model.safetensors"
+    expected = hashes.file_hashes([path / "model.safetensors"])
+    monkeypatch.setattr(hashes, "_read", lambda path: pytest.fail(f"{path} is read"))
+    assert hashes.file_hashes([weights]) == expected
+
+
+@pytest.mark.parametrize(
+    "file, counts",
+    [
+        ("model.safetensors", True),
+        ("tokenizer.json", True),
+        ("config.json", True),
+        ("modeling_my.py", True),
+        ("layers/attention.py", True),
+        ("README.md", False),
+        ("loss.png", False),
+    ],
+)
+def test_what_decides_a_number_counts(path, file, counts):
+    (path / "layers").mkdir()
+    (path / file).touch()
+    before = artifacts.checkpoint_hash(path)
+    with (path / file).open("ab") as changed:
+        changed.write(b" ")
+    assert (artifacts.checkpoint_hash(path) != before) == counts
+
+
+def test_an_adapters_base_counts(path):
+    adapter = path.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(path)}))
+    before = artifacts.checkpoint_hash(adapter)
+    edit_config(path, rope_theta=5.0)
+    assert artifacts.checkpoint_hash(adapter) != before
