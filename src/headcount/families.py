@@ -135,7 +135,7 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
             "`models.NAME.layout` names others; models without attention are not supported)"
         )
     path, parts = next(iter(found.items()))
-    _check(name, path, parts)
+    _check(name, path, parts, layout)
     return path, parts
 
 
@@ -151,7 +151,7 @@ def _of_layers(
     return parts if any(part.heads for part in parts) else []
 
 
-def _check(name: str, path: str, parts: list[Parts]) -> None:
+def _check(name: str, path: str, parts: list[Parts], layout: Layout | None) -> None:
     """Raise `ModelError` for what has heads and FFNs, but is no decoder-only model."""
     _refuse_encoder(name, [path])
     for part in parts:
@@ -161,10 +161,10 @@ def _check(name: str, path: str, parts: list[Parts]) -> None:
                 "headcount takes decoder-only models"
             )
     if not any(part.ffn_output for part in parts):
+        names = f"{', '.join(IN_LAYER)} and {', '.join(FFN_OUTPUTS)} in {', '.join(BLOCKS)}"
         raise ModelError(
-            f"{name}: no FFN in the layers of {path}; looked for {', '.join(IN_LAYER)} and for "
-            f"{', '.join(FFN_OUTPUTS)} in {', '.join(BLOCKS)} (config key `models.NAME.layout` "
-            "names another)"
+            f"{name}: no FFN in the layers of {path}; looked for "
+            f"{layout.ffn_output if layout else names} (config key `models.NAME.layout`)"
         )
     for role in ("attention_output", "ffn_output"):
         modules = [getattr(part, role) for part in parts if getattr(part, role)]

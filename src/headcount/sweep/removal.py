@@ -24,7 +24,7 @@ from headcount.model import LanguageModel, replaced
 
 
 class StandIn(NamedTuple):
-    """What removed components of a layer leave at some positions [..]: z [.., H, e], ffn [.., d]."""
+    """What removed components of a layer leave at positions [..]: z [.., H, e], ffn [.., d]."""
 
     z: Tensor
     ffn: Tensor
