@@ -209,6 +209,11 @@ def _attention(
                 f"{name}: {path} has {inputs} inputs, which are not {heads} heads of {head_dim}"
             )
         kv_heads = _kv_heads(attention, heads, config)
+        if heads % kv_heads:
+            raise ModelError(
+                f"{name}: {heads} heads cannot share {kv_heads} key-value heads equally: see "
+                "num_attention_heads and num_key_value_heads of its configuration"
+            )
         sizes = Sizes(heads, kv_heads, head_dim)
         return {
             "heads": heads,
