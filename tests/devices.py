@@ -129,7 +129,11 @@ def _device_of_result(name: str, args: tuple, kwargs: dict) -> torch.device:
     if name in COPYING:  # to(other): like the second; copy_: in place
         return operands[1 if name == "aten.to" and len(operands) > 1 else 0].device
     if name in INDEXING and operands[0].device != CPU:
-        operands = [args[0], *_tensors(args[2:]), *(i for i in _tensors(args[1]) if i.device != CPU)]
+        operands = [
+            args[0],
+            *_tensors(args[2:]),
+            *(i for i in _tensors(args[1]) if i.device != CPU),
+        ]
     # A number on the CPU goes with any device.
     devices = {tensor.device for tensor in operands if tensor.dim() or tensor.device != CPU}
     if len(devices) > 1:
