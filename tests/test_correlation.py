@@ -192,6 +192,14 @@ def test_a_task_keeps_its_interval_when_others_leave(study):
     assert alone.filter(boolq).rows() == everyone.filter(boolq).rows()
 
 
+def test_a_task_alone_has_no_pair_and_is_its_own_aggregate(study):
+    alone = study[0][:3]
+    options = {"resamples": 5, "seed": 0}
+    assert correlation.cross_task(alone, **options).is_empty()
+    assert set(correlation.cross_shot(alone, **options)["a"]) == {"copa"}
+    assert set(correlation.reliability(alone, **options)["task"]) == {"copa"}
+
+
 def test_constant_scores_have_no_rho_and_no_interval(tmp_path):
     paths = []
     for task, step in (("flat", 0.0), ("steep", 1.0)):

@@ -43,7 +43,7 @@ def _remarks(tables: Path, artifacts: Path) -> list[str]:
     remarks = []
     for row in table.filter(pl.col("task") != MEAN).sort("task", "shots").iter_rows(named=True):
         prompts = artifacts / "tasks" / row["task"] / f"{row['shots']}-shot.parquet"
-        of_prompts = provenance(prompts)["remarks"] if prompts.is_file() else []
+        of_prompts = provenance(prompts).get("remarks", []) if prompts.is_file() else []
         if row["truncated"]:
             of_prompts = [*of_prompts, f"{row['truncated']} prompts are cut to the model's window"]
         remarks += [f"{row['task']}, {row['shots']}-shot: {remark}" for remark in of_prompts]

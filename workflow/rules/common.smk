@@ -58,7 +58,9 @@ def check_tasks():
             f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
         )
     if others := sorted({*config["metrics"]} - {*studied, *heldout}):
-        raise WorkflowError(f"metrics: {', '.join(others)} not among tasks, heldout_tasks")
+        raise WorkflowError(
+            f"metrics: {', '.join(others)} not among tasks, heldout_tasks"
+        )
     for key, known in (("tasks", studied), ("shots", config["shots"])):
         chosen = config["estimator_agreement"][key] or []
         if others := [name for name in chosen if name not in known]:

@@ -30,7 +30,7 @@ def with_aggregate(shots: int, cross_task: pl.DataFrame) -> Finding:
 
 def _all_positive(claim: str, rows: pl.DataFrame, shots: int, what: str) -> Finding:
     if rows.is_empty():
-        return Finding("6.1.1", claim, f"needs two tasks at {shots} shots")
+        return Finding("6.1.1", claim, "needs two tasks")
     intervals = [interval_of(row, "rho") for row in rows.iter_rows(named=True)]
     least = rows.sort("rho", nulls_last=True).row(0, named=True)
     if least["rho"] is None:
@@ -47,7 +47,7 @@ def overlap(shots: int, cross_task: pl.DataFrame) -> Finding:
     claim += f"(SRCC {_short(paper.LEAST_SRCC)}: {least} and {most} %)"
     rows = _pairs(shots, cross_task).drop_nulls("rho")
     if rows.is_empty():
-        return Finding("6.1.2", claim, f"needs two tasks at {shots} shots")
+        return Finding("6.1.2", claim, "needs two tasks")
     least = rows.sort("rho").row(0, named=True)
     found, chance = interval_of(least, "overlap"), least["overlap_chance"]
     study = f"least rho {least['rho']:.2f}: overlap {found.text(0, 100)} %, chance {chance:.0%}"
@@ -64,7 +64,7 @@ def between_shots(pair: tuple[int, int], cross_shot: pl.DataFrame, scores: pl.Da
     rows = _tasks_at(pair, cross_shot)
     right = over_tasks(rows["rho"].to_list())
     if right is None:
-        return Finding("6.2", claim, f"needs two tasks at {pair[0]} and {pair[1]} shots")
+        return Finding("6.2", claim, "needs two tasks at both numbers of shots")
     mistaken = over_tasks([_of_argsort(scores, task, pair) for task in rows["a"]])
     study = f"{right.text()}; of argsort indices {mistaken.text()}; {rows.height} tasks"
     return Finding("6.2", claim, study, at_least([right], 0))

@@ -72,7 +72,7 @@ def transferred(shots: int, transfer: pl.DataFrame) -> Finding:
     # The farthest task's rows, last by name, where they are not those of the closest as well.
     worst = others.sort("order").unique(("task", "heads_count"), keep="last", maintain_order=True)
     if worst["task"].n_unique() < 2:
-        return Finding("6.1.2", claim, f"needs two tasks at {shots} shots")
+        return Finding("6.1.2", claim, "needs two tasks")
     count = count_removed(level, total(worst, "heads"))
     levels = {
         removed: over_tasks(rows["drop"].to_list())

@@ -59,7 +59,7 @@ def note(title: str, needs: str) -> alt.TopLevelMixin:
     text = alt.Chart(pl.DataFrame({"needs": [f"needs {needs}"]})).mark_text(
         align="left", fontSize=13, color="#555555"
     )
-    chart = text.encode(text="needs:N", x=alt.value(0)).properties(width=440, height=90)
+    chart = text.encode(text="needs:N", x=alt.value(16)).properties(width=440, height=90)
     return titled(chart, title, "not drawn: the study is too small for it")
 
 
