@@ -8,8 +8,7 @@ from headcount import artifacts, verify
 
 facts = job.model_facts(snakemake.input.model)
 model = job.load_model(snakemake)
-prompts = verify.study_prompts(model, snakemake.input.prompts)
-table = verify.prove(model, prompts, snakemake.params.seed)
+table = verify.prove(model, snakemake.params.seed)
 artifacts.write(
     snakemake.output[0],
     table.to_arrow(),

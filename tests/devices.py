@@ -2,7 +2,7 @@
 
 PyTorch lets a backend be registered in Python. A tensor on it is a wrapper around a CPU tensor
 (`OnDevice`), and a dispatch mode (`Devices`) sees every operation, computes it on what is inside,
-and fails with `MixedDevices` where a real GPU would. It counts how often the host waits for a
+and fails with `MixedDevicesError` where a real GPU would. It counts how often the host waits for a
 device: copies to the CPU, and operations of which the host has to know the result or its size.
 About kernels and speed it says nothing.
 """
@@ -29,7 +29,7 @@ WAITING = ("aten._local_scalar_dense", "aten.item", "aten.equal", "aten.is_nonze
 WAITING += ("aten._unique2", "aten.bincount", "aten.masked_select", "aten.repeat_interleave")
 
 
-class MixedDevices(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """An operation on tensors of several devices."""
 
 
@@ -118,7 +118,7 @@ def _inner(value):
 
 
 def _device_of_result(name: str, args: tuple, kwargs: dict) -> torch.device:
-    """Where the result is. Raises `MixedDevices` where operands must be together and are not."""
+    """Where the result is. Raises `MixedDevicesError` where operands must be together and are not."""
     asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
     if asked:
         device = asked[0]
@@ -129,11 +129,15 @@ def _device_of_result(name: str, args: tuple, kwargs: dict) -> torch.device:
     if name in COPYING:  # to(other): like the second; copy_: in place
         return operands[1 if name == "aten.to" and len(operands) > 1 else 0].device
     if name in INDEXING and operands[0].device != CPU:
-        operands = [args[0], *_tensors(args[2:]), *(i for i in _tensors(args[1]) if i.device != CPU)]
+        operands = [
+            args[0],
+            *_tensors(args[2:]),
+            *(i for i in _tensors(args[1]) if i.device != CPU),
+        ]
     # A number on the CPU goes with any device.
     devices = {tensor.device for tensor in operands if tensor.dim() or tensor.device != CPU}
     if len(devices) > 1:
-        raise MixedDevices(f"{name} mixes {', '.join(sorted(map(str, devices)))}")
+        raise MixedDevicesError(f"{name} mixes {', '.join(sorted(map(str, devices)))}")
     return devices.pop() if devices else CPU
 
 

@@ -5,7 +5,7 @@ Nothing here has run on a GPU; see `devices` for what that finds and what it doe
 
 import pytest
 import torch
-from devices import Devices, MixedDevices, split
+from devices import Devices, split
 from test_sweep import random_prompts
 
 from headcount import export, importance, induction, verify

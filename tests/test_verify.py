@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from test_families import module_name
-from test_sweep import random_prompts
 
 from headcount import model as models
 from headcount import verify
 from headcount.families import matrix
 from headcount.model import LanguageModel
 from headcount.reference import Reference
-from headcount.sweep import attention, layers, own, packed, removal
+from headcount.sweep import attention, layers, likelihoods, own, packed, removal
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def fresh(all_models):
 
 
 def test_every_family_is_verified(model):
-    table = verify.prove(model, random_prompts(4), seed=1)
+    table = verify.prove(model, seed=1)
     assert table["property"].to_list()[:3] == [verify.WHOLE, verify.GREEDY, verify.AFTERWARDS]
     assert len(table) == 9 and (table["bound"] > 0).all()
 
@@ -49,6 +48,22 @@ def test_a_model_on_disk_is_verified(checkpoint):
     model = models.load(checkpoint, device_map="disk")
     verify.prove(model)
     assert all(parameter.is_meta for parameter in model.hf.parameters())
+
+
+def test_the_longest_prompt_of_a_study_is_compared_before_it_computes(
+    fresh, monkeypatch, prompts, yaml
+):
+    verify.prove_on(fresh("opt"), prompts, yaml)
+    through = likelihoods.Wave.through
+
+    def off(wave, layer, index, states, *arguments, **options):  # in a block of many tokens alone
+        after = through(wave, layer, index, states, *arguments, **options)
+        long = wave.blocks[index].tokens.numel() > 40
+        return [state._replace(hidden=state.hidden * (1.01 if long else 1)) for state in after]
+
+    monkeypatch.setattr(likelihoods.Wave, "through", off)
+    with pytest.raises(verify.VerificationError, match=r"a prompt of the study, .* tokens"):
+        verify.prove_on(fresh("opt"), prompts, yaml)
 
 
 # --- the reference is the model with its weights zeroed by hand ---

@@ -6,7 +6,7 @@ import re
 import polars as pl
 import pytest
 import tiny
-from study import FIGURES, Study
+from study import FIGURES, STUDY, Study
 
 from headcount import parity
 
@@ -86,12 +86,20 @@ def test_one_more_number_of_shots_runs_what_is_new(study):
     assert stale["prune"] == 6
 
 
-def test_one_more_task_is_verified_and_leaves_the_others_alone(study):
+def test_one_more_task_leaves_the_others_alone(study):
     study.configure(tasks=["tiny_a", "tiny_b", "tiny_c"], heldout_tasks=["tiny_d"])
     tiny.save_tasks(study.directory / "lm_tasks", ("tiny_d",), root=study.directory)
     stale = study.stale()
-    assert stale["verify_model"] == 1
+    assert "verify_model" not in stale
     assert stale["score_importance"] == 4  # those of tiny_c
+
+
+def test_a_changed_engine_is_proved_again_and_all_is_computed_with_it(study):
+    study.append("src/headcount/sweep/layers.py", "\n# a comment\n")
+    study.configure(levels={**STUDY["levels"], "heads": [0, 25, 50, 75]})
+    stale = study.stale()
+    assert stale["verify_model"] == 1
+    assert (stale["score_importance"], stale["prune"], stale["score_induction"]) == (8, 12, 2)
 
 
 def test_the_bootstrap_touches_no_model(study):

@@ -28,11 +28,6 @@ rule resolve_model:
 rule verify_model:
     input:
         model="artifacts/{model}/model.json",
-        prompts=collect(
-            "artifacts/tasks/{task}/{shots}-shot.parquet",
-            task=[*STUDIED, *HELDOUT],
-            shots=config["shots"],
-        ),
     output:
         "artifacts/{model}/verified.parquet",
     log:
@@ -47,7 +42,7 @@ rule verify_model:
     params:
         computes=lambda wildcards: computes(wildcards.model),
         seed=config["seed"],
-        code=code("verify_model.py"),
+        code=proven_code(),
     message:
         "Verify {wildcards.model}: headcount beside the unmodified model"
     script:
