@@ -4,6 +4,7 @@ Each is built tiny and random (`zoo`) and shown to `headcount.verify`, which com
 with the unmodified model. There is no third way: a wrong number and a crash both fail.
 """
 
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -122,4 +123,4 @@ def reason(found: str) -> str:
     if found in ("packed", "own"):
         return found
     why = found.split(") ", 1)[-1].split("): ", 1)[-1].partition(";")[0]
-    return "refused: " + why.replace(f"{zoo.LAYERS} decoder", "decoder").partition(" (config")[0]
+    return "refused: " + re.sub(r"\d+ decoder", "decoder", why).partition(" (config")[0]

@@ -114,7 +114,7 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
         raise ModelError(f"{name} has no single text decoder: {error}") from error
     if hf.config.is_encoder_decoder or config.is_encoder_decoder:
         raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
-    for size in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
+    for size in ("num_hidden_layers", "hidden_size"):
         if not isinstance(getattr(config, size, None), int):
             raise ModelError(f"{name}: its configuration has no single {size}: not supported")
     if not hasattr(hf.get_output_embeddings(), "weight"):
@@ -201,7 +201,7 @@ def _attention(
         head_dim = _number(attention, "v_head_dim", "head_dim", "head_size")
         heads = _number(attention, "num_heads", "num_attention_heads", "n_heads", "n_head")
         if head_dim is None:
-            heads = heads or config.num_attention_heads
+            heads = heads or getattr(config, "num_attention_heads", 1)
             head_dim = inputs // heads
         heads = heads or inputs // head_dim
         if heads * head_dim != inputs:
