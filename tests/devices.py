@@ -2,7 +2,7 @@
 
 PyTorch lets a backend be registered in Python. A tensor on it is a wrapper around a CPU tensor
 (`OnDevice`), and a dispatch mode (`Devices`) sees every operation, computes it on what is inside,
-and fails with `MixedDevices` where a real GPU would. It counts how often the host waits for a
+and fails with `MixedDevicesError` where a real GPU would. It counts how often the host waits for a
 device: copies to the CPU, and operations of which the host has to know the result or its size.
 About kernels and speed it says nothing.
 """
@@ -26,10 +26,10 @@ CPU = torch.device("cpu")
 COPYING = ("aten.copy_", "aten._to_copy", "aten.to")  # from one device to another
 INDEXING = ("aten.index", "aten.index_put_", "aten._index_put_impl_")  # also by what is on the CPU
 WAITING = ("aten._local_scalar_dense", "aten.item", "aten.equal", "aten.is_nonzero", "aten.nonzero")
-WAITING += ("aten._unique2", "aten.bincount", "aten.masked_select", "aten.repeat_interleave")
+WAITING += ("aten._unique2", "aten.bincount", "aten.masked_select")
 
 
-class MixedDevices(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """An operation on tensors of several devices."""
 
 
@@ -70,9 +70,9 @@ class Devices(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
         result = _compute(operation, args, kwargs or {})
-        if any(isinstance(leaf, OnDevice) for leaf in tree_leaves((args, kwargs))):
-            if _waits(_name(operation), args, result):
-                self.waits[_name(operation)] += 1
+        on_device = any(isinstance(leaf, OnDevice) for leaf in tree_leaves((args, kwargs)))
+        if on_device and _waits(_name(operation), args, result):
+            self.waits[_name(operation)] += 1
         return result
 
 
@@ -118,7 +118,7 @@ def _inner(value):
 
 
 def _device_of_result(name: str, args: tuple, kwargs: dict) -> torch.device:
-    """Where the result is. Raises `MixedDevices` where operands must be together and are not."""
+    """Where the result is. Raises `MixedDevicesError` for operands that a GPU would not take."""
     asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
     if asked:
         device = asked[0]
@@ -137,7 +137,7 @@ def _device_of_result(name: str, args: tuple, kwargs: dict) -> torch.device:
     # A number on the CPU goes with any device.
     devices = {tensor.device for tensor in operands if tensor.dim() or tensor.device != CPU}
     if len(devices) > 1:
-        raise MixedDevices(f"{name} mixes {', '.join(sorted(map(str, devices)))}")
+        raise MixedDevicesError(f"{name} mixes {', '.join(sorted(map(str, devices)))}")
     return devices.pop() if devices else CPU
 
 
