@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 COPYING = ("aten.copy_", "aten._to_copy", "aten.to")  # from one device to another
 INDEXING = ("aten.index", "aten.index_put_", "aten._index_put_impl_")  # also by what is on the CPU
 WAITING = ("aten._local_scalar_dense", "aten.item", "aten.equal", "aten.is_nonzero", "aten.nonzero")
-WAITING += ("aten._unique2", "aten.bincount", "aten.masked_select", "aten.repeat_interleave")
+WAITING += ("aten._unique2", "aten.bincount", "aten.masked_select")
 
 
 class MixedDevicesError(RuntimeError):
@@ -70,9 +70,9 @@ class Devices(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
         result = _compute(operation, args, kwargs or {})
-        if any(isinstance(leaf, OnDevice) for leaf in tree_leaves((args, kwargs))):
-            if _waits(_name(operation), args, result):
-                self.waits[_name(operation)] += 1
+        on_device = any(isinstance(leaf, OnDevice) for leaf in tree_leaves((args, kwargs)))
+        if on_device and _waits(_name(operation), args, result):
+            self.waits[_name(operation)] += 1
         return result
 
 
@@ -118,7 +118,7 @@ def _inner(value):
 
 
 def _device_of_result(name: str, args: tuple, kwargs: dict) -> torch.device:
-    """Where the result is. Raises `MixedDevicesError` where operands must be together and are not."""
+    """Where the result is. Raises `MixedDevicesError` for operands that a GPU would not take."""
     asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
     if asked:
         device = asked[0]

@@ -6,7 +6,6 @@ each gold prompt, `estimate` sums these within documents. Contributions [n, N] a
 have their components in the order (layer, head).
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,16 +117,16 @@ def gradient(
     if reduction not in ("token", "example"):
         raise ValueError(f"reduction {reduction!r} is neither token nor example")
     found = components(model, component)
-    of_layer = Counter(layer for layer, _ in found)
-    sums = {
-        layer: torch.zeros(len(prompts), count, dtype=torch.float64)
-        for layer, count in of_layer.items()
-    }
+    sums: dict[int, Tensor] = {}  # layer -> [prompts, H or 1], where the layer is computed
     for layer, block, products in gate_gradients(model, prompts, component):
-        terms = products.cpu().double()[block.real]  # [tokens, H or 1]
+        terms = products[block.real.to(products.device)]  # [tokens, H or 1]
         terms = terms.abs() if reduction == "token" else terms
-        sums[layer].index_add_(0, block.owners[block.real], terms)
-    contributions = torch.cat(list(sums.values()), dim=1).abs()  # [prompts, N]
+        if layer not in sums:
+            sums[layer] = terms.new_zeros(len(prompts), terms.shape[1])
+        sums[layer].index_add_(0, block.owners[block.real].to(terms.device), terms)
+    by_layer = [sums[layer].to(model.device) for layer in sorted(sums)]
+    # One copy from the device: until here nothing waits for it.
+    contributions = torch.cat(by_layer, dim=1).cpu().double().abs()  # [prompts, N]
     _check_finite(contributions, model, component)
     weights = np.ones(contributions.shape)
     if reduction == "token":

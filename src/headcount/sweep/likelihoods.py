@@ -92,7 +92,10 @@ def _waves(
 def _sweep(
     wave: Wave, states: Tree, ablation: Ablation | None
 ) -> Iterator[tuple[int, Block, Tensor, Tensor]]:
-    """Every (leaf, block): log-probability [targets] of each target, and whether it is the best."""
+    """Every (leaf, block): log-probability [targets] of each target, and whether it is the best.
+
+    All are copied from the device at once: until then nothing waits for it.
+    """
     model, held, indices = wave.model, wave.held, range(len(wave.blocks))
     for layer, steps in enumerate(states.steps):
         waiting = Counter(parent for step in steps for parent in step.parents)
@@ -105,11 +108,16 @@ def _sweep(
                     if not waiting[parent]:
                         for index in indices:
                             held.drop((layer, parent, index))
+    ends = [(leaf, index) for leaf in sorted(set(states.leaves)) for index in indices]
     with resident(*outside(model)):
-        for leaf in sorted(set(states.leaves)):
-            for index in indices:
-                state = held.get((len(states.steps), leaf, index))
-                yield leaf, wave.blocks[index], *_score(wave, index, state)
+        found = [
+            _score(wave, index, held.get((len(states.steps), leaf, index))) for leaf, index in ends
+        ]
+    sizes = [len(wave.blocks[index].targets) for _, index in ends]
+    scores, hits = torch.cat(found, dim=1).cpu()
+    parts = zip(ends, scores.double().split(sizes), hits.bool().split(sizes), strict=True)
+    for (leaf, index), of_block, hits_of_block in parts:
+        yield leaf, wave.blocks[index], of_block, hits_of_block
 
 
 def _pass(wave: Wave, layer: int, step: Step, index: int, ablation: Ablation | None) -> None:
@@ -124,16 +132,16 @@ def _pass(wave: Wave, layer: int, step: Step, index: int, ablation: Ablation | N
             wave.held.put((layer + 1, child, index), state)
 
 
-def _score(wave: Wave, index: int, state: State) -> tuple[Tensor, Tensor]:
-    """Log-probability and greedy hit [targets] from the last state of a block."""
+def _score(wave: Wave, index: int, state: State) -> Tensor:
+    """Log-probability and greedy hit [2, targets], float32, from the last state of a block."""
     block = wave.blocks[index]
-    scores = torch.zeros(len(block.targets), dtype=torch.float64)
-    hits = torch.zeros(len(block.targets), dtype=torch.bool)
+    found = []
     for part, here, rows, targets in block.scored_in_parts(wave.budget.logits):
         logits = wave.passages[index].logits(state, part)  # [s, vocabulary]
-        rows = rows.to(logits.device)
+        rows, targets = rows.to(logits.device), targets.to(logits.device)
         # As lm-eval does it: logsumexp rounds otherwise, by up to 1e-5 a token.
-        chosen = logits.log_softmax(-1, dtype=torch.float32)[rows, targets.to(logits.device)]
-        scores[here] = chosen.double().cpu()
-        hits[here] = (logits.argmax(-1)[rows].cpu()) == targets
-    return scores, hits
+        chosen = logits.log_softmax(-1, dtype=torch.float32)[rows, targets]
+        hits = logits.argmax(-1)[rows] == targets
+        found.append((here, torch.stack([chosen, hits.to(chosen)])))
+    order = torch.cat([here for here, _ in found]).argsort()
+    return torch.cat([of_part for _, of_part in found], dim=1)[:, order]
