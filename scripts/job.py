@@ -55,6 +55,7 @@ def load_model(snakemake):
         **snakemake.params.computes,
         memory=snakemake.resources.engine_mb,
         trust_remote_code=facts["trust_remote_code"],
+        layout=facts["layout"],
     )
     if verified := snakemake.input.get("verified"):
         loaded.way = artifacts.provenance(verified)["way"]

@@ -15,6 +15,7 @@ facts = model.resolve(
     gguf_file=snakemake.params.gguf_file,
     converted=Path(snakemake.output[0]).parent / "checkpoint",
     trust_remote_code=snakemake.params.trust_remote_code,
+    layout=snakemake.params.layout,
 )
 with artifacts.atomic(snakemake.output[0]) as path:
     text = json.dumps({"name": snakemake.wildcards.model, **facts}, indent=2)

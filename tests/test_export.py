@@ -33,7 +33,7 @@ def study(model: LanguageModel, directory):
     facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
     facts["trust_remote_code"] = False
     facts |= {"path": model.hf.name_or_path, "layers": model.num_layers}
-    facts |= {"heads": model.heads, "ffns": model.ffns}
+    facts |= {"layout": None, "heads": model.heads, "ffns": model.ffns}
     (directory / "m").mkdir(parents=True)
     (directory / "m" / "model.json").write_text(json.dumps(facts))
     for name in ("task/0-shot", "aggregate/0-shot", "aggregate/5-shot"):

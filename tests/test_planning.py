@@ -77,13 +77,13 @@ def test_everything_wrong_with_a_task_is_told_at_once(edited):
 
 def test_shots_beyond_the_examples_are_counted_in_the_files(edited):
     assert examine(edited(), shots=(23,)).examples == "train"
-    with pytest.raises(TaskError, match="25 shots need 25 examples, there are 24 in 'train'"):
-        examine(edited(), shots=(1, 25))
-    # lm-eval draws one more where the evaluated split gives the examples.
+    # One more than shots, since lm-eval draws it where queries are left out of their own examples.
+    with pytest.raises(TaskError, match="24 shots need 25 examples, there are 24 in 'train'"):
+        examine(edited(), shots=(1, 24))
     changes = {"test_split": "validation", "fewshot_split": "validation"}
     with pytest.raises(TaskError, match="12 shots need 13 examples, there are 12"):
         examine(edited(**changes), shots=(12,))
-    with pytest.raises(TaskError, match="2 shots need 2 examples, there are 1 in its fewshot_conf"):
+    with pytest.raises(TaskError, match="2 shots need 3 examples, there are 1 in its fewshot_conf"):
         samples = {"fewshot_config": {"samples": [{}]}, "fewshot_split": None}
         examine(edited(**samples), shots=(2,))
 
@@ -108,11 +108,12 @@ def test_documents_that_are_evaluated_do_not_calibrate(edited, changes):
 
 
 def test_a_query_that_may_be_among_its_own_examples_is_told(edited):
-    own = {"training_split": None, "fewshot_split": None}
+    own = {"training_split": None, "fewshot_split": "validation"}
     assert "accuracy with shots is too high" in examine(edited(**own)).warnings[0]
     left_out = {"fewshot_split": "validation", "test_split": "validation"}
     for quiet in (
         examine(edited(**left_out)),
+        examine(edited(training_split=None, fewshot_split=None)),  # no test split either
         examine(edited(**own), shots=(0,)),
         examine(edited()),
     ):

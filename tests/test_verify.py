@@ -62,7 +62,7 @@ def test_the_longest_prompt_of_a_study_is_compared_before_it_computes(
         return [state._replace(hidden=state.hidden * (1.01 if long else 1)) for state in after]
 
     monkeypatch.setattr(likelihoods.Wave, "through", off)
-    with pytest.raises(verify.VerificationError, match="a prompt of the study, .* tokens"):
+    with pytest.raises(verify.VerificationError, match=r"a prompt of the study, .* tokens"):
         verify.prove_on(fresh("opt"), prompts, yaml)
 
 

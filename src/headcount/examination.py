@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from headcount import importance, induction
+from headcount.families import ModelError
 from headcount.model import LanguageModel, Prompt
 from headcount.reference import Reference, Removal
 from headcount.sweep import Masks, log_likelihoods
@@ -142,7 +143,7 @@ class Examination:
         for part in (self._whole, self._removed, self._gradients, self._patterns, self._afterwards):
             try:
                 results |= part()
-            except (MemoryError, torch.OutOfMemoryError):
+            except (MemoryError, torch.OutOfMemoryError, ModelError):
                 raise
             except Exception as error:  # whatever it is, it is a fault of the engine
                 first = first or error

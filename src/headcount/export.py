@@ -56,7 +56,12 @@ def export(
         rankings.check(table, facts["heads"], facts["ffns"], model)
     levels = {name: cuts[name].level if name in cuts else 0 for name in ("heads", "ffns")}
     removed = removal(tables, levels["heads"], levels["ffns"])
-    pruned = load(facts["path"], dtype="auto", trust_remote_code=facts["trust_remote_code"])
+    pruned = load(
+        facts["path"],
+        dtype="auto",
+        trust_remote_code=facts["trust_remote_code"],
+        layout=facts["layout"],
+    )
     zero(pruned, removed)
     hf, changed = narrow.narrow(pruned, removed)
     report = {

@@ -117,8 +117,8 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
     for size in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
         if not isinstance(getattr(config, size, None), int):
             raise ModelError(f"{name}: its configuration has no single {size}: not supported")
-    if hf.get_output_embeddings() is None:
-        raise ModelError(f"{name} has no unembedding (`get_output_embeddings()` is None)")
+    if not hasattr(hf.get_output_embeddings(), "weight"):
+        raise ModelError(f"{name} has no single unembedding (`get_output_embeddings()`)")
     lists = [
         (path, module)
         for path, module in hf.named_modules()
@@ -135,7 +135,7 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
             "`models.NAME.layout` names others; models without attention are not supported)"
         )
     path, parts = next(iter(found.items()))
-    _check(name, path, parts)
+    _check(name, path, parts, layout)
     return path, parts
 
 
@@ -151,7 +151,7 @@ def _of_layers(
     return parts if any(part.heads for part in parts) else []
 
 
-def _check(name: str, path: str, parts: list[Parts]) -> None:
+def _check(name: str, path: str, parts: list[Parts], layout: Layout | None) -> None:
     """Raise `ModelError` for what has heads and FFNs, but is no decoder-only model."""
     _refuse_encoder(name, [path])
     for part in parts:
@@ -161,10 +161,10 @@ def _check(name: str, path: str, parts: list[Parts]) -> None:
                 "headcount takes decoder-only models"
             )
     if not any(part.ffn_output for part in parts):
+        names = f"{', '.join(IN_LAYER)} and {', '.join(FFN_OUTPUTS)} in {', '.join(BLOCKS)}"
         raise ModelError(
-            f"{name}: no FFN in the layers of {path}; looked for {', '.join(IN_LAYER)} and for "
-            f"{', '.join(FFN_OUTPUTS)} in {', '.join(BLOCKS)} (config key `models.NAME.layout` "
-            "names another)"
+            f"{name}: no FFN in the layers of {path}; looked for "
+            f"{layout.ffn_output if layout else names} (config key `models.NAME.layout`)"
         )
     for role in ("attention_output", "ffn_output"):
         modules = [getattr(part, role) for part in parts if getattr(part, role)]
@@ -351,12 +351,12 @@ class Inputs:
     """How a layer computes queries, keys and values of some heads alone.
 
     `outputs`: kept query heads [H'], kept key-value heads [K'] -> indices of the outputs to keep,
-    by the name of the projection. `counts`: attributes of the attention module that count heads or
-    their outputs, and how many of these a head has.
+    by the name of the projection. `counts`: numbers of them, H' and K' -> attributes of the
+    attention module that count heads or their outputs.
     """
 
     outputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
-    counts: dict[str, int]
+    counts: Callable[[int, int], dict[str, int]]
 
 
 def channels(heads: Tensor, head_dim: int) -> Tensor:
@@ -403,5 +403,10 @@ def _narrow_inputs(
             return None
     if "shared_kv_states" in inspect.signature(type(attention).forward).parameters:
         return None  # a later layer reads its keys and values
-    counts = {"num_heads": 1, "split_size": sizes.head_dim}
-    return Inputs(outputs, {name: n for name, n in counts.items() if _number(attention, name)})
+
+    def counts(heads: int, kv_heads: int) -> dict[str, int]:
+        found = {"num_heads": heads, "num_key_value_heads": kv_heads}
+        found["split_size"] = heads * sizes.head_dim
+        return {name: count for name, count in found.items() if _number(attention, name)}
+
+    return Inputs(outputs, counts)

@@ -64,8 +64,8 @@ class LanguageModel:
     """A frozen causal language model, its tokenizer, and where its heads and FFNs are.
 
     `memory`, in MB, is what may be held beside the weights while the model is swept; `layout` names
-    heads and FFNs that `headcount.families` does not find. `way` is how sweeps go through the layers,
-    "packed" or "own" (see `headcount.sweep.ways`), which the first one finds out.
+    heads and FFNs that `headcount.families` does not find. `way` is how sweeps go through the
+    layers, "packed" or "own" (see `headcount.sweep.ways`), which the first one finds out.
 
     Raises `ModelError` when heads or FFNs are not found.
     """
@@ -247,13 +247,14 @@ def load(
     device_map: str = "cpu",
     memory: float = MEMORY,
     trust_remote_code: bool = False,
+    layout: dict[str, str] | None = None,
 ) -> LanguageModel:
     """The model in the directory `path`, placed by accelerate (`device_map`: cpu, cuda, auto...).
 
     `dtype` is one of torch's, by name, or `auto`: the one that the weights are stored in. With the
     `device_map` `disk` the weights stay in their files, and each layer's are read in its turn.
     `memory`: see `LanguageModel`; a `device_map` such as `auto` leaves so much of each device free.
-    `trust_remote_code`: run the code that the checkpoint brings.
+    `trust_remote_code`: run the code that the checkpoint brings. `layout`: see `families.Layout`.
 
     Raises `ModelError` when it does not load whole or its components are not found.
     """
@@ -268,7 +269,7 @@ def load(
         device_map={"": "disk"} if device_map == "disk" else device_map,
         max_memory=_room(memory) if device_map in PLACEMENTS else None,
     )
-    return LanguageModel(hf, tokenizer, memory)
+    return LanguageModel(hf, tokenizer, memory, layout and Layout(**layout))
 
 
 def _room(memory: float) -> dict[int | str, int]:
@@ -282,6 +283,7 @@ def resolve(
     gguf_file: str | None,
     converted: str | Path,
     trust_remote_code: bool = False,
+    layout: dict[str, str] | None = None,
 ) -> dict:
     """Turn a model's `source` into a directory that loads fast and offline, and describe it.
 
@@ -296,7 +298,7 @@ def resolve(
     path, revision = checkpoints.fetch(source, revision, gguf_file)
     path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)
     hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
-    model = LanguageModel(hf, tokenizer)
+    model = LanguageModel(hf, tokenizer, layout=layout and Layout(**layout))
     if beyond := [t for t, i in tokenizer.get_vocab().items() if i >= model.vocabulary_size]:
         logger.warning(
             "%s: %d tokens are beyond the %d embeddings, %s; a prompt that has one will be refused",
@@ -311,6 +313,7 @@ def resolve(
         "path": str(path),
         "converted": made,
         "trust_remote_code": trust_remote_code,
+        "layout": layout,
         "fingerprint": checkpoint_hash(path),
         "architecture": type(hf).__name__,
         "layers": model.num_layers,

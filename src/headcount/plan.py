@@ -64,16 +64,23 @@ class Size:
     bytes_per_weight: int
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, dtype: str, trust_remote_code: bool = False) -> "Size":
+    def of(
+        cls,
+        config: PreTrainedConfig,
+        dtype: str,
+        trust_remote_code: bool = False,
+        layout: dict[str, str] | None = None,
+    ) -> "Size":
         """From transformers' configuration, by counting the weights of an empty model."""
         import torch
         from transformers import AutoModelForCausalLM
 
+        from headcount.families import Layout
         from headcount.model import LanguageModel
 
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            model = LanguageModel(empty, None)
+            model = LanguageModel(empty, None, layout=layout and Layout(**layout))
         layers, attention = (
             sum(p.numel() for module in modules for p in module.parameters())
             for modules in (model.layers, [p.attention for p in model.parts if p.attention])
@@ -255,7 +262,7 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
         described = conversion.configuration(
             model["source"], model["revision"], model["gguf_file"], trust
         )
-        size = Size.of(described, model["dtype"], trust)
+        size = Size.of(described, model["dtype"], trust, model["layout"])
         console.print(
             f"[bold]{name}[/bold]: {size.layers} layers, {size.heads} heads, "
             f"{size.bytes / 1e9:.1f} GB of weights in {model['dtype']}; "

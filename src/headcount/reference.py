@@ -114,7 +114,9 @@ class Reference:
                 patterns = self._call([tokens], output_attentions=True).attentions
         finally:
             self.hf.set_attn_implementation(before)
-        found = [pattern.float().cpu() for pattern in patterns or () if pattern is not None]
+        found = [
+            pattern.float().cpu() for pattern in patterns or () if _is_pattern(pattern, tokens)
+        ]
         return dict(zip(self.attentive, found, strict=True)) if found else {}
 
     def _run(self, tokens: list[list[int]], last: int) -> Tensor:
@@ -143,6 +145,11 @@ class Reference:
                 module = getattr(self.model.parts[layer], what)
                 hooks.callback(module.register_forward_hook(partial(_on_output, gate)).remove)
             yield
+
+
+def _is_pattern(pattern: Tensor | None, tokens: list[int]) -> bool:
+    """Whether a layer's attention is [rows, H, T, T]; linear attention returns something else."""
+    return pattern is not None and pattern.shape[2:] == (len(tokens), len(tokens))
 
 
 def _on_input(gate: Tensor, _module: nn.Module, inputs: tuple) -> tuple:

@@ -16,6 +16,7 @@ rule resolve_model:
         revision=of_model("revision"),
         gguf_file=of_model("gguf_file"),
         trust_remote_code=of_model("trust_remote_code"),
+        layout=of_model("layout"),
         content=lambda wildcards: model_source(wildcards.model),
         code=code("resolve_model.py"),
     message:

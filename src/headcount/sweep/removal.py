@@ -24,7 +24,7 @@ from headcount.model import LanguageModel, replaced
 
 
 class StandIn(NamedTuple):
-    """What removed components of a layer leave at some positions [..]: z [.., H, e], ffn [.., d]."""
+    """What removed components of a layer leave at positions [..]: z [.., H, e], ffn [.., d]."""
 
     z: Tensor
     ffn: Tensor
@@ -95,7 +95,7 @@ def removed(
             if narrow:
                 kv_heads, kv_of_query = _kv_heads(part, kept)
                 forwards |= _narrow_inputs(part, kept, kv_heads)
-                counts = {name: len(kept) * n for name, n in part.inputs.counts.items()}
+                counts = part.inputs.counts(len(kept), len(kv_heads))
             columns = families.channels(kept, part.head_dim)
             forwards[part.attention_output] = _narrow_output(
                 part.attention_output,

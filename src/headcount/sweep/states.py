@@ -24,7 +24,7 @@ class State(NamedTuple):
 
 
 class States:
-    """States by key; beyond `capacity` bytes their tensors lie in files of a temporary directory."""
+    """States by key; beyond `capacity` bytes tensors lie in files of a temporary directory."""
 
     def __init__(self, capacity: float):
         self.capacity = capacity

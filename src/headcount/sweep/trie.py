@@ -3,7 +3,7 @@
 The choices of a document share its context, documents may share their examples. A block is a row
 of N tokens that holds whole tries, without padding: a token's position is its depth in the trie,
 and it sees its ancestors and itself. The tries are laid out depth first, so that one number a token
-says who sees whom: token q sees k exactly when k <= q < ends[k]. Attention is computed unit by unit:
+says who sees whom: q sees k exactly when k <= q < ends[k]. Attention is computed unit by unit:
 
     document 1          document 2
     c c c c c c a a b   c c c c a b b b      one block of N = 17 tokens
@@ -186,7 +186,7 @@ class _Packing:
             self._lay_below(child, [*ancestors, node])
 
     def _lay(self, node: _Node, above: list[_Node]) -> None:
-        """Lay out a node's own tokens, which all that comes before the end of its subtree sees."""
+        """Lay out a node's own tokens, which are seen up to the end of its subtree."""
         node.start = self.length
         size = len(node.tokens)
         self.length += size

@@ -1,0 +1,125 @@
+"""Every type of transformers' causal language models: computed right, or refused by name.
+
+Each is built tiny and random (`zoo`) and shown to `headcount.verify`, which compares the engine
+with the unmodified model. There is no third way: a wrong number and a crash both fail.
+"""
+
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny
+import zoo
+
+from headcount import verify
+from headcount.families import ModelError
+from headcount.model import LanguageModel
+
+README = Path(__file__).parents[1] / "README.md"
+# One of each kind that the families of `tiny` do not have: with each change the whole zoo is slow.
+FAST = (
+    "bloom",  # ALiBi, a residual that goes through the FFN
+    "deepseek_v3",  # latent attention, experts beside shared ones
+    "gemma3n_text",  # several streams, keys and values of earlier layers
+    "gemma4_text",  # layers that differ in the size of a head
+    "gpt_bigcode",  # one key-value head
+    "gpt_oss",  # sinks
+    "gptj",  # attention of its own
+    "laguna",  # layers that differ in the number of heads
+    "lfm2",  # layers without attention
+    "qwen3_next",  # the same, and gated heads
+    "bart",  # no decoder-only model
+    "mamba",  # no attention
+)
+# Right, whatever else is refused.
+RIGHT = {
+    *(
+        "gpt2",
+        "gptj",
+        "gpt_neo",
+        "gpt_neox",
+        "opt",
+        "bloom",
+        "falcon",
+        "mpt",
+        "codegen",
+        "stablelm",
+    ),
+    *("llama", "llama4", "llama4_text", "mistral", "mixtral", "gemma", "gemma2", "gemma3"),
+    *("gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "qwen2", "qwen2_moe"),
+    *("qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe", "olmo", "olmo2", "olmo3"),
+    *("olmoe", "phi", "phi3", "phimoe", "starcoder2", "gpt_bigcode", "cohere", "cohere2"),
+    *("granite", "granite_swa", "granitemoe", "granitemoe_swa", "nemotron", "deepseek_v2"),
+    *("deepseek_v3", "gpt_oss", "smollm3", "exaone4", "glm4", "glm4_moe", "persimmon", "xglm"),
+    *("bitnet", "lfm2", "modernbert-decoder", "nanochat"),
+}
+
+
+@cache
+def verdict(model_type: str) -> str:
+    """The way of a type that is right, "packed" or "own", or why it is refused."""
+    try:
+        model = LanguageModel(zoo.build(model_type), tiny.tokenizer())
+        table = verify.verify(model)
+    except ModelError as refusal:
+        return str(refusal)
+    assert table["passed"].all(), table.filter(~table["passed"])
+    return model.way
+
+
+def check(model_type: str) -> None:
+    found = verdict(model_type)
+    if found not in ("packed", "own"):
+        assert model_type not in RIGHT, found
+        assert f"({model_type})" in found or "_decoder)" in found  # it is named
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("model_type", FAST)
+def test_one_of_each_kind_is_right_or_refused(model_type):
+    check(model_type)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted({*zoo.TYPES} - {*FAST, *zoo.NOT_BUILT}))
+def test_is_right_or_refused(model_type):
+    check(model_type)
+
+
+@pytest.mark.slow
+def test_the_readme_lists_what_is_right_and_what_is_refused(pytestconfig):
+    """`pytest --write-readme tests/test_zoo.py` writes the table."""
+    types = defaultdict(list)
+    for model_type in zoo.TYPES:
+        found = zoo.NOT_BUILT.get(model_type) or verdict(model_type)
+        types[reason(found)].append(f"`{model_type}`")
+    ways = {"packed": "packed", "own": "own attention"}
+    right = sum(len(types[way]) for way in ways)
+    assert right >= 95
+    others = sorted({*types} - {*ways}, key=lambda why: -len(types[why]))
+    lines = [
+        f"{right} of {len(zoo.TYPES)} types are right.",
+        "",
+        "| | types | `model_type` |",
+        "| --- | --- | --- |",
+    ]
+    for why in (*ways, *others):
+        names = " ".join(sorted(types[why]))
+        lines.append(f"| {ways.get(why, why)} | {len(types[why])} | {names} |")
+    text = README.read_text()
+    before, _, rest = text.partition("<!-- families -->\n")
+    _, _, after = rest.partition("<!-- end -->\n")
+    table = "\n".join(lines) + "\n"
+    written = f"{before}<!-- families -->\n{table}<!-- end -->\n{after}"
+    if pytestconfig.getoption("--write-readme"):
+        README.write_text(written)
+    assert README.read_text() == written
+
+
+def reason(found: str) -> str:
+    """A verdict without what is one model's own: its name, its number of layers, what was tried."""
+    if found in ("packed", "own"):
+        return found
+    why = found.split(") ", 1)[-1].split("): ", 1)[-1].partition(";")[0]
+    return "refused: " + why.replace(f"{zoo.LAYERS} decoder", "decoder").partition(" (config")[0]
