@@ -82,6 +82,21 @@ def test_one_of_each_kind_is_right_or_refused(model_type):
     check(model_type)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alibi": True, "bias": True},
+        {"alibi": True, "new_decoder_architecture": True, "num_kv_heads": 2},
+        {"new_decoder_architecture": True, "num_kv_heads": 2},
+        {"parallel_attn": False, "multi_query": False},
+    ],
+    ids=str,
+)
+def test_falcon_is_right_in_all_its_forms(settings):
+    model = LanguageModel(zoo.build("falcon", **settings), tiny.tokenizer())
+    assert verify.verify(model)["passed"].all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted({*zoo.TYPES} - {*FAST, *zoo.NOT_BUILT}))
 def test_is_right_or_refused(model_type):
