@@ -14,13 +14,19 @@ from collections.abc import Iterator, Sequence
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
 from torch import Tensor
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from headcount.model import LanguageModel
 
-_setup_privateuseone_for_python_backend("gpu")
+
+class Backend(backend_registration._DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return []  # torch's checkpoints ask for it
+
+
+backend_registration._setup_privateuseone_for_python_backend("gpu", backend_module=Backend())
 
 CPU = torch.device("cpu")
 COPYING = ("aten.copy_", "aten._to_copy", "aten.to")  # from one device to another

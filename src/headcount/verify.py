@@ -21,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from headcount import induction
 from headcount import model as models
 from headcount.artifacts import SCHEMAS
 from headcount.evaluation import encode
@@ -42,6 +43,7 @@ from headcount.sweep import Masks, log_likelihoods
 
 logger = logging.getLogger(__name__)
 
+OTHERS = 4  # last tokens that are scored beside a continuation's own
 WAYS = {"packed": "packed", "own": "by the model's own attention"}
 
 
@@ -91,21 +93,30 @@ def examine(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
 def prove_on(model: LanguageModel, prompts: pa.Table, yaml: str | Path) -> None:
     """The same of a study's own prompts, whole: its longest and its shortest, packed together.
 
-    `prompts` is the artifact `tasks`. What else is proved depends on the model alone, and stands in
-    the artifact `verified`. Raises `VerificationError` when a log-likelihood or flag differs.
+    `prompts` is the artifact `tasks`. Other last tokens are scored beside each continuation's own,
+    so that a bound rests on a dozen copies. What else is proved depends on the model alone, and
+    stands in the artifact `verified`.
+
+    Raises `VerificationError` when a log-likelihood or a greedy flag differs.
     """
     by_length = sorted(prompts.to_pylist(), key=lambda r: len(r["context"] + r["continuation"]))
     chosen = encode(model, [by_length[0], by_length[-1]], yaml)
-    swept = log_likelihoods(model, chosen, Masks.removing(model, [((), ())]))
+    others = induction.ordinary_tokens(model.tokenizer, exclude_fraction=0)[:OTHERS].tolist()
+    batches = [
+        Batch([p.tokens], [[p.targets, *([*p.targets[:-1], other] for other in others)]])
+        for p in chosen
+    ]
+    together = [prompt for batch in batches for prompt in batch.prompts]
+    swept = log_likelihoods(model, together, Masks.removing(model, [((), ())]))
+    parts = [of[0].split([len(batch.prompts) for batch in batches]) for of in swept]
     reference = Reference(model, COPIES, seed=0)
     findings = []
-    for prompt, *found in zip(chosen, *(of[0] for of in swept), strict=True):
-        batch = Batch([prompt.tokens], [[prompt.targets]])
+    for prompt, batch, *found in zip(chosen, batches, *parts, strict=True):
         logits = reference.logits(batch.tokens, len(prompt.targets), [((), ())], model.heads)
         expected = scores_and_margins(logits[:, 0], batch)
         for name, exact, ours in zip((WHOLE, GREEDY), expected, found, strict=True):
             group = name, f"a prompt of the study, {batch}"
-            findings.append((name, finding(group, exact, ours[None], None)))
+            findings.append((name, finding(group, exact, ours, None)))
     table = _table(findings)
     if not table["passed"].all():
         raise VerificationError(_block(table, model))
