@@ -8,14 +8,14 @@ job.begin(snakemake)
 
 import polars as pl
 
-from headcount import artifacts, correlation, pruning, verify
+from headcount import artifacts, correlation, proof, pruning
 from headcount.evaluation import Evaluation, fit_ablation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = job.load_model(snakemake)
-verify.prove_on(model, prompts, parameters.yaml)
+proof.prove_on(model, prompts, parameters.yaml)
 evaluation = Evaluation(prompts, "evaluation", parameters.yaml, parameters.metric)
 
 # (ranking, component) -> table

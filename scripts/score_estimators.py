@@ -4,7 +4,7 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, importance, verify
+from headcount import artifacts, importance, proof
 from headcount.evaluation import Evaluation, fit_ablation
 
 parameters = snakemake.params
@@ -12,7 +12,7 @@ component = snakemake.wildcards.component
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
 model = job.load_model(snakemake)
-verify.prove_on(model, prompts, parameters.yaml)
+proof.prove_on(model, prompts, parameters.yaml)
 evaluation = Evaluation(prompts, parameters.documents, parameters.yaml, parameters.metric)
 ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed, parameters.yaml)
 rows = [

@@ -13,7 +13,7 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from headcount import artifacts, induction
-from headcount.model import LanguageModel
+from headcount.model import LanguageModel, ordinary_tokens
 
 pytestmark = pytest.mark.numerical
 
@@ -96,7 +96,7 @@ def test_copying_of_random_logits_is_a_plain_loop():
 
 
 def test_ordinary_tokens_are_neither_special_nor_at_the_ends():
-    found = induction.ordinary_tokens(tiny.tokenizer(), exclude_fraction=0.1)
+    found = ordinary_tokens(tiny.tokenizer(), exclude_fraction=0.1)
     ordinary = [i for i in range(len(tiny.VOCABULARY)) if i not in (0, 1, 2)]  # unk, pad, eos
     assert found.tolist() == ordinary[4:-4]
 
@@ -112,11 +112,7 @@ def test_sequences_are_repeated_distinct_and_seeded(opt):
         assert tokens == [2] + sequence * 4 and len(set(sequence)) == length
     assert inputs(opt, induction.prefix_matching, SEQUENCES + 2, SEED)[:SEQUENCES] == first
     for tokens in inputs(opt, induction.copying, SEQUENCES, SEED):
-        assert (
-            len(set(tokens))
-            == len(tokens)
-            == 1 + len(induction.ordinary_tokens(opt.tokenizer, 0.04))
-        )
+        assert len(set(tokens)) == len(tokens) == 1 + len(ordinary_tokens(opt.tokenizer, 0.04))
 
 
 def test_lengths_rise_by_two_where_the_window_allows():

@@ -160,6 +160,7 @@ def test_of_two_tasks_the_closest_is_drawn_and_not_again_as_the_farthest(finishe
     assert "the only other task" in (tmp_path / "transfer.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_of_one_task_at_one_number_of_shots_runs_to_its_end(finished, tmp_path):
     """Without a task held out, a random order, or a level at which anything is removed."""
     study = finished.copy(tmp_path / "study")

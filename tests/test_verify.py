@@ -9,7 +9,8 @@ import torch
 from test_families import module_name
 
 from headcount import model as models
-from headcount import verify
+from headcount import proof, verify
+from headcount.examination import AFTERWARDS
 from headcount.model import LanguageModel
 from headcount.projections import matrix
 from headcount.reference import Reference
@@ -32,7 +33,7 @@ def fresh(all_models):
 
 def test_every_family_is_verified(model):
     table = verify.prove(model, seed=1)
-    assert table["property"].to_list()[:3] == [verify.WHOLE, verify.GREEDY, verify.AFTERWARDS]
+    assert table["property"].to_list()[:3] == [proof.WHOLE, proof.GREEDY, AFTERWARDS]
     assert len(table) == 9 and (table["bound"] > 0).all()
 
 
@@ -53,7 +54,7 @@ def test_a_model_on_disk_is_verified(checkpoint):
 def test_the_longest_prompt_of_a_study_is_compared_before_it_computes(
     fresh, monkeypatch, prompts, yaml
 ):
-    verify.prove_on(fresh("opt"), prompts, yaml)
+    proof.prove_on(fresh("opt"), prompts, yaml)
     through = likelihoods.Wave.through
 
     def off(wave, layer, index, states, *arguments, **options):  # in a block of many tokens alone
@@ -63,7 +64,7 @@ def test_the_longest_prompt_of_a_study_is_compared_before_it_computes(
 
     monkeypatch.setattr(likelihoods.Wave, "through", off)
     with pytest.raises(verify.VerificationError, match=r"a prompt of the study, .* tokens"):
-        verify.prove_on(fresh("opt"), prompts, yaml)
+        proof.prove_on(fresh("opt"), prompts, yaml)
 
 
 # --- the reference is the model with its weights zeroed by hand ---

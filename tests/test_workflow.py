@@ -35,6 +35,7 @@ def test_touching_every_file_runs_nothing(study):
     assert study.stale() == {}
 
 
+@pytest.mark.slow
 def test_two_runs_give_equal_artifacts(finished, tmp_path):
     again = Study.create(tmp_path / "again")
     assert again.run("artifacts/tiny/tables/retention.parquet").returncode == 0
@@ -135,6 +136,7 @@ def test_a_group_stands_for_its_tasks(study):
     assert study.stale() == {}
 
 
+@pytest.mark.slow
 def test_every_task_is_compared_with_lm_eval_when_asked(study):
     result = study.run("parity")
     assert result.returncode == 0, result.stdout

@@ -88,7 +88,7 @@ def test_one_of_each_kind_is_right_or_refused(model_type):
         {"alibi": True, "bias": True},
         {"alibi": True, "new_decoder_architecture": True, "num_kv_heads": 2},
         {"new_decoder_architecture": True, "num_kv_heads": 2},
-        {"parallel_attn": False, "multi_query": False},
+        {"parallel_attn": False, "multi_query": False, "num_kv_heads": 4},
     ],
     ids=str,
 )

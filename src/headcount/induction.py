@@ -19,11 +19,10 @@ import polars as pl
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from headcount.artifacts import SCHEMAS
 from headcount.families import ModelError
-from headcount.model import LanguageModel
+from headcount.model import LanguageModel, ordinary_tokens
 
 REPEATS = 4
 VARIANTS = ("residual", "embedding")
@@ -137,18 +136,6 @@ def copying_score(logits: Tensor, attended: Tensor) -> Tensor:
 
 
 # --- random sequences ---
-
-
-def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, exclude_fraction: float) -> np.ndarray:
-    """Token ids in rising order, without special and added ones and `exclude_fraction` at each end.
-
-    Ids stand for frequency: vocabularies of words and OPT's are sorted by it, those of byte pairs
-    by the order of the merges, so that the lowest ids are the most frequent tokens.
-    """
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    ids = np.array(sorted({*tokenizer.get_vocab().values()} - special))
-    excluded = int(exclude_fraction * len(ids))
-    return ids[excluded : len(ids) - excluded]
 
 
 def _bos(model: LanguageModel) -> list[int]:

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import get_max_memory
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headcount import checkpoints, conversion, families, projections
 from headcount.artifacts import checkpoint_hash
@@ -220,6 +221,18 @@ def _on_ffn(function: Callable, layer: int, _module: nn.Module, _inputs: tuple, 
     if isinstance(output, tuple):  # a mixture of experts, with its router's logits
         return (function(layer, output[0]), *output[1:])
     return function(layer, output)
+
+
+def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, exclude_fraction: float) -> np.ndarray:
+    """Token ids in rising order, without special and added ones and `exclude_fraction` at each end.
+
+    Ids stand for frequency: vocabularies of words and OPT's are sorted by it, those of byte pairs
+    by the order of the merges, so that the lowest ids are the most frequent tokens.
+    """
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    ids = np.array(sorted({*tokenizer.get_vocab().values()} - special))
+    excluded = int(exclude_fraction * len(ids))
+    return ids[excluded : len(ids) - excluded]
 
 
 @contextmanager
