@@ -130,7 +130,13 @@ def code(script):
 def proven_code():
     """Content hash of what `verify_model` proves: all of it makes numbers stale by itself."""
     library = Path(workflow.basedir, "src", "headcount")
-    modules = ["verify.py", "examination.py", "proof.py", "reference.py", "importance.py"]
+    modules = [
+        "verify.py",
+        "examination.py",
+        "proof.py",
+        "reference.py",
+        "importance.py",
+    ]
     return [
         artifacts.code_hash(library / "sweep" / "__init__.py"),
         artifacts.files_hash(library / name for name in modules),
