@@ -30,7 +30,7 @@ from headcount.sweep import Masks, log_likelihoods
 
 COPIES = 3  # of the reference, with other rounding errors
 FACTOR = 8  # times the largest deviation of the copies
-SHORT, SOME = 3, 24  # tokens of inputs
+SHORT, SOME = 3, 12  # tokens of inputs
 LONGEST = 128  # tokens of the longest random input; a study's own prompts: `prove_on`
 TARGETS = 3  # tokens of the longer continuations
 
