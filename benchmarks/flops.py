@@ -6,11 +6,13 @@ activation functions and softmax are not.
 
 from torch import Tensor
 
+from headcount.families import Parts
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks
+from headcount.sweep.attention import Sight
 from headcount.sweep.memory import Budget
 from headcount.sweep.sharing import tree
-from headcount.sweep.trie import Block, blocks
+from headcount.sweep.trie import blocks
 
 
 def sweep(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
@@ -22,12 +24,13 @@ def sweep(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:
     states = tree(masks)
     total = 0.0
     for block in blocks(prompts, Budget.of(model).rows):
-        everything, scored = _pairs(block), _pairs(block.scored_alone())
+        everything, scored = _pairs(Sight.of(block)), _pairs(Sight.of_scored(block))
         for layer, steps in enumerate(states.steps):
             last = layer == model.num_layers - 1
             queries, pairs = (len(block.scored), scored) if last else (len(block), everything)
             for step in steps:
-                each = _layer(model, len(block), queries, pairs, step.heads, step.ffn)
+                sizes = len(block), queries, pairs
+                each = _layer(model.parts[layer], sizes, step.heads, step.ffn)
                 total += len(step.parents) * each
         total += len(set(states.leaves)) * len(block.scored) * vocabulary(model)
     return total
@@ -40,14 +43,14 @@ def whole_model(model: LanguageModel, prompts: list[Prompt]) -> tuple[float, flo
     """
     lengths = [len(tokens) for tokens in {tuple(prompt.tokens) for prompt in prompts}]
     tokens, pairs = sum(lengths), sum(n * (n + 1) / 2 for n in lengths)
-    layers = model.num_layers * layer_matrices(model)
-    attention = model.num_layers * 4 * model.num_heads * model.head_dim * pairs
+    layers = sum(map(layer_matrices, model.parts))
+    attention = sum(4 * part.heads * part.head_dim for part in model.parts) * pairs
     return tokens * (layers + vocabulary(model)), attention
 
 
-def layer_matrices(model: LanguageModel) -> float:
+def layer_matrices(part: Parts) -> float:
     """Of one layer's matrix products for one token: twice the weights."""
-    return 2 * sum(p.numel() for p in model.layers[0].parameters() if p.dim() > 1)
+    return 2 * sum(p.numel() for p in part.layer.parameters() if p.dim() > 1)
 
 
 def vocabulary(model: LanguageModel) -> float:
@@ -55,24 +58,26 @@ def vocabulary(model: LanguageModel) -> float:
     return 2 * model.hf.get_output_embeddings().weight.numel()
 
 
-def _layer(
-    model: LanguageModel, tokens: int, queries: int, pairs: int, heads: Tensor, ffn: bool
-) -> float:
-    """Of one state in one layer: keys and values of `tokens`, all else of `queries`."""
+def _layer(part: Parts, sizes: tuple[int, int, int], heads: Tensor, ffn: bool) -> float:
+    """Of one state in one layer.
+
+    `sizes`: tokens that have keys and values, queries that have all else, pairs that attend.
+    """
+    tokens, queries, pairs = sizes
     kept = heads.nonzero()[:, 0]
-    kv_heads = len((kept // (model.num_heads // model.num_kv_heads)).unique())
-    per_head = 2 * model.d_model * model.head_dim
+    kv_heads = len((kept // (part.heads // part.kv_heads)).unique())
+    per_head = 2 * part.d_model * part.head_dim
     projections = per_head * (2 * kv_heads * tokens + 2 * len(kept) * queries)
-    attention = 4 * model.head_dim * len(kept) * pairs
-    return projections + attention + ffn * queries * _ffn(model)
+    attention = 4 * part.head_dim * len(kept) * pairs
+    return projections + attention + ffn * queries * _ffn(part)
 
 
-def _ffn(model: LanguageModel) -> float:
+def _ffn(part: Parts) -> float:
     """Of an FFN for one token."""
-    attention = 2 * model.num_heads + 2 * model.num_kv_heads
-    return layer_matrices(model) - 2 * model.d_model * model.head_dim * attention
+    attention = 2 * part.heads + 2 * part.kv_heads
+    return layer_matrices(part) - 2 * part.d_model * part.head_dim * attention
 
 
-def _pairs(block: Block) -> int:
+def _pairs(sight: Sight) -> int:
     """How many (query, key) pairs of a block see each other."""
-    return sum(int(unit.sees().sum()) for unit in block.units)
+    return sum(int(sight.mask(unit, window=None).sum()) for unit in sight.units)

@@ -26,9 +26,9 @@ class OtherSide:
         """Inside, hooks zero what one of the masks removes."""
         with ExitStack() as hooks:
             for layer, part in enumerate(self.model.parts):
-                keep = masks.heads[index, layer]
+                keep = masks.heads[layer][index]
                 if not keep.all():
-                    gate = keep.repeat_interleave(self.model.head_dim).float()
+                    gate = keep.repeat_interleave(part.head_dim).float()
                     handle = part.attention_output.register_forward_pre_hook(
                         lambda _m, inputs, gate=gate: (inputs[0] * gate,)
                     )
@@ -48,7 +48,7 @@ def gradient_scores(model: LanguageModel, prompts: list[Prompt], batch_size: int
     """
     model.hf.requires_grad_(not frozen)
     ordered = sorted(prompts, key=lambda prompt: len(prompt.tokens))
-    totals = torch.zeros(model.num_layers, model.num_heads)
+    totals = torch.zeros(model.num_layers, model.heads[0])  # all layers have the same
     try:
         for first in range(0, len(ordered), batch_size):
             totals += _batch_scores(model, ordered[first : first + batch_size])
@@ -79,7 +79,7 @@ def _batch_scores(model: LanguageModel, prompts: list[Prompt]) -> torch.Tensor:
         log_p = model.hf(input_ids=tokens, use_cache=False).logits.log_softmax(-1)
     losses = -log_p.gather(2, labels.clamp(min=0)[..., None])[..., 0] * (labels >= 0)
     (losses.sum(1) / (labels >= 0).sum(1)).sum().backward()
-    shape = (model.num_heads, model.head_dim)
+    shape = (model.heads[0], model.parts[0].head_dim)
     return torch.stack(
         [(z * z.grad).detach().unflatten(-1, shape).sum(-1).abs().sum((0, 1)) for z in kept]
     )

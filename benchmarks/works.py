@@ -185,7 +185,7 @@ def _best_batch(model: LanguageModel, pairs: list[tuple[str, str]]) -> int:
 def orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
     """Heads and FFNs in a random order, in which the curves remove them."""
     generator = np.random.default_rng(0)
-    heads = list(itertools.product(range(model.num_layers), range(model.num_heads)))
+    heads = importance.components(model, "heads")
     return (
         [heads[i] for i in generator.permutation(len(heads))],
         generator.permutation(model.num_layers).tolist(),

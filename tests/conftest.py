@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before it is imported: no test needs the hub
+
 import pytest
 import tiny
 import torch

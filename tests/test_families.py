@@ -11,7 +11,7 @@ import torch
 from test_sweep import random_prompts, tolerance
 from transformers import AutoModelForCausalLM
 
-from headcount import families, importance
+from headcount import importance, projections
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
 from headcount.sweep.removal import without
@@ -57,7 +57,7 @@ def removed_head_is_zeroed_columns(model):
             part = model.parts[layer]
             name = module_name(model, part.attention_output)
             columns = slice(head * part.head_dim, (head + 1) * part.head_dim)
-            families.matrix(by_hand.get_submodule(name))[:, columns] = 0
+            projections.matrix(by_hand.get_submodule(name))[:, columns] = 0
         assert_removed(model, by_hand, heads, ffns)
 
 

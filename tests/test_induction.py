@@ -188,10 +188,10 @@ def test_prefix_matching_is_a_plain_loop_over_attention(model):
         expected = []
         for tokens in sequences:
             length = (len(tokens) - 1) // 4
-            queries = range(1 + length, len(tokens))
+            queries, keys = range(1 + length, len(tokens)), following(tokens)
             expected.append(
                 [
-                    np.mean([attention[h, q, following(tokens)[q]].sum().item() for q in queries])
+                    np.mean([attention[h, q, keys[q]].sum().item() for q in queries])
                     for attention in patterns(model, tokens)
                     for h in range(model.heads[0])
                 ]

@@ -42,3 +42,12 @@ def test_a_directory_that_holds_no_model_is_named(tmp_path):
     OPTConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(models.ModelError, match=str(tmp_path)):
         models.load(tmp_path)
+
+
+def test_a_user_may_say_where_heads_and_ffns_are(checkpoint):
+    named = {"attention_output": "self_attn.out_proj", "ffn_output": "fc2"}
+    model, found = models.load(checkpoint, layout=named), models.load(checkpoint)
+    assert (model.heads, model.ffns) == (found.heads, found.ffns) == ([4, 4, 4], [0, 1, 2])
+    for name in named:
+        with pytest.raises(models.ModelError, match="looked for nowhere"):
+            models.load(checkpoint, layout=named | {name: "nowhere.proj"})

@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headcount.families import matrix
 from headcount.model import Prompt
+from headcount.projections import matrix
 from headcount.sweep import Masks, log_likelihoods
 from headcount.sweep.attention import Sight
 from headcount.sweep.sharing import tree

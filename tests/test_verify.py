@@ -10,8 +10,8 @@ from test_families import module_name
 
 from headcount import model as models
 from headcount import verify
-from headcount.families import matrix
 from headcount.model import LanguageModel
+from headcount.projections import matrix
 from headcount.reference import Reference
 from headcount.sweep import attention, layers, likelihoods, own, packed, removal
 

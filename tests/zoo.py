@@ -161,10 +161,15 @@ def config(model_type: str) -> PreTrainedConfig:
     return type(text)(**settable)
 
 
-def build(model_type: str) -> PreTrainedModel:
-    """A random model of a type, whose weights are large, so that every part has an effect."""
+def build(model_type: str, **settings) -> PreTrainedModel:
+    """A random model of a type, whose weights are large, so that every part has an effect.
+
+    `settings` change its configuration.
+    """
     torch.manual_seed(0)
     small, eager = config(model_type), {"attn_implementation": "eager"}
+    for name, value in settings.items():
+        setattr(small, name, value)
     if type(small) in AutoModelForCausalLM._model_mapping:
         hf = AutoModelForCausalLM.from_config(small, **eager).eval()
     else:  # the text decoder of a model that is more

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from headcount import artifacts, families, narrow, rankings
+from headcount import artifacts, narrow, projections, rankings
 from headcount.model import LanguageModel, load
 from headcount.pruning import Removal, removal
 
@@ -89,7 +89,7 @@ def zero(model: LanguageModel, removed: Removal) -> None:
     for layer, head in heads:
         part = model.parts[layer]
         columns = slice(head * part.head_dim, (head + 1) * part.head_dim)
-        families.matrix(part.attention_output)[:, columns] = 0
+        projections.matrix(part.attention_output)[:, columns] = 0
     for layer in ffns:
         for parameter in model.parts[layer].ffn_output.parameters():
             parameter.zero_()

@@ -11,15 +11,14 @@ experts.
 """
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from headcount.projections import Inputs, Sizes, inputs_of, is_plain, narrow_inputs
 
 # The last projection of softmax attention: its input is z of every head, side by side.
 ATTENTION_OUTPUTS = (
@@ -92,7 +91,7 @@ class Parts:
     attention_output: nn.Module | None = None  # reads z
     skips: bool = False  # attention need not run where no head is left
     # How to keep some heads of the query, key and value projections; None: always all of them.
-    inputs: "Inputs | None" = None
+    inputs: Inputs | None = None
     ffn_output: nn.Module | None = None  # with its parameters zero the FFN adds nothing
     ffn_writes: nn.Module | None = None  # its output is what the FFN adds to the residual stream
     ffn_inner: tuple[nn.Module, ...] = ()  # of the FFN, run before; nothing else reads them
@@ -114,7 +113,7 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
         raise ModelError(f"{name} has no single text decoder: {error}") from error
     if hf.config.is_encoder_decoder or config.is_encoder_decoder:
         raise ModelError(f"{name} is an encoder-decoder; headcount takes decoder-only models")
-    for size in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
+    for size in ("num_hidden_layers", "hidden_size"):
         if not isinstance(getattr(config, size, None), int):
             raise ModelError(f"{name}: its configuration has no single {size}: not supported")
     if not hasattr(hf.get_output_embeddings(), "weight"):
@@ -195,13 +194,13 @@ def _attention(
             continue
         if not hasattr(projection, "weight"):  # a wrapper of a single projection (Moshi)
             projection = next(iter(projection.children()), projection)
-        inputs = _inputs_of(projection)
+        inputs = inputs_of(projection)
         if inputs is None:
             continue
         head_dim = _number(attention, "v_head_dim", "head_dim", "head_size")
         heads = _number(attention, "num_heads", "num_attention_heads", "n_heads", "n_head")
         if head_dim is None:
-            heads = heads or config.num_attention_heads
+            heads = heads or getattr(config, "num_attention_heads", 1)
             head_dim = inputs // heads
         heads = heads or inputs // head_dim
         if heads * head_dim != inputs:
@@ -209,6 +208,11 @@ def _attention(
                 f"{name}: {path} has {inputs} inputs, which are not {heads} heads of {head_dim}"
             )
         kv_heads = _kv_heads(attention, heads, config)
+        if heads % kv_heads:
+            raise ModelError(
+                f"{name}: {heads} heads cannot share {kv_heads} key-value heads equally: see "
+                "num_attention_heads and num_key_value_heads of its configuration"
+            )
         sizes = Sizes(heads, kv_heads, head_dim)
         return {
             "heads": heads,
@@ -217,7 +221,7 @@ def _attention(
             "attention": attention,
             "attention_output": projection,
             "skips": is_plain(projection) and _returns_output_alone(attention),
-            "inputs": _narrow_inputs(attention, projection, sizes, config.model_type),
+            "inputs": narrow_inputs(attention, projection, sizes, config.model_type),
         }
     return {}
 
@@ -293,14 +297,6 @@ def _takes_one_tensor(block: nn.Module) -> bool:
     return len(required) == 2  # self, hidden states
 
 
-# --- projections: nn.Linear, GPT-2's Conv1D whose weight is transposed, and what wraps them ---
-
-
-def is_plain(projection: nn.Module) -> bool:
-    """Whether a projection is `z @ weight + bias`, and nothing that replaces or wraps one."""
-    return type(projection) in (nn.Linear, Conv1D) and not parametrize.is_parametrized(projection)
-
-
 def refuse_wrapped(layer: nn.Module) -> None:
     """Raise `ModelError` when a module of `layer` does not compute with its `weight` as it is.
 
@@ -320,93 +316,3 @@ def refuse_wrapped(layer: nn.Module) -> None:
                 f"{name} in a decoder layer is no plain projection but {kind}: give the model "
                 "without quantisation or adapters"
             )
-
-
-def matrix(projection: nn.Module) -> Tensor:
-    """Weight of a projection as [outputs, inputs]."""
-    return projection.weight.T if isinstance(projection, Conv1D) else projection.weight
-
-
-def _inputs_of(projection: nn.Module) -> int | None:
-    """Number of inputs of a projection; None for what is none."""
-    if isinstance(projection, Conv1D):
-        return projection.weight.shape[0]
-    return getattr(projection, "in_features", None)
-
-
-# --- which outputs of the query, key and value projections belong to some heads ---
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of one layer's attention."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """How a layer computes queries, keys and values of some heads alone.
-
-    `outputs`: kept query heads [H'], kept key-value heads [K'] -> indices of the outputs to keep,
-    by the name of the projection. `counts`: numbers of them, H' and K' -> attributes of the
-    attention module that count heads or their outputs.
-    """
-
-    outputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
-    counts: Callable[[int, int], dict[str, int]]
-
-
-def channels(heads: Tensor, head_dim: int) -> Tensor:
-    """Indices [len(heads) * head_dim] of the channels of `heads`, which lie side by side."""
-    return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
-
-
-def _separate(sizes: Sizes, heads: Tensor, kv_heads: Tensor) -> dict[str, Tensor]:
-    of_kv_heads = channels(kv_heads, sizes.head_dim)
-    of_heads = channels(heads, sizes.head_dim)
-    return {"q_proj": of_heads, "k_proj": of_kv_heads, "v_proj": of_kv_heads}
-
-
-def _gpt2(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tensor]:
-    blocks = [heads + block * sizes.heads for block in range(3)]  # queries, keys, values
-    return {"c_attn": channels(torch.cat(blocks), sizes.head_dim)}
-
-
-def _gpt_neox(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tensor]:
-    return {"query_key_value": channels(heads, 3 * sizes.head_dim)}  # [head, (q, k, v), e]
-
-
-FUSED = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}  # by `model_type`
-
-
-def _narrow_inputs(
-    attention: nn.Module, output: nn.Module, sizes: Sizes, model_type: str
-) -> Inputs | None:
-    """How to narrow an attention module, if that is safe: if it has nothing but what we know."""
-    outputs = partial(FUSED.get(model_type, _separate), sizes)
-    rows = outputs(torch.arange(sizes.heads), torch.arange(sizes.kv_heads))
-    projections = {name: get(attention, name) for name in rows}
-    for name, projection in projections.items():
-        if projection is None or not is_plain(projection):
-            return None
-        if len(matrix(projection)) != len(rows[name]):  # a gate in the same projection
-            return None
-    if not is_plain(output):
-        return None
-    known = {*projections.values(), output}
-    for module in attention.modules():
-        of_heads = any(p.numel() != sizes.head_dim for p in module.parameters(recurse=False))
-        if module not in known and of_heads:  # a norm over all heads at once, a sink for each
-            return None
-    if "shared_kv_states" in inspect.signature(type(attention).forward).parameters:
-        return None  # a later layer reads its keys and values
-
-    def counts(heads: int, kv_heads: int) -> dict[str, int]:
-        found = {"num_heads": heads, "num_key_value_heads": kv_heads}
-        found["split_size"] = heads * sizes.head_dim
-        return {name: count for name, count in found.items() if _number(attention, name)}
-
-    return Inputs(outputs, counts)

@@ -29,7 +29,7 @@ from accelerate.utils import get_max_memory
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headcount import checkpoints, conversion, families
+from headcount import checkpoints, conversion, families, projections
 from headcount.artifacts import checkpoint_hash
 from headcount.families import Layout, ModelError, Parts
 
@@ -177,8 +177,8 @@ class LanguageModel:
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""
         part = self.parts[layer]
-        if families.is_plain(part.attention_output):
-            weight = families.matrix(part.attention_output).T  # [H * head_dim, d_model]
+        if projections.is_plain(part.attention_output):
+            weight = projections.matrix(part.attention_output).T  # [H * head_dim, d_model]
         else:  # of a wrapped projection: what it makes of each input
             inputs = torch.eye(part.heads * part.head_dim, dtype=self.hf.dtype, device=self.device)
             weight = part.attention_output(inputs) - part.attention_output(torch.zeros_like(inputs))

@@ -146,7 +146,8 @@ def combined_pruning(table: pl.DataFrame) -> alt.TopLevelMixin:
         text=alt.Text("value:Q", format=".2f"),
         color=alt.condition(f"datum.value < {middle}", alt.value("white"), alt.value("black")),
     )
-    chart = (cells + text).properties(width=34 * wide, height=28 * tall)
+    # Never narrower than the title of an axis, which would run into the next panel's.
+    chart = (cells + text).properties(width=max(34 * wide, 130), height=max(28 * tall, 80))
     chart = chart.facet(
         row=alt.Row("name:N", title=None, sort=names, header=row_header()),
         column=alt.Column("panel:N", title=None, sort=panels(table)),

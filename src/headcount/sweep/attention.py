@@ -83,9 +83,8 @@ class Call:
 
     sight: Sight
     window: int | None  # that the layer should come with
-    kv_of_query: Tensor | None = (
-        None  # [H'] where heads were removed; else they are in equal groups
-    )
+    # [H'] the key-value head of each query head where heads were removed; else in equal groups
+    kv_of_query: Tensor | None = None
     known: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] in place of the layer's
     only_keys: bool = False  # nothing else is wanted
     found: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] that the layer came with

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headcount import families
+from headcount import families, projections
 from headcount.families import Parts
 from headcount.model import LanguageModel, replaced
 
@@ -85,7 +85,7 @@ def removed(
     kept, gone = heads.nonzero()[:, 0], (~heads).nonzero()[:, 0]
     if len(gone):
         z = None if stand_in is None else stand_in.z
-        if not families.is_plain(part.attention_output):
+        if not projections.is_plain(part.attention_output):
             forwards[part.attention_output] = _masked_output(part, heads, z)
         elif len(kept) == 0 and part.skips:
             extra = _written(model, layer, gone, z)
@@ -96,7 +96,7 @@ def removed(
                 kv_heads, kv_of_query = _kv_heads(part, kept)
                 forwards |= _narrow_inputs(part, kept, kv_heads)
                 counts = part.inputs.counts(len(kept), len(kv_heads))
-            columns = families.channels(kept, part.head_dim)
+            columns = projections.channels(kept, part.head_dim)
             forwards[part.attention_output] = _narrow_output(
                 part.attention_output,
                 columns,
@@ -126,7 +126,7 @@ def _narrow_inputs(part: Parts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Modul
     for name, outputs in part.inputs.outputs(kept, kv_heads).items():
         projection = part.attention.get_submodule(name)
         outputs = outputs.to(projection.weight.device)
-        weight = families.matrix(projection)[outputs]
+        weight = projections.matrix(projection)[outputs]
         bias = None if projection.bias is None else projection.bias[outputs]
         forwards[projection] = partial(F.linear, weight=weight, bias=bias)
     return forwards
@@ -139,7 +139,7 @@ def _narrow_output(
 
     The bias stays, and `extra` [.., d] is added.
     """
-    weight = families.matrix(projection)
+    weight = projections.matrix(projection)
     weight = weight[:, columns.to(weight.device)]
 
     def forward(z: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def _no_attention(
 ) -> tuple[Tensor, None]:
     """What an attention module returns without a head: the output projection's bias."""
     hidden = args[0] if hidden_states is None else hidden_states  # [B, T, d]
-    out = hidden.new_zeros(*hidden.shape[:-1], len(families.matrix(projection)))
+    out = hidden.new_zeros(*hidden.shape[:-1], len(projections.matrix(projection)))
     for term in (projection.bias, extra):
         out = out if term is None else out + term
     return out, None

@@ -1,0 +1,110 @@
+"""Projections of a layer, and which of their rows and columns belong to some heads.
+
+`nn.Linear`, GPT-2's `Conv1D` whose weight is transposed, and what wraps or replaces them
+(quantised, adapted, parametrised), whose weights are none of ours.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers.pytorch_utils import Conv1D
+
+
+def is_plain(projection: nn.Module) -> bool:
+    """Whether a projection is `z @ weight + bias`, and nothing that replaces or wraps one."""
+    return type(projection) in (nn.Linear, Conv1D) and not parametrize.is_parametrized(projection)
+
+
+def matrix(projection: nn.Module) -> Tensor:
+    """Weight of a projection as [outputs, inputs]."""
+    return projection.weight.T if isinstance(projection, Conv1D) else projection.weight
+
+
+def inputs_of(projection: nn.Module) -> int | None:
+    """Number of inputs of a projection; None for what is none."""
+    if isinstance(projection, Conv1D):
+        return projection.weight.shape[0]
+    return getattr(projection, "in_features", None)
+
+
+# --- which outputs of the query, key and value projections belong to some heads ---
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How a layer computes queries, keys and values of some heads alone.
+
+    `outputs`: kept query heads [H'], kept key-value heads [K'] -> indices of the outputs to keep,
+    by the name of the projection. `counts`: numbers of them, H' and K' -> attributes of the
+    attention module that count heads or their outputs.
+    """
+
+    outputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    counts: Callable[[int, int], dict[str, int]]
+
+
+def channels(heads: Tensor, head_dim: int) -> Tensor:
+    """Indices [len(heads) * head_dim] of the channels of `heads`, which lie side by side."""
+    return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
+
+
+def _separate(sizes: Sizes, heads: Tensor, kv_heads: Tensor) -> dict[str, Tensor]:
+    of_kv_heads = channels(kv_heads, sizes.head_dim)
+    of_heads = channels(heads, sizes.head_dim)
+    return {"q_proj": of_heads, "k_proj": of_kv_heads, "v_proj": of_kv_heads}
+
+
+def _gpt2(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tensor]:
+    blocks = [heads + block * sizes.heads for block in range(3)]  # queries, keys, values
+    return {"c_attn": channels(torch.cat(blocks), sizes.head_dim)}
+
+
+def _gpt_neox(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tensor]:
+    return {"query_key_value": channels(heads, 3 * sizes.head_dim)}  # [head, (q, k, v), e]
+
+
+FUSED = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}  # by `model_type`
+
+
+def narrow_inputs(
+    attention: nn.Module, output: nn.Module, sizes: Sizes, model_type: str
+) -> Inputs | None:
+    """How to narrow an attention module, if that is safe: if it has nothing but what we know."""
+    outputs = partial(FUSED.get(model_type, _separate), sizes)
+    rows = outputs(torch.arange(sizes.heads), torch.arange(sizes.kv_heads))
+    projections = {name: getattr(attention, name, None) for name in rows}
+    for name, projection in projections.items():
+        if projection is None or not is_plain(projection):
+            return None
+        if len(matrix(projection)) != len(rows[name]):  # a gate in the same projection
+            return None
+    if not is_plain(output):
+        return None
+    known = {*projections.values(), output}
+    for module in attention.modules():
+        of_heads = any(p.numel() != sizes.head_dim for p in module.parameters(recurse=False))
+        if module not in known and of_heads:  # a norm over all heads at once, a sink for each
+            return None
+    if "shared_kv_states" in inspect.signature(type(attention).forward).parameters:
+        return None  # a later layer reads its keys and values
+
+    def counts(heads: int, kv_heads: int) -> dict[str, int]:
+        found = {"num_heads": heads, "num_key_value_heads": kv_heads}
+        found["split_size"] = heads * sizes.head_dim
+        return {name: count for name, count in found.items() if hasattr(attention, name)}
+
+    return Inputs(outputs, counts)
