@@ -19,7 +19,7 @@ from headcount.proof import (
 from headcount.reference import Reference, Removal
 from headcount.sweep import Masks, log_likelihoods
 
-SHORT, SOME = 3, 24  # tokens of inputs
+SHORT, SOME = 3, 12  # tokens of inputs
 LONGEST = 128  # tokens of the longest random input; a study's own prompts: `prove_on`
 TARGETS = 3  # tokens of the longer continuations
 
