@@ -39,6 +39,7 @@ def small(name, directory):
     return study
 
 
+@pytest.mark.slow
 def test_opt_125m_is_planned(tmp_path):
     stale = small("opt-125m", tmp_path).stale()
     assert stale["prepare_task"] == 16 * 3

@@ -110,6 +110,7 @@ def test_the_bootstrap_touches_no_model(study):
     assert rules == {"correlate", "prune_transfer"}  # the latter reads who correlates most
 
 
+@pytest.mark.slow
 def test_the_estimator_is_known_by_what_it_varies_in_alone(study):
     importance = {"heads": {"estimator": "gradient", "metric": "loss"}, "ffns": {"metric": "loss"}}
     study.configure(importance=importance)  # the gradient has no metric
@@ -117,6 +118,7 @@ def test_the_estimator_is_known_by_what_it_varies_in_alone(study):
     assert stale["score_importance"] == 4 and "draw_head_importance" not in stale
 
 
+@pytest.mark.slow
 def test_the_agreement_of_estimators_is_narrowed(study):
     study.configure(estimator_agreement={"tasks": ["tiny_b"], "shots": [2]})
     target = "artifacts/tiny/figures/estimator_agreement.png"
@@ -129,6 +131,7 @@ def test_a_missing_figure_is_drawn_again(study):
     assert study.stale() == {"draw_retention": 1}
 
 
+@pytest.mark.slow
 def test_a_group_stands_for_its_tasks(study):
     group = "group: tiny_group\ntask: [tiny_a, tiny_b]\n"
     (study.directory / "lm_tasks" / "group.yaml").write_text(group)
@@ -148,6 +151,7 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
 # --- bad input: a clear message, before any model is loaded ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes,message",
     [
@@ -190,12 +194,14 @@ def test_more_shots_than_examples_is_told(study):
     fails(study, "artifacts/tasks/tiny_a/24-shot.parquet", "24 shots need 25 examples")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_nowhere_is_told(study, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     study.configure(models={"tiny": {"source": "no/such-model"}})
     fails(study, "artifacts/tiny/model.json", "no/such-model")
 
 
+@pytest.mark.slow
 def test_code_that_a_model_brings_is_told_without_asking(study):
     config = study.directory / "model" / "config.json"
     own = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
@@ -203,6 +209,7 @@ def test_code_that_a_model_brings_is_told_without_asking(study):
     fails(study, "artifacts/tiny/model.json", "trust_remote_code: true")
 
 
+@pytest.mark.slow
 def test_scores_that_are_not_finite_are_told(study):
     model = study.directory / "model"
     tiny.save_model(model)
@@ -221,6 +228,7 @@ def gradient(*arguments):
 """
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_wrong_stops_the_study(study):
     study.append("src/headcount/importance.py", DOUBLED)
     fails(study, "artifacts/tiny/verified.parquet", r"opt.*(?s:.*)gradient scores of heads: off by")
