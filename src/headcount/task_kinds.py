@@ -47,7 +47,6 @@ class Kind:
     """What a task is, and what has to be known of the results."""
 
     task: str
-    output_type: str
     metric: str
     evaluated: str  # split
     examples: str | None  # split; None: listed in the configuration
@@ -82,7 +81,6 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
         raise TaskError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
     return Kind(
         task=name,
-        output_type=config["output_type"],
         metric=metric,
         evaluated=evaluated,
         examples=examples_split(config),
