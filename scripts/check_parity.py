@@ -4,12 +4,14 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, parity
 
 parameters = snakemake.params
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
-model = job.load_model(snakemake)
+model = loading.load_model(snakemake)
 reference = parity.recorder(
     facts["path"],
     parameters.computes["dtype"],

@@ -42,26 +42,6 @@ def model_facts(path: str) -> dict:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def load_model(snakemake):
-    """The model that `resolve_model` found, as the job's parameters and resources say.
-
-    Its prompts go through the layers the way that `verify_model` proved.
-    """
-    from headcount import model
-
-    facts = model_facts(snakemake.input.model)
-    loaded = model.load(
-        facts["path"],
-        **snakemake.params.computes,
-        memory=snakemake.resources.engine_mb,
-        trust_remote_code=facts["trust_remote_code"],
-        layout=facts["layout"],
-    )
-    if verified := snakemake.input.get("verified"):
-        loaded.way = artifacts.provenance(verified)["way"]
-    return loaded
-
-
 def prompts_made_by(path: str) -> dict:
     """What decided the prompts in an artifact `tasks`: documents, seeds, the task's files."""
     made = artifacts.provenance(path)

@@ -6,6 +6,7 @@ import job
 
 job.begin(snakemake)
 
+import loading
 import polars as pl
 
 from headcount import artifacts, correlation, proof, pruning
@@ -14,7 +15,7 @@ from headcount.evaluation import Evaluation, fit_ablation
 parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
-model = job.load_model(snakemake)
+model = loading.load_model(snakemake)
 proof.prove_on(model, prompts, parameters.yaml)
 evaluation = Evaluation(prompts, "evaluation", parameters.yaml, parameters.metric)
 

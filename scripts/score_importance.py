@@ -4,6 +4,8 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, importance, proof
 from headcount.evaluation import Evaluation, fit_ablation
 
@@ -11,7 +13,7 @@ parameters = snakemake.params
 component = snakemake.wildcards.component
 facts = job.model_facts(snakemake.input.model)
 prompts = artifacts.read(snakemake.input.prompts)
-model = job.load_model(snakemake)
+model = loading.load_model(snakemake)
 proof.prove_on(model, prompts, parameters.yaml)
 evaluation = Evaluation(prompts, parameters.documents, parameters.yaml, parameters.metric)
 ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed, parameters.yaml)

@@ -14,5 +14,6 @@ The library behind the Snakemake workflow, importable in a notebook. One noun of
 - `resampling`: scores under resamples and halves of the documents
 - `tables`, `figures`, `summary`: what people look at
 - `paper`, `comparison`: the numbers of the paper, and whether they hold in a study
+- `source_code`: what the code that a job runs means, and the packages that it uses
 - `artifacts`: Parquet schemas, atomic writes, provenance
 """

@@ -6,7 +6,6 @@ in the Parquet metadata under the key `headcount`; nothing in it depends on the 
 so equal inputs give equal files.
 """
 
-import ast
 import hashlib
 import json
 import os
@@ -204,51 +203,6 @@ def package_versions() -> dict[str, str]:
 
 
 # --- content hashes, by which the workflow decides what is stale ---
-
-
-def code_hash(script: str | Path) -> str:
-    """SHA-256 of a script and of every `headcount` module that it imports, directly or not.
-
-    Imports are read from the source, wherever they stand in it; nothing is executed.
-    """
-    package = Path(__file__).parent
-    files, waiting = {}, [Path(script)]
-    while waiting:
-        path = waiting.pop()
-        inside = path.is_relative_to(package)
-        name = path.relative_to(package).as_posix() if inside else path.name
-        if name not in files:
-            files[name] = path.read_bytes()
-            waiting += _headcount_imports(files[name], path)
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + files[name] + b"\0")
-    return digest.hexdigest()
-
-
-def _headcount_imports(source: bytes, path: Path) -> set[Path]:
-    """Files of the `headcount` modules and subpackages that `source`, at `path`, imports.
-
-    In any of Python's spellings; of an imported name that is no module, the module it is in.
-    """
-    package = Path(__file__).parent
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level and path.is_relative_to(package):
-                home = path.parents[node.level - 1].relative_to(package.parent)  # "." is its parent
-                module = ".".join([*home.parts, *filter(None, [module])])
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    files = set()
-    for name in names:
-        top, *parts = name.split(".")
-        for depth in range(1, len(parts) + 1) if top == "headcount" else ():
-            module = package.joinpath(*parts[:depth])  # headcount.a.b runs headcount.a first
-            files |= {module.with_suffix(".py"), module / "__init__.py"}
-    return {file for file in files if file.exists()}
 
 
 def files_hash(paths: Iterable[Path]) -> str:

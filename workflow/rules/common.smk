@@ -4,7 +4,7 @@ from functools import cache
 
 import jsonschema
 import yaml
-from headcount import artifacts, task_files, task_kinds
+from headcount import artifacts, source_code, task_files, task_kinds
 from headcount import tasks as lm_eval_tasks
 from snakemake.exceptions import WorkflowError
 
@@ -123,8 +123,8 @@ wildcard_constraints:
 
 @cache
 def code(script):
-    """Content hash of a script and of the library modules that it imports."""
-    return artifacts.code_hash(SCRIPTS / script)
+    """Hash of what a script and all that it imports mean."""
+    return source_code.code_hash(SCRIPTS / script)
 
 
 def proven_code():
@@ -138,8 +138,8 @@ def proven_code():
         "importance.py",
     ]
     return [
-        artifacts.code_hash(library / "sweep" / "__init__.py"),
-        artifacts.files_hash(library / name for name in modules),
+        source_code.code_hash(library / "sweep" / "__init__.py"),
+        source_code.Sources({library / name: name for name in modules}, set()).hash(),
     ]
 
 
