@@ -170,6 +170,11 @@ def test_code_that_does_not_parse_is_named(tmp_path):
 # --- the project's own ---
 
 
+def names(script: Path) -> set[str]:
+    found = source_code.reached([(script.parent, script.stem)]).files.values()
+    return {str(name) for name in found}
+
+
 def imported_by(script: Path) -> set[str]:
     """The project's modules that Python itself imports when a script begins, by name."""
     report = (
@@ -181,8 +186,8 @@ def imported_by(script: Path) -> set[str]:
         "files = (getattr(m, '__file__', None) for m in list(sys.modules.values()))\n"
         "print(*{f for f in files if f and f.startswith(home)}, sep='\\n')"
     )
-    arguments = [str(SCRIPTS), str(script), str(SCRIPTS.parent)]
-    told = subprocess.run([sys.executable, "-c", report, *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-c", report, str(SCRIPTS), str(script), str(SCRIPTS.parent)]
+    told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     return {line for line in told.stdout.splitlines() if "site-packages" not in line}
 
@@ -195,13 +200,12 @@ def test_what_python_imports_is_reached(name):
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
 def test_a_script_counts_the_helpers_that_start_it(script):
-    names = {str(name) for name in source_code.reached([(script.parent, script.stem)]).files.values()}
-    assert {"job.py", "preloaded.py"} <= names or script.stem in ("job", "preloaded")
+    assert {"job.py", "preloaded.py"} <= names(script) or script.stem in ("job", "preloaded")
 
 
 def test_drawings_know_nothing_of_the_engine():
-    names = {str(name) for name in source_code.reached([(SCRIPTS, "draw")]).files.values()}
-    assert "headcount/tables.py" in names and "headcount/model.py" not in names
+    found = names(SCRIPTS / "draw.py")
+    assert "headcount/tables.py" in found and "headcount/model.py" not in found
     assert "torch" not in source_code.packages(SCRIPTS / "draw.py")
 
 

@@ -38,10 +38,12 @@ def task_yaml(task):
 
 @cache
 def task_source(task):
-    """Content hash of the files that define a task, and of its local data."""
-    return artifacts.files_hash(
-        lm_eval_tasks.source_files(task_yaml(task), config["datasets"])
-    )
+    """What decides a task's prompts: its configuration and code, and its documents."""
+    yaml = task_yaml(task)
+    return {
+        "meaning": lm_eval_tasks.meaning(yaml),
+        "documents": lm_eval_tasks.documents(yaml, config["datasets"]),
+    }
 
 
 def check_tasks():
