@@ -1,4 +1,4 @@
-"""A task counts by what lm-eval reads of it and by its documents, not by names, places, neighbours."""
+"""A task counts by what lm-eval reads of it and by its documents, not by names and places."""
 
 import json
 import random
@@ -87,6 +87,7 @@ def data_renamed(home: Path) -> None:
     replaced("tiny_a.yaml", "data/tiny_a/validation", "elsewhere/validation")(home)
 
 
+choices_reordered = replaced("tiny_a.yaml", "a: 'yes'\n  b: 'no'", "b: 'no'\n  a: 'yes'")
 CHANGES = {
     "a comment in the task": (appended("tiny_a.yaml", "# why\n"), False),
     "a comment in an included file": (appended("base/common.yaml", "# why\n"), False),
@@ -101,7 +102,7 @@ CHANGES = {
     "the names of its data": (data_renamed, False),
     "a prompt": (appended("tiny_a.yaml", "description: Say\n"), True),
     "a key of an included file": (replaced("base/common.yaml", "answer", "id"), True),
-    "the order of choices": (replaced("tiny_a.yaml", "a: 'yes'\n  b: 'no'", "b: 'no'\n  a: 'yes'"), True),
+    "the order of choices": (choices_reordered, True),
     "its version": (replaced("tiny_a.yaml", "version: 1.0", "version: 2.0"), True),
     "its code": (appended("functions.py", "x = 1\n"), True),
     "a module that its code imports": (appended("nearby.py", "x = 1\n"), True),
@@ -109,10 +110,10 @@ CHANGES = {
     "a helper on the path": (appended("../path/helping/__init__.py", "x = 1\n"), True),
     "what a helper imports": (replaced("../path/helping/inner.py", "'Q'", "'Who'"), True),
     "another function": (replaced("tiny_a.yaml", "functions.shown", "functions.tool"), True),
-    "a text of a function's name": (replaced("tiny_a.yaml", "!function functions", "functions"), True),
+    "a text of a function's name": (replaced("tiny_a.yaml", "!function ", ""), True),
     "a document": (replaced("data/tiny_a/validation.jsonl", "w2", "w3"), True),
     "an example": (replaced("data/tiny_a/train.jsonl", "w2", "w3"), True),
-    "the splits' roles": (replaced("tiny_a.yaml", "fewshot_split: train", "fewshot_split: validation"), True),
+    "the splits' roles": (replaced("tiny_a.yaml", "g_split: train", "g_split: other"), True),
 }  # fmt: skip
 
 

@@ -20,9 +20,6 @@ import pyarrow.parquet as pq
 
 from headcount.hashes import file_hashes
 
-# Ends of names, in a checkpoint's directory, of what decides no number.
-NO_MODEL = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf")
-
 PACKAGES = ("torch", "transformers", "lm_eval", "numpy", "scipy", "pyarrow")
 
 _COMPONENT = [
@@ -212,23 +209,3 @@ def files_hash(paths: Iterable[Path]) -> str:
     for path, content in zip(paths, file_hashes(paths), strict=True):
         digest.update(f"{path.name}\0{content}\0".encode())
     return digest.hexdigest()
-
-
-def checkpoint_hash(directory: str | Path, gguf_file: str | None = None) -> str:
-    """A fingerprint of the model in `directory`: weights, configuration, tokenizer and code.
-
-    With `gguf_file` of that file alone. Of an adapter whose base model lies in a directory, of
-    both. Documentation and pictures do not count.
-    """
-    directory = Path(directory)
-    if gguf_file:
-        return files_hash([directory / gguf_file])
-    files = [path for path in directory.iterdir() if path.is_file()]
-    files += directory.glob("*/**/*.py")  # code may be in folders
-    digest = files_hash(path for path in files if path.suffix.lower() not in NO_MODEL)
-    adapter = directory / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
-        if Path(base).is_dir():
-            digest = hashlib.sha256(f"{digest} {checkpoint_hash(base)}".encode()).hexdigest()
-    return digest

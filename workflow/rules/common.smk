@@ -4,7 +4,7 @@ from functools import cache
 
 import jsonschema
 import yaml
-from headcount import artifacts, source_code, task_files, task_kinds
+from headcount import artifacts, checkpoint_files, source_code, task_files, task_kinds
 from headcount import tasks as lm_eval_tasks
 from snakemake.exceptions import WorkflowError
 
@@ -151,7 +151,7 @@ def model_source(model):
     source = config["models"][model]["source"]
     if not Path(source).is_dir():
         return source
-    return artifacts.checkpoint_hash(source, config["models"][model]["gguf_file"])
+    return checkpoint_files.fingerprint(source, config["models"][model]["gguf_file"])
 
 
 def oracle_ablation(component):
