@@ -98,9 +98,9 @@ def values(config) -> list:
 
 
 def plain(config):
-    """A configuration, or a part of one, as JSON can hold it."""
+    """A configuration, or a part of one, as JSON can hold it, keys in alphabetical order."""
     if isinstance(config, dict):
-        return {str(key): plain(value) for key, value in config.items()}
+        return {str(key): plain(config[key]) for key in sorted(config, key=str)}
     if isinstance(config, list):
         return [plain(value) for value in config]
     if isinstance(config, Function):

@@ -186,7 +186,7 @@ def meaning(yaml: str | Path) -> dict:
     config = task_files.with_included(installed(yaml))
     functions = [value for value in task_files.values(config) if isinstance(value, Function)]
     modules = [(function.home, function.rpartition(".")[0]) for function in functions]
-    kept = {key: config[key] for key in config.keys() - NO_MEANING - DOCUMENTS}
+    kept = {key: config[key] for key in config if key not in NO_MEANING | DOCUMENTS}
     if isinstance(kept.get("doc_to_choice"), dict):  # the order is that of the choices
         kept["doc_to_choice"] = [[key, value] for key, value in kept["doc_to_choice"].items()]
     try:
