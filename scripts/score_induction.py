@@ -8,7 +8,7 @@ import loading
 
 from headcount import artifacts, induction
 
-facts = job.model_facts(snakemake.input.model)
+facts = loading.model_facts(snakemake)
 model = loading.load_model(snakemake)
 function = getattr(induction, snakemake.wildcards.kind)
 artifacts.write(
