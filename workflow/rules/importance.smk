@@ -22,7 +22,7 @@ rule score_importance:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         estimator=lambda wildcards: estimator(wildcards.component),
@@ -59,7 +59,7 @@ rule score_estimators:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         documents=config["importance"]["documents"],
