@@ -48,7 +48,7 @@ def test_comments_docstrings_and_neighbours_rerun_nothing(study):
 def test_the_helper_of_all_scripts_is_code_of_every_job(study):
     study.append("scripts/preloaded.py", "\nCHANGED = True\n")
     stale = study.stale()
-    assert {"prepare_task", "resolve_model", "score_importance", "rank", "prune"} <= {*stale}
+    assert {"prepare_task", "resolve_model", "score_importance", "prune"} <= {*stale}
 
 
 @pytest.mark.slow
