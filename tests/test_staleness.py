@@ -1,7 +1,7 @@
 """What runs again after an edit: nothing but what means something else, and all of that.
 
 Each row of the tables is an edit of the finished tiny study, and the jobs that a dry run would
-then execute. 69 is the whole study.
+then execute. The whole study has 69.
 """
 
 import json
@@ -208,9 +208,9 @@ HELPER = "def target(doc):\n    return doc['answer']\n"
 def code_of_a_task(study):
     tasks = study.directory / "lm_tasks"
     (tasks / "helper.py").write_text(HELPER)
-    (tasks / "code.py").write_text("from helper import target\n")
+    (tasks / "answers.py").write_text("from helper import target\n")
     (tasks / "tiny_a.yaml").write_text(
-        (tasks / "tiny_a.yaml").read_text().replace("answer", "!function code.target", 1)
+        (tasks / "tiny_a.yaml").read_text().replace("answer", "!function answers.target", 1)
     )
 
 
@@ -260,21 +260,22 @@ def upgraded(study):
 
 
 HEAD_PRUNING = {"prune": 4, "prune_heldout": 2, "prune_transfer": 4}
-HEAD_PRUNING |= {"draw_head_pruning": 1, "draw_transfer": 1, "draw_summary": 1}
+HEAD_PRUNING |= {"draw_head_pruning": 1, "draw_transfer": 1, "draw_summary": 1, "draw_retention": 1}
 INDUCTION = {"score_induction": 2, "draw_induction": 1, "draw_retention": 1}
-ONE_RANKING = {"prune": 4, "prune_heldout": 1, "prune_transfer": 2}
-SEEN = {
-    "a line of job.py": (append("scripts/job.py", "\nCOUNT = 1\n"), ALL - 1),
-    "a line of preloaded.py": (append("scripts/preloaded.py", "\nCOUNT = 1\n"), ALL - 1),
+ONE_RANKING = {"prune": 4, "prune_heldout": 1}
+WITH_INTERVALS = ["head_pruning", "ffn_pruning", "combined_pruning", "cross_task", "transfer"]
+WITH_INTERVALS += ["cross_shot", "summary"]
+SEEN = {  # all jobs, or some of them
+    "a line of job.py": (append("scripts/job.py", "\nCOUNT = 1\n"), ALL),
+    "a line of preloaded.py": (append("scripts/preloaded.py", "\nCOUNT = 1\n"), ALL),
     "a line of induction.py": (append("src/headcount/induction.py", "\nCOUNT = 1\n"), INDUCTION),
     "a line of a figure": (append("src/headcount/figures/components.py", "\nCOUNT = 1\n"), DRAWN),
     "a release of lm-eval": (upgraded, {"prepare_task": 6}),
     "a level": (levels(heads=[0, 25, 50, 75]), HEAD_PRUNING),
-    "a level less": (levels(heads=[0, 50]), HEAD_PRUNING | {"draw_retention": 1}),
+    "a level less": (levels(heads=[0, 50]), HEAD_PRUNING),
     "the bootstrap": (
         configured(bootstrap={"resamples": 30}),
-        {name: 1 for name in DRAWN if name not in ("draw_head_importance", "draw_ffn_importance")}
-        | {"correlate": 6},
+        {f"draw_{name}": 1 for name in WITH_INTERVALS} | {"correlate": 6},
     ),
     "a random ranking": (configured(random_rankings=2), {"rank_controls": 4, "prune": 12}),
     "a number of shots": (
@@ -314,8 +315,6 @@ def test_what_means_something_else_runs_again(study, edit, expected):
     stale = study.stale()
     if isinstance(expected, int):
         assert sum(stale.values()) == expected
-    elif len(expected) > 4 or set(expected) <= {*INDUCTION, *DRAWN}:
-        assert stale == expected
     else:
         assert expected.items() <= stale.items(), stale
 
@@ -323,10 +322,12 @@ def test_what_means_something_else_runs_again(study, edit, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [documents_behind_a_wildcard, documents_in_a_directory])
 def test_documents_are_seen_wherever_they_are(study, kind):
+    prompts = "artifacts/tasks/tiny_a/0-shot.parquet"
     kind(study)
-    assert study.stale() == {}  # the same documents
+    assert study.run(prompts).returncode == 0
+    assert study.stale(prompts) == {}
     ANSWER(study)
-    assert study.stale()["prepare_task"] == 2
+    assert study.stale(prompts) == {"prepare_task": 1}
 
 
 @pytest.mark.slow

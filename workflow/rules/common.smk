@@ -139,6 +139,20 @@ def code(script):
     }
 
 
+def proven_code():
+    """What the code means that `verify_model` proves, and that which proves it."""
+    names = ["verify", "examination", "proof", "reference", "importance"]
+    library = Path(workflow.basedir, "src", "headcount")
+    sources = {library / f"{name}.py": Path(name) for name in names}
+    return {
+        "meaning": [
+            source_code.code_hash(library / "sweep" / "__init__.py"),
+            source_code.Sources(sources, set()).hash(),
+        ],
+        "packages": source_code.packages(SCRIPTS / "verify_model.py"),
+    }
+
+
 @cache
 def task_meaning(task):
     """What decides prompts and metrics: the task's configuration and code."""

@@ -46,7 +46,7 @@ rule verify_model:
         place=model_place,
         dtype=of_model("dtype"),
         seed=config["seed"],
-        code=code("verify_model.py"),
+        code=proven_code(),
     message:
         "Verify {wildcards.model}: headcount beside the unmodified model"
     script:
