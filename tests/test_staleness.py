@@ -14,6 +14,7 @@ import yaml
 from study import FIGURES, STUDY, Study
 
 from headcount import artifacts
+from headcount.__main__ import main
 
 ALL = 69
 DRAWN = {f"draw_{name}": 1 for name in FIGURES}
@@ -363,3 +364,23 @@ def test_studies_that_take_turns_run_nothing_of_each_other(study):
     for changes in (*others, {}, *others):
         study.configure(**changes)
         assert study.stale() == {}, changes
+
+
+# --- why ---
+
+
+@pytest.mark.slow
+def test_why_tells_what_is_different(study, monkeypatch, capsys):
+    monkeypatch.chdir(study.directory)
+    monkeypatch.setenv("COLUMNS", "200")
+    path = "artifacts/tiny/pruning/tiny_a/0-shot/heads/by-aggregate.parquet"
+    study.configure(levels={**STUDY["levels"], "heads": [0, 25, 50, 75]})
+    monkeypatch.setattr("sys.argv", ["headcount", "why", path])
+    main()
+    told = capsys.readouterr().out
+    assert "stale" in told
+    [row] = [line for line in told.splitlines() if "parameters.levels" in line]
+    assert "[0, 25, 50]" in row and "[0, 25, 50, 75]" in row
+    monkeypatch.setattr("sys.argv", ["headcount", "why", "artifacts/tiny/figures/induction.png"])
+    main()
+    assert "current" in capsys.readouterr().out

@@ -78,7 +78,9 @@ class ByTimes(type(workflow)):
 
 if workflow.is_main_process:
     workflow.__class__ = ByTimes
-    for problem in lineage.settle(
+    stale = lineage.settle(
         (job for step in MADE for job in jobs_of(step)), take_back=True
-    ):
-        logger.warning(f"Note: {problem}; it is made anew.")
+    )
+    for damage in filter(None, (one.damage for one in stale)):
+        logger.warning(f"Note: {damage}; it is made anew.")
+    lineage.ask(stale, config["artifacts"])
