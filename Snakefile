@@ -20,6 +20,11 @@ library = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
 os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
 
 
+# Of the resource `turn` there is one to each submission to a cluster: its jobs take turns.
+resource_scopes:
+    turn="local",
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/tasks.smk"
 include: "workflow/rules/models.smk"

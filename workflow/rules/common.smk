@@ -11,6 +11,8 @@ from snakemake.exceptions import WorkflowError
 SCHEMA = f"{workflow.basedir}/workflow/schemas/config.schema.yaml"
 SCRIPTS = Path(workflow.basedir, "scripts")
 CONDA = f"{workflow.basedir}/envs/headcount.yaml"
+# On a cluster, the jobs of a model that takes less memory take minutes, and travel together.
+SMALL_MB = 8000
 
 
 def check_config():
@@ -164,6 +166,16 @@ def oracle_ablation(component):
 def of_model(key):
     """An input function for the `key` of the model's entry in the configuration."""
     return lambda wildcards: config["models"][wildcards.model][key]
+
+
+def together(stage):
+    """Input function: the group that jobs of a small model travel in; those of others go alone."""
+
+    def group(wildcards):
+        small = config["models"][wildcards.model]["mem_mb"] <= SMALL_MB
+        return stage if small else None
+
+    return group
 
 
 def computes(model):

@@ -28,6 +28,7 @@ rule draw_head_importance:
         **drawn("head_importance"),
     log:
         "artifacts/logs/{model}/figures/head_importance.log",
+    localrule: True
     conda:
         CONDA
     params:

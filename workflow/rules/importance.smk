@@ -13,6 +13,8 @@ rule score_importance:
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
         component="heads|ffns",
+    group:
+        together("importance")
     conda:
         CONDA
     threads: of_model("threads")
@@ -47,6 +49,8 @@ rule score_estimators:
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
         component="heads|ffns",
+    group:
+        together("importance")
     conda:
         CONDA
     threads: of_model("threads")

@@ -11,6 +11,8 @@ rule score_induction:
         "artifacts/logs/{model}/induction/{kind}.log",
     wildcard_constraints:
         kind="prefix_matching|copying",
+    group:
+        together("induction")
     conda:
         CONDA
     threads: of_model("threads")

@@ -7,6 +7,8 @@ rule resolve_model:
         "artifacts/{model}/model.json",
     log:
         "artifacts/logs/{model}/model.log",
+    group:
+        together("model")
     conda:
         CONDA
     resources:
@@ -32,6 +34,8 @@ rule verify_model:
         "artifacts/{model}/verified.parquet",
     log:
         "artifacts/logs/{model}/verified.log",
+    group:
+        together("model")
     conda:
         CONDA
     threads: of_model("threads")

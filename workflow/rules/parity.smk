@@ -60,6 +60,7 @@ rule tabulate_parity:
         "artifacts/{model}/tables/parity.parquet",
     log:
         "artifacts/logs/{model}/tables/parity.log",
+    localrule: True
     conda:
         CONDA
     params:

@@ -18,6 +18,8 @@ rule prune:
         "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}.log",
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
+    group:
+        together("pruning")
     conda:
         CONDA
     threads: of_model("threads")
@@ -82,6 +84,8 @@ rule prune_transfer:
     wildcard_constraints:
         task="|".join(map(re.escape, TRANSFERRED)) or "(?!)",
         component="heads|ffns",
+    group:
+        together("pruning")
     conda:
         CONDA
     threads: of_model("threads")

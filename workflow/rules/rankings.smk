@@ -8,6 +8,7 @@ rule rank_by_task:
         "artifacts/{model}/rankings/{task}/{shots}-shot/{component}.parquet",
     log:
         "artifacts/logs/{model}/rankings/{task}/{shots}-shot/{component}.log",
+    localrule: True
     conda:
         CONDA
     params:
@@ -29,6 +30,7 @@ rule rank_by_aggregate:
         "artifacts/{model}/rankings/aggregate/{shots}-shot/{component}.parquet",
     log:
         "artifacts/logs/{model}/rankings/aggregate/{shots}-shot/{component}.log",
+    localrule: True
     conda:
         CONDA
     params:
@@ -51,6 +53,7 @@ rule rank_controls:
         ),
     log:
         "artifacts/logs/{model}/rankings/controls/{shots}-shot/{component}.log",
+    localrule: True
     conda:
         CONDA
     params:

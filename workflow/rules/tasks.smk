@@ -6,6 +6,8 @@ rule prepare_task:
         "artifacts/tasks/{task}/{shots}-shot.parquet",
     log:
         "artifacts/logs/tasks/{task}/{shots}-shot.log",
+    group:
+        "tasks"
     conda:
         CONDA
     resources:
