@@ -26,6 +26,7 @@ resource_scopes:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/tasks.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/importance.smk"
@@ -35,6 +36,7 @@ include: "workflow/rules/correlation.smk"
 include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/parity.smk"
+include: "workflow/rules/staleness.smk"
 
 
 onstart:
@@ -52,7 +54,7 @@ rule all:
     default_target: True
     input:
         collect(
-            "artifacts/{model}/figures/{name}.{format}",
+            "<artifacts>/{model}/figures/{name}.{format}",
             model=config["models"],
             name=FIGURES,
             format=["png", "svg", "html"],

@@ -9,12 +9,13 @@ from headcount.evaluation import Evaluation, fit_ablation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
-facts = job.model_facts(snakemake.input.model)
-prompts = artifacts.read(snakemake.input.prompts)
+yaml = parameters.place["yaml"]
+facts = job.model_facts(snakemake)
+prompts = job.prompts(snakemake)
 model = job.load_model(snakemake)
-proof.prove_on(model, prompts, parameters.yaml)
-evaluation = Evaluation(prompts, parameters.documents, parameters.yaml, parameters.metric)
-ablation = fit_ablation(model, prompts, parameters.ablation, parameters.seed, parameters.yaml)
+proof.prove_on(model, prompts, yaml)
+evaluation = Evaluation(prompts, parameters.documents, yaml, parameters.metric)
+ablation = fit_ablation(model, prompts, **parameters.ablation, yaml=yaml)
 rows = [
     {"estimator": estimator, **row}
     for estimator in importance.ESTIMATORS
@@ -26,5 +27,5 @@ artifacts.write(
     snakemake.output[0],
     rows,
     artifacts.SCHEMAS["estimators"],
-    job.provenance(snakemake, model=facts, prompts=job.prompts_made_by(snakemake.input.prompts)),
+    job.provenance(snakemake, model=facts),
 )

@@ -6,7 +6,7 @@ job.begin(snakemake)
 
 from headcount import artifacts, induction
 
-facts = job.model_facts(snakemake.input.model)
+facts = job.model_facts(snakemake)
 model = job.load_model(snakemake)
 function = getattr(induction, snakemake.wildcards.kind)
 artifacts.write(

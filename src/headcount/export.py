@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from headcount import artifacts, narrow, projections, rankings
+from headcount import artifacts, checkpoints, narrow, projections, rankings
 from headcount.model import LanguageModel, load
 from headcount.pruning import Removal, removal
 
@@ -103,9 +103,11 @@ def _model(name: str, directory: Path) -> dict:
     if not path.is_file():
         known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
         raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = artifacts.read_json(path)
     # A study names local models from the directory that it runs in, where its artifacts are.
-    return facts | {"path": str(directory.parent / facts["path"])}
+    source = directory.parent / facts["source"]
+    here = {"source": str(source)} if source.is_dir() else {}
+    return facts | {"path": str(checkpoints.place(facts | here, path.parent))}
 
 
 def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:
