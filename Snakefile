@@ -42,12 +42,16 @@ include: "workflow/rules/staleness.smk"
 onstart:
     for warning in TASK_WARNINGS:
         logger.warning(f"Note: {warning}.")
+    sys.path.insert(0, str(SCRIPTS))
     # Jobs on this machine share the seconds that importing torch and lm-eval takes.
     if workflow.local_exec:
-        sys.path.insert(0, str(SCRIPTS))
         import preloaded
 
         preloaded.start()
+    else:
+        import cluster
+
+        logger.addHandler(cluster.Lacking(workflow.dag, GROWTH))
 
 
 rule all:

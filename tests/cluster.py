@@ -1,7 +1,7 @@
-"""A throwaway SLURM of two nodes on this machine, from Debian's packages: n1, and n2 with two GPUs.
+"""A throwaway SLURM on this machine, from Debian's packages: node n1, and n2 with two GPUs.
 
-The nodes share the machine's cores and files, the GPUs are two devices that everybody has, and there
-is no accounting database. As root: `python tests/cluster.py start`, and `stop` when done.
+The nodes share the machine's cores and files, the GPUs are two devices that everybody has, and
+there is no accounting database. As root: `python tests/cluster.py start`, and `stop` when done.
 """
 
 import os
@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 NODES = ("n1", "n2")
 STATE = Path("/var/lib/headcount-slurm")
+SOCKET = STATE / "munge" / "socket"
 # Where every command of SLURM looks. With it and without a controller, each start of a Snakemake
 # that has the executor plugin waits for ten seconds: `stop` removes it.
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
@@ -24,6 +26,7 @@ SLURM_CONF = """\
 ClusterName=throwaway
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
+AuthInfo=socket={socket}
 SlurmctldPort=6817
 StateSaveLocation={state}/controller
 SlurmdSpoolDir={state}/%n
@@ -62,7 +65,7 @@ def why_not() -> str | None:
     if not shutil.which("apt-get"):
         return "a throwaway SLURM is made of Debian's packages"
     if CONFIGURATION.exists():
-        return f"a SLURM is configured here already: {CONFIGURATION}"
+        return f"there is a SLURM here already: {CONFIGURATION}"
     return None
 
 
@@ -73,15 +76,14 @@ def start() -> None:
         install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES)
         _run(*install, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
     shutil.rmtree(STATE, ignore_errors=True)
-    for directory in ("controller", *NODES):
+    for directory in ("controller", "munge", *NODES):
         (STATE / directory).mkdir(parents=True)
     host = socket.gethostname().partition(".")[0]
     CONFIGURATION.with_name("gres.conf").write_text(GRES_CONF)
-    CONFIGURATION.write_text(SLURM_CONF.format(host=host, state=STATE))
-    if not _succeeds("munge", "-n"):
-        shutil.os.makedirs("/run/munge", exist_ok=True)
-        shutil.chown("/run/munge", "munge", "munge")
-        _run("runuser", "-u", "munge", "--", "munged")
+    CONFIGURATION.write_text(SLURM_CONF.format(host=host, state=STATE, socket=SOCKET))
+    shutil.chown(STATE / "munge", "munge", "munge")
+    options = [f"--socket={SOCKET}", f"--pid-file={STATE}/munge/munged.pid"]
+    _run("runuser", "-u", "munge", "--", "munged", *options)
     _run("slurmctld")
     for node in NODES:
         start_node(node)
@@ -90,17 +92,27 @@ def start() -> None:
 
 def stop() -> None:
     """End all jobs and daemons, and forget the cluster."""
-    if not CONFIGURATION.exists():
-        return
-    subprocess.run(["scancel", "--user=root"], check=False)
-    for name in (*NODES, "slurmctld"):
+    if (STATE / "slurmctld.pid").exists():
+        _run("scancel", "--user=root")
+        wait_for(lambda: not _run("squeue", "--noheader"), "jobs to end")
+    for name in (*NODES, "slurmctld", "munge/munged"):
         kill(name, signal.SIGTERM)
-    CONFIGURATION.unlink()
-    CONFIGURATION.with_name("gres.conf").unlink()
+    CONFIGURATION.unlink(missing_ok=True)
+    CONFIGURATION.with_name("gres.conf").unlink(missing_ok=True)
 
 
 def start_node(node: str) -> None:
     _run("slurmd", "-N", node)
+
+
+def kill_node(node: str) -> None:
+    """The end of a node, as when its power fails: the controller hears of it, nothing reports."""
+    kill(node)
+    _run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"SLURMD_NODENAME={node}".encode() in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def kill(daemon: str, number: int = signal.SIGKILL) -> None:
@@ -110,7 +122,7 @@ def kill(daemon: str, number: int = signal.SIGKILL) -> None:
         return
     process = int(file.read_text())
     os.kill(process, number)
-    wait_for(lambda: not Path(f"/proc/{process}").exists(), f"{daemon} to end")
+    wait_for(lambda: not _runs(process), f"{daemon} to end")
 
 
 def states() -> list[str]:
@@ -141,8 +153,11 @@ def _run(*command: str, **options) -> str:
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
 
 
-def _succeeds(*command: str) -> bool:
-    return not subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 if __name__ == "__main__":

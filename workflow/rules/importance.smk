@@ -19,7 +19,8 @@ rule score_importance:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes("importance of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -58,7 +59,8 @@ rule score_estimators:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes("importance of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -17,7 +17,8 @@ rule score_induction:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes(),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -14,7 +14,8 @@ rule resolve_model:
     conda:
         CONDA
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
     params:
         place=lambda wildcards: {
             key: config["models"][wildcards.model][key]
@@ -43,7 +44,8 @@ rule verify_model:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes(),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

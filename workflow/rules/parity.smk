@@ -16,7 +16,8 @@ rule check_parity:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes("pruning of heads", "pruning of FFNs"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -24,7 +24,8 @@ rule prune:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes("pruning of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -95,7 +96,8 @@ rule prune_transfer:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=growing(of_model("mem_mb")),
+        mem_mb=memory,
+        runtime=minutes("pruning of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

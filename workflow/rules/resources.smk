@@ -1,7 +1,11 @@
 # What a job asks for, by the model that it loads, and with whom it travels on a cluster.
+from headcount import plan
 
 # The jobs of a model that takes less memory than this take seconds or minutes.
 SMALL_MB = 8000
+GROWTH = 2  # of time and memory, from one try of a job to the next
+# What is known of a job before a model and prompts are there, and all that matters on one machine.
+MINUTES = 30
 
 
 def of_model(key):
@@ -9,9 +13,37 @@ def of_model(key):
     return lambda wildcards: config["models"][wildcards.model][key]
 
 
-def growing(amount):
-    """An input function: what `amount`, an input function, says; each retry gets twice as much."""
-    return lambda wildcards, attempt: amount(wildcards) * 2 ** (attempt - 1)
+def memory(wildcards, attempt):
+    """MB of a job of a model, more with each retry."""
+    return of_model("mem_mb")(wildcards) * GROWTH ** (attempt - 1)
+
+
+def minutes(*stages):
+    """An input function: the time of a job that computes `stages` of a study, as planned."""
+
+    def runtime(wildcards, input, attempt):
+        planned = of_model("runtime")(wildcards)
+        if planned is None and not workflow.local_exec:
+            planned = estimated(stages, wildcards, input)
+        return (planned or MINUTES) * GROWTH ** (attempt - 1)
+
+    return runtime
+
+
+def estimated(stages, wildcards, input):
+    """Minutes of a job that computes `stages`; None where what it reads has to be made anew first."""
+    model = config["models"][wildcards.model]
+    try:
+        size = plan.Size.resolved(artifacts.read_json(input.model), model["dtype"])
+        prompts = artifacts.read(input.prompts) if stages else None
+    except artifacts.DamagedError:
+        return None
+    names = [name.format(plan.NAMES.get(wildcards.get("component"))) for name in stages]
+    found = []
+    if stages:
+        task, shots = wildcards.task, int(wildcards.shots)
+        found = plan.stages(size, prompts, task, shots, config)
+    return plan.minutes(size, model, [stage for stage in found if stage.name in names])
 
 
 def together(stage):

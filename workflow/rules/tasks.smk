@@ -13,7 +13,8 @@ rule prepare_task:
     conda:
         CONDA
     resources:
-        mem_mb=growing(lambda wildcards: 2000),
+        mem_mb=lambda wildcards, attempt: 2000 * GROWTH ** (attempt - 1),
+        runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
     params:
         place=task_place,
         task=lambda wildcards: task_source(wildcards.task),
