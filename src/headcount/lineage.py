@@ -20,6 +20,7 @@ from headcount.artifacts import DamagedError
 from headcount.hashes import file_hashes
 
 EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key
+OLD = 10**9  # ns since 1970, a time that is older than any input; Snakemake takes 0 for none
 KEPT = 3  # earlier versions of the outputs of one job
 
 
@@ -183,7 +184,7 @@ def settle(jobs: Iterable[Job], take_back: bool) -> list[str]:
         times = [os.stat(path).st_mtime_ns for path in job.inputs if os.path.exists(path)]
         newest = max(times, default=0)
         for path in there:
-            time = 0 if problem else max(newest, os.stat(path).st_mtime_ns)
+            time = OLD if problem else max(newest, os.stat(path).st_mtime_ns)
             with suppress(PermissionError):  # of a folder that is only read
                 os.utime(path, ns=(time, time))
     return wrong
