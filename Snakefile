@@ -49,9 +49,9 @@ onstart:
 
         preloaded.start()
     else:
-        import cluster
+        import lacking
 
-        logger.addHandler(cluster.Lacking(workflow.dag, GROWTH))
+        logger.addHandler(lacking.Handler(workflow.dag, GROWTH))
 
 
 rule all:

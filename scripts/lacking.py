@@ -11,7 +11,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 OUT_OF_MEMORY = re.compile(r"exceeded memory limit|exceeded job memory|oom.kill", re.IGNORECASE)
 
 
-class Lacking(logging.Handler):
+class Handler(logging.Handler):
     """Says of each failed job of a workflow what it lacked, after Snakemake's own message."""
 
     def __init__(self, dag, growth: int):
