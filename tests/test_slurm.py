@@ -75,17 +75,28 @@ def targets(importance=IMPORTANCE) -> list[str]:
     ]
 
 
-def start(study: Study, *arguments: str) -> subprocess.Popen:
-    """Snakemake on the cluster; what it says goes to the file `said`."""
-    command = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/slurm"]
-    with (study.directory / "said").open("w") as said:
-        return subprocess.Popen(
-            [*command, *arguments],
-            cwd=study.directory,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        )
+@pytest.fixture
+def start():
+    """A function that starts Snakemake on the cluster; what it says goes to the file `said`."""
+    started = []
+
+    def start(study: Study, *arguments: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/slurm"]
+        with (study.directory / "said").open("w") as said:
+            process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=study.directory,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def said(study: Study) -> str:
@@ -127,7 +138,7 @@ def times_computed(study: Study, task: str, component: str) -> int:
 
 def running() -> dict[str, str]:
     """The one job that runs."""
-    (job,) = (job for job in cluster.jobs() if job["JobState"] == "RUNNING")
+    (job,) = [job for job in cluster.jobs() if job["JobState"] == "RUNNING"]
     return job
 
 
@@ -139,7 +150,7 @@ def hashes(study: Study) -> dict[str, str]:
     }
 
 
-def test_a_study_is_what_it_is_on_one_machine(local, tmp_path):
+def test_a_study_is_what_it_is_on_one_machine(local, start, tmp_path):
     """On both nodes, in a dozen submissions, the figures where Snakemake runs."""
     study = Study.create(tmp_path / "study")
     study.append("scripts/job.py", HOOK)
@@ -153,7 +164,7 @@ def test_a_study_is_what_it_is_on_one_machine(local, tmp_path):
     assert not [job for job in jobs if re.search("draw|rank|correlate", job["Comment"])]
 
 
-def test_a_retry_gets_what_the_last_try_lacked(interrupted):
+def test_a_retry_gets_what_the_last_try_lacked(interrupted, start):
     """More time, more memory; a cancelled job runs again; model jobs alone ask for GPUs."""
     (interrupted.directory / "artifacts/tasks/tiny_a/0-shot.parquet").unlink()
     model = STUDY["models"]["tiny"] | {"gpus": 1, "mem_mb": 1500, "runtime": 1}
@@ -179,7 +190,7 @@ def test_a_retry_gets_what_the_last_try_lacked(interrupted):
         assert not of_model or job["NodeList"] == "n2"
 
 
-def test_a_node_that_dies_costs_only_what_ran_there(interrupted, local):
+def test_a_node_that_dies_costs_only_what_ran_there(interrupted, local, start):
     disturb(interrupted, "tiny_a", "heads", SLEEP)
     process = start(interrupted, *targets([("tiny_a", "heads")]))
     wait_until_disturbed(interrupted, "tiny_a", "heads")
@@ -195,7 +206,7 @@ def test_a_node_that_dies_costs_only_what_ran_there(interrupted, local):
     ]
 
 
-def test_a_job_that_outlives_its_snakemake_has_no_second_writer(interrupted, local):
+def test_a_job_that_outlives_its_snakemake_has_no_second_writer(interrupted, local, start):
     """Killed and started again, Snakemake submits the job again, which waits for the first one."""
     disturb(interrupted, "tiny_a", "heads", "import time; time.sleep(20)")
     process = start(interrupted, *targets([("tiny_a", "heads")]))

@@ -31,12 +31,12 @@ def minutes(*stages):
 
 
 def estimated(stages, wildcards, input):
-    """Minutes of a job that computes `stages`; None where what it reads has to be made anew first."""
+    """Minutes of a job that computes `stages`; None where what it reads is not there yet."""
     model = config["models"][wildcards.model]
     try:
         size = plan.Size.resolved(artifacts.read_json(input.model), model["dtype"])
         prompts = artifacts.read(input.prompts) if stages else None
-    except artifacts.DamagedError:
+    except (FileNotFoundError, artifacts.DamagedError):
         return None
     names = [name.format(plan.NAMES.get(wildcards.get("component"))) for name in stages]
     found = []
