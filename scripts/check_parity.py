@@ -4,12 +4,14 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, parity
 
 parameters = snakemake.params
-facts = job.model_facts(snakemake)
+facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
-model = job.load_model(snakemake)
+model = loading.load_model(snakemake)
 reference = parity.recorder(
     facts["path"],
     parameters.dtype,

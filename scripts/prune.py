@@ -6,15 +6,16 @@ import job
 
 job.begin(snakemake)
 
+import loading
 
 from headcount import artifacts, correlation, proof, pruning
 from headcount.evaluation import Evaluation, fit_ablation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
 yaml = parameters.place["yaml"]
-facts = job.model_facts(snakemake)
+facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
-model = job.load_model(snakemake)
+model = loading.load_model(snakemake)
 proof.prove_on(model, prompts, yaml)
 evaluation = Evaluation(prompts, "evaluation", yaml, parameters.metric)
 

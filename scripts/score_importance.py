@@ -4,15 +4,17 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, importance, proof
 from headcount.evaluation import Evaluation, fit_ablation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
 yaml = parameters.place["yaml"]
-facts = job.model_facts(snakemake)
+facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
-model = job.load_model(snakemake)
+model = loading.load_model(snakemake)
 proof.prove_on(model, prompts, yaml)
 evaluation = Evaluation(prompts, parameters.documents, yaml, parameters.metric)
 ablation = fit_ablation(model, prompts, **parameters.ablation, yaml=yaml)

@@ -4,10 +4,12 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, verify
 
-facts = job.model_facts(snakemake)
-model = job.load_model(snakemake)
+facts = loading.model_facts(snakemake)
+model = loading.load_model(snakemake)
 table = verify.prove(model, snakemake.params.seed)
 artifacts.write(
     snakemake.output[0],

@@ -39,55 +39,6 @@ def test_equal_rows_give_equal_files(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of modules, of which a script imports some, in every spelling."""
-    home = tmp_path / "headcount"
-    (home / "sub").mkdir(parents=True)
-    for name, text in {
-        "artifacts": "",
-        "a": "from headcount import b",
-        "b": "import math",
-        "c": "def f():\n    from . import d",
-        "d": "from headcount import sub",
-        "e": "",
-        "f": "",
-        "sub/__init__": "from headcount.sub.one import g",
-        "sub/one": "from . import two\nfrom ..e import h",
-        "sub/two": "import headcount.sub.f",
-        "sub/f": "",
-        "sub/unused": "",
-        "unused": "",
-    }.items():
-        (home / f"{name}.py").write_text(text)
-    monkeypatch.setattr(artifacts, "__file__", str(home / "artifacts.py"))
-    script = tmp_path / "script.py"
-    script.write_text("import headcount.c\nfrom headcount.a import x\nimport numpy")
-    return home, script
-
-
-USED = ["a", "b", "c", "d", "e", "sub/__init__", "sub/one", "sub/two", "sub/f"]
-
-
-@pytest.mark.parametrize("module", [*USED, "f", "sub/unused", "unused"])
-def test_code_hash_follows_imports(package, module):
-    home, script = package
-    before = artifacts.code_hash(script)
-    (home / f"{module}.py").open("a").write("\n# changed\n")
-    assert (artifacts.code_hash(script) != before) == (module in USED)
-
-
-def test_code_hash_follows_the_script_and_not_its_place(package, tmp_path):
-    _, script = package
-    before = artifacts.code_hash(script)
-    elsewhere = tmp_path / "elsewhere" / "script.py"
-    elsewhere.parent.mkdir()
-    elsewhere.write_text(script.read_text())
-    assert artifacts.code_hash(elsewhere) == before
-    script.open("a").write("\n# changed\n")
-    assert artifacts.code_hash(script) != before
-
-
 def test_files_hash_follows_content_names_and_size_alone(tmp_path):
     (tmp_path / "a").write_text("one")
     before = artifacts.files_hash([tmp_path / "a"])

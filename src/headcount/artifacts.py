@@ -8,7 +8,6 @@ checksums leave out the footer, where names, types and this provenance are. What
 not written, or is in the format of another version, is refused.
 """
 
-import ast
 import hashlib
 import json
 import os
@@ -24,9 +23,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headcount.hashes import file_hashes
-
-# Ends of names, in a checkpoint's directory, of what decides no number.
-NO_MODEL = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf")
 
 PACKAGES = ("torch", "transformers", "lm_eval", "numpy", "scipy", "pyarrow")
 
@@ -341,51 +337,6 @@ def package_versions() -> dict[str, str]:
 # --- content hashes, by which the workflow decides what is stale ---
 
 
-def code_hash(script: str | Path) -> str:
-    """SHA-256 of a script and of every `headcount` module that it imports, directly or not.
-
-    Imports are read from the source, wherever they stand in it; nothing is executed.
-    """
-    package = Path(__file__).parent
-    files, waiting = {}, [Path(script)]
-    while waiting:
-        path = waiting.pop()
-        inside = path.is_relative_to(package)
-        name = path.relative_to(package).as_posix() if inside else path.name
-        if name not in files:
-            files[name] = path.read_bytes()
-            waiting += _headcount_imports(files[name], path)
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + files[name] + b"\0")
-    return digest.hexdigest()
-
-
-def _headcount_imports(source: bytes, path: Path) -> set[Path]:
-    """Files of the `headcount` modules and subpackages that `source`, at `path`, imports.
-
-    In any of Python's spellings; of an imported name that is no module, the module it is in.
-    """
-    package = Path(__file__).parent
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level and path.is_relative_to(package):
-                home = path.parents[node.level - 1].relative_to(package.parent)  # "." is its parent
-                module = ".".join([*home.parts, *filter(None, [module])])
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    files = set()
-    for name in names:
-        top, *parts = name.split(".")
-        for depth in range(1, len(parts) + 1) if top == "headcount" else ():
-            module = package.joinpath(*parts[:depth])  # headcount.a.b runs headcount.a first
-            files |= {module.with_suffix(".py"), module / "__init__.py"}
-    return {file for file in files if file.exists()}
-
-
 def files_hash(paths: Iterable[Path]) -> str:
     """SHA-256 of the names and contents of `paths`, whatever directory they are in."""
     paths = sorted(paths)
@@ -393,23 +344,3 @@ def files_hash(paths: Iterable[Path]) -> str:
     for path, content in zip(paths, file_hashes(paths), strict=True):
         digest.update(f"{path.name}\0{content}\0".encode())
     return digest.hexdigest()
-
-
-def checkpoint_hash(directory: str | Path, gguf_file: str | None = None) -> str:
-    """A fingerprint of the model in `directory`: weights, configuration, tokenizer and code.
-
-    With `gguf_file` of that file alone. Of an adapter whose base model lies in a directory, of
-    both. Documentation and pictures do not count.
-    """
-    directory = Path(directory)
-    if gguf_file:
-        return files_hash([directory / gguf_file])
-    files = [path for path in directory.iterdir() if path.is_file()]
-    files += directory.glob("*/**/*.py")  # code may be in folders
-    digest = files_hash(path for path in files if path.suffix.lower() not in NO_MODEL)
-    adapter = directory / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
-        if Path(base).is_dir():
-            digest = hashlib.sha256(f"{digest} {checkpoint_hash(base)}".encode()).hexdigest()
-    return digest

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from headcount.checkpoint_files import ADAPTER
 from headcount.families import ModelError
 
-ADAPTER = "adapter_config.json"
 CONVERTED = "checkpoint"  # beside a model's artifacts, what had to be converted
 # Prefixes that programs put before the names of a model's weights, and how to be rid of them.
 WRAPPERS = {

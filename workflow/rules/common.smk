@@ -4,7 +4,7 @@ from functools import cache
 
 import jsonschema
 import yaml
-from headcount import artifacts, task_files, task_kinds
+from headcount import artifacts, checkpoint_files, source_code, task_files, task_kinds
 from headcount import tasks as lm_eval_tasks
 from snakemake.exceptions import WorkflowError
 
@@ -53,10 +53,12 @@ def task_yaml(task):
 
 @cache
 def task_source(task):
-    """Content hash of the files that define a task, and of its local data."""
-    return artifacts.files_hash(
-        lm_eval_tasks.source_files(task_yaml(task), config["datasets"])
-    )
+    """What decides a task's prompts: its configuration and code, and its documents."""
+    yaml = task_yaml(task)
+    return {
+        "meaning": lm_eval_tasks.meaning(yaml),
+        "documents": lm_eval_tasks.documents(yaml, config["datasets"]),
+    }
 
 
 def check_tasks():
@@ -140,7 +142,7 @@ wildcard_constraints:
 @cache
 def code(script):
     """Hash of what a script and all that it imports mean."""
-    return artifacts.code_hash(SCRIPTS / script)
+    return source_code.code_hash(SCRIPTS / script)
 
 
 def proven_code():
@@ -154,8 +156,8 @@ def proven_code():
         "importance.py",
     ]
     return [
-        artifacts.code_hash(library / "sweep" / "__init__.py"),
-        artifacts.files_hash(library / name for name in modules),
+        source_code.code_hash(library / "sweep" / "__init__.py"),
+        source_code.Sources({library / name: name for name in modules}, set()).hash(),
     ]
 
 
@@ -165,7 +167,7 @@ def model_source(model):
     source = config["models"][model]["source"]
     if not Path(source).is_dir():
         return [source, config["models"][model]["revision"]]
-    return artifacts.checkpoint_hash(source, config["models"][model]["gguf_file"])
+    return checkpoint_files.fingerprint(source, config["models"][model]["gguf_file"])
 
 
 def ablation(component=None):
