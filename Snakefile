@@ -39,14 +39,24 @@ include: "workflow/rules/parity.smk"
 include: "workflow/rules/staleness.smk"
 
 
+sys.path.insert(0, str(SCRIPTS))
+import preloaded
+
+# The jobs of a group, on a node of a cluster, share the seconds that importing torch and lm-eval
+# takes; each of them is run by a Snakemake below this one.
+if (
+    workflow.remote_exec
+    and len(workflow.dag_settings.target_jobs) > 1
+    and preloaded.ADDRESS not in os.environ
+):
+    preloaded.start()
+
+
 onstart:
     for warning in TASK_WARNINGS:
         logger.warning(f"Note: {warning}.")
-    sys.path.insert(0, str(SCRIPTS))
-    # Jobs on this machine share the seconds that importing torch and lm-eval takes.
+    # So do the jobs on this machine.
     if workflow.local_exec:
-        import preloaded
-
         preloaded.start()
     else:
         import lacking
