@@ -165,45 +165,38 @@ def test_a_study_is_what_it_is_on_one_machine(local, start, tmp_path):
 
 
 def test_a_retry_gets_what_the_last_try_lacked(interrupted, start):
-    """More time, more memory; a cancelled job runs again; model jobs alone ask for GPUs."""
+    """More time, or more memory; and jobs of a model alone ask for GPUs."""
     (interrupted.directory / "artifacts/tasks/tiny_a/0-shot.parquet").unlink()
     model = STUDY["models"]["tiny"] | {"gpus": 1, "mem_mb": 1500, "runtime": 1}
     interrupted.configure(models={"tiny": model})
     disturb(interrupted, "tiny_b", "heads", SLEEP)
     disturb(interrupted, "tiny_b", "ffns", f"held = b'1' * 2 ** 31; {SLEEP}")
-    disturb(interrupted, "tiny_a", "heads", SLEEP)
     process = start(interrupted, *targets(), "--group-components", "importance=1")
-    wait_until_disturbed(interrupted, "tiny_a", "heads")
-    (cancelled,) = (
-        job["JobId"]
-        for job in cluster.jobs()
-        if job["JobState"] == "RUNNING" and "tiny_a-0-heads" in job["StdOut"]
-    )
-    subprocess.run(["scancel", cancelled], check=True)
     text = finish(interrupted, process)
     assert "was over its time limit of 1 min: tried again with 2 min." in text
     assert "was over its memory of 1500 MB: tried again with 3000 MB." in text
-    assert f"SLURM-job '{cancelled}' failed, SLURM status is: 'CANCELLED'" in text
     for job in submitted(text):
         of_model = "importance" in job["Comment"]
         assert ("gpu" in job.get("TresPerJob", "")) == of_model, job
         assert not of_model or job["NodeList"] == "n2"
 
 
-def test_a_node_that_dies_costs_only_what_ran_there(interrupted, local, start):
+def test_a_cancelled_job_and_a_dead_node_cost_only_what_ran(interrupted, local, start):
+    """Four jobs travel in a group; one of them is cancelled, and then its node dies."""
     disturb(interrupted, "tiny_a", "heads", SLEEP)
-    process = start(interrupted, *targets([("tiny_a", "heads")]))
+    process = start(interrupted, *targets())
+    wait_until_disturbed(interrupted, "tiny_a", "heads")
+    disturb(interrupted, "tiny_a", "heads", SLEEP)
+    cancelled = running()["JobId"]
+    subprocess.run(["scancel", cancelled], check=True)
     wait_until_disturbed(interrupted, "tiny_a", "heads")
     node = running()["NodeList"]
     cluster.kill_node(node)
-    try:
-        finish(interrupted, process)
-    finally:
-        cluster.start_node(node)
-    done = targets([("tiny_a", "heads")])
-    assert [(interrupted.directory / path).read_bytes() for path in done] == [
-        (local.directory / path).read_bytes() for path in done
-    ]
+    cluster.start_node(node)
+    text = finish(interrupted, process)
+    assert f"SLURM-job '{cancelled}' failed, SLURM status is: 'CANCELLED'" in text
+    assert [times_computed(interrupted, *job) for job in IMPORTANCE] == [3, 1, 1, 1]
+    assert hashes(interrupted) == hashes(local)
 
 
 def test_a_job_that_outlives_its_snakemake_has_no_second_writer(interrupted, local, start):
