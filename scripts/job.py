@@ -47,14 +47,13 @@ def begin(snakemake) -> None:
 
 def described(snakemake):
     """The job as `headcount.lineage` knows it; where things lie (`place`) decides no number."""
-    from headcount import artifacts, lineage
+    from headcount import lineage
 
     parameters = {key: value for key, value in snakemake.params.items() if key != "place"}
     return lineage.Job(
         rule=snakemake.rule,
         wildcards=dict(snakemake.wildcards.items()),
         parameters=parameters,
-        packages=artifacts.package_versions(),
         inputs=list(snakemake.input),
         outputs=list(snakemake.output),
         directory=snakemake.config["artifacts"],

@@ -1,9 +1,10 @@
 """What artifacts were made of, and whether a study would make them of the same again.
 
-A job has a key: the hash of its rule, its wildcards, its parameters, the versions of packages, and
-the contents of its inputs. It stands in all that the job writes. An artifact is current if its key
-is the one that the study asks for and no byte of it has changed; times, places and Snakemake's
-memory have no say. What another key replaces is kept for a while: `Job.keep`, `Job.take_back`.
+A job has a key: the hash of its rule, its wildcards, its parameters (with what its code means, and
+the versions of packages), and the contents of its inputs. It stands in all that the job writes. An
+artifact is current if its key is the one that the study asks for and no byte of it has changed;
+times, places and Snakemake's memory have no say. What another key replaces is kept for a while:
+`Job.keep`, `Job.take_back`.
 """
 
 import json
@@ -34,7 +35,6 @@ class Job:
     rule: str
     wildcards: dict[str, str]
     parameters: dict  # that decide numbers
-    packages: dict[str, str]  # versions
     inputs: Sequence[str]
     outputs: Sequence[str]
     directory: str
@@ -48,7 +48,6 @@ class Job:
             "rule": self.rule,
             "wildcards": self.wildcards,
             "parameters": json.loads(json.dumps(self.parameters)),  # as it will be read
-            "packages": self.packages,
             "inputs": {
                 self.relative(path): content_of(self.places.get(path, path), splits)
                 for path in sorted(self.inputs)
@@ -76,7 +75,7 @@ class Job:
             keys = _keys(self.outputs)
         except (FileNotFoundError, DamagedError):
             return
-        if len(keys) != 1 or (place := self._place(*keys)).exists():
+        if len(keys) != 1 or None in keys or (place := self._place(*keys)).exists():
             return
         for path in self.outputs:
             _copy(path, place / self.relative(path))
@@ -91,6 +90,7 @@ class Job:
 
     def take_back(self) -> None:
         """Put the earlier version that the study asks for in the place of the present one."""
+        os.utime(self._place(self.key))  # the last that would be given up for another
         self.keep()
         for path, earlier in self.earlier().items():
             _copy(earlier, path)
@@ -131,7 +131,7 @@ def problem_of(outputs: Iterable[str], key: str) -> str | None:
     return None if keys == {key} else "made of something else"
 
 
-def _keys(outputs: Iterable[str]) -> set[str]:
+def _keys(outputs: Iterable[str]) -> set[str | None]:
     """The keys in the outputs of a job, of which no byte has changed.
 
     Figures have none, the artifact beside them has their hashes.

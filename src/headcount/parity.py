@@ -291,9 +291,8 @@ def show(artifacts_directory: Path) -> tuple[str, bool]:
     for path in files:
         made, rows = artifacts.provenance(path), artifacts.frame(path)
         equal += rows["equal"].to_list()
-        versions = ", ".join(
-            f"{name} {version}" for name, version in made["made_of"]["packages"].items()
-        )
+        packages = made["made_of"]["parameters"]["code"]["packages"]
+        versions = ", ".join(f"{name} {version}" for name, version in packages.items())
         lines += [f"## {made['model']}\n\n{made['dtype']}; {versions}.\n", HEADER]
         lines += [_line(row) for row in rows.iter_rows(named=True)]
         lines.append("")

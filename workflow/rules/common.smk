@@ -51,16 +51,6 @@ def task_yaml(task):
     return str(lm_eval_tasks.find(task, config["task_path"]))
 
 
-@cache
-def task_source(task):
-    """What decides a task's prompts: its configuration and code, and its documents."""
-    yaml = task_yaml(task)
-    return {
-        "meaning": lm_eval_tasks.meaning(yaml),
-        "documents": lm_eval_tasks.documents(yaml, config["datasets"]),
-    }
-
-
 def check_tasks():
     """The tasks studied and held out; an unknown one stops the study before anything runs."""
     try:
@@ -141,24 +131,24 @@ wildcard_constraints:
 
 @cache
 def code(script):
-    """Hash of what a script and all that it imports mean."""
-    return source_code.code_hash(SCRIPTS / script)
+    """What a script and all that it imports mean, and the packages that decide its numbers."""
+    path = SCRIPTS / script
+    return {
+        "meaning": source_code.code_hash(path),
+        "packages": source_code.packages(path),
+    }
 
 
-def proven_code():
-    """Hash of the code that `verify_model` proves: all of it makes numbers stale by itself."""
-    library = Path(workflow.basedir, "src", "headcount")
-    modules = [
-        "verify.py",
-        "examination.py",
-        "proof.py",
-        "reference.py",
-        "importance.py",
-    ]
-    return [
-        source_code.code_hash(library / "sweep" / "__init__.py"),
-        source_code.Sources({library / name: name for name in modules}, set()).hash(),
-    ]
+@cache
+def task_meaning(task):
+    """What decides prompts and metrics: the task's configuration and code."""
+    return lm_eval_tasks.meaning(task_yaml(task))
+
+
+@cache
+def task_documents(task):
+    """What decides a task's documents."""
+    return lm_eval_tasks.documents(task_yaml(task), config["datasets"])
 
 
 @cache

@@ -25,7 +25,7 @@ rule score_importance:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         estimator=lambda wildcards: estimator(wildcards.component),
@@ -65,7 +65,7 @@ rule score_estimators:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         documents=config["importance"]["documents"],

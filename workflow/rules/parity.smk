@@ -22,7 +22,7 @@ rule check_parity:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         dtype=of_model("dtype"),
         splits=["calibration", "evaluation"],
         code=code("check_parity.py"),

@@ -30,7 +30,7 @@ rule prune:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         levels=lambda wildcards: config["levels"][wildcards.component],
@@ -60,7 +60,7 @@ use rule prune as prune_heldout with:
         task="|".join(map(re.escape, HELDOUT)) or "(?!)",
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         levels=lambda wildcards: config["levels"][wildcards.component],
@@ -102,7 +102,7 @@ rule prune_transfer:
         engine_mb=of_model("memory"),
     params:
         place=place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
         metric=metric,
         dtype=of_model("dtype"),
         levels=lambda wildcards: config["levels"][wildcards.component],

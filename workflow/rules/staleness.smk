@@ -39,7 +39,6 @@ def described(step, named):
         step.name,
         named,
         parameters={key: value for key, value in params.items() if key != "place"},
-        packages=artifacts.package_versions(),
         inputs=[str(path) for path in inputs],
         outputs=[str(path) for path in outputs],
         directory=config["artifacts"],

@@ -17,7 +17,8 @@ rule prepare_task:
         runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
     params:
         place=task_place,
-        task=lambda wildcards: task_source(wildcards.task),
+        task=lambda wildcards: task_meaning(wildcards.task),
+        documents=lambda wildcards: task_documents(wildcards.task),
         metric=metric,
         calibrate=lambda wildcards: calibrates(wildcards.task),
         limits=config["limits"],
