@@ -42,13 +42,9 @@ include: "workflow/rules/staleness.smk"
 sys.path.insert(0, str(SCRIPTS))
 import preloaded
 
-# The jobs of a group, on a node of a cluster, share the seconds that importing torch and lm-eval
+# On a node of a cluster, the jobs of a submission share the seconds that importing torch and lm-eval
 # takes; each of them is run by a Snakemake below this one.
-if (
-    workflow.remote_exec
-    and len(workflow.dag_settings.target_jobs) > 1
-    and preloaded.ADDRESS not in os.environ
-):
+if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
     preloaded.start()
 
 

@@ -42,7 +42,7 @@ SelectTypeParameters=CR_Core_Memory,CR_LLN
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
+JobAcctGatherParams=OverMemoryKill,UsePss
 AccountingStorageType=accounting_storage/none
 MinJobAge=3600
 ReturnToService=2
