@@ -215,14 +215,6 @@ def place(wildcards):
     return {**model_place(wildcards), **task_place(wildcards)}
 
 
-# --- resources, by the model that a job loads ---
-
-
-def of_model(key):
-    """An input function for the `key` of the model's entry in the configuration."""
-    return lambda wildcards: config["models"][wildcards.model][key]
-
-
 def estimator(component):
     """The estimator of a component's importance, with what it varies in, by the library's name."""
     chosen = config["importance"][component]

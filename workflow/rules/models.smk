@@ -9,10 +9,13 @@ rule resolve_model:
         update("<artifacts>/{model}/model.json"),
     log:
         "<artifacts>/logs/{model}/model.log",
+    group:
+        together("model")
     conda:
         CONDA
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
     params:
         place=lambda wildcards: {
             key: config["models"][wildcards.model][key]
@@ -35,11 +38,14 @@ rule verify_model:
         update(VERIFIED),
     log:
         "<artifacts>/logs/{model}/verified.log",
+    group:
+        together("model")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes(),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -73,6 +73,9 @@ class ByTimes(type(workflow)):
     def execution_settings(self, settings):
         if settings:
             settings.keep_going = True  # a task that fails stops none of the others
+            # Artifacts are written whole: what a group has finished before one of its jobs fails
+            # is as good as any other.
+            settings.keep_incomplete = True
         self.__dict__["execution_settings"] = settings
 
 
