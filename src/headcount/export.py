@@ -105,9 +105,9 @@ def _model(name: str, directory: Path) -> dict:
         known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
         raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
     facts = artifacts.read_json(path)
-    # A study names local models from the directory that it runs in, where its artifacts are.
-    source = directory.parent / facts["source"]
-    here = {"source": str(source)} if source.is_dir() else {}
+    # A study names local models from the directory that it runs in, which its artifacts are below.
+    places = [parent / facts["source"] for parent in (Path(), *directory.resolve().parents)]
+    here = {"source": str(place) for place in places[::-1] if place.is_dir()}
     return facts | {"path": str(checkpoints.place(facts | here, path.parent))}
 
 
