@@ -107,8 +107,8 @@ def _model(name: str, directory: Path) -> dict:
     facts = artifacts.read_json(path)
     # A study names local models from the directory that it runs in, which its artifacts are below.
     places = [parent / facts["source"] for parent in (Path(), *directory.resolve().parents)]
-    here = {"source": str(place) for place in places[::-1] if place.is_dir()}
-    return facts | {"path": str(checkpoints.place(facts | here, path.parent))}
+    source = next((str(place) for place in places if place.is_dir()), facts["source"])
+    return facts | {"path": str(checkpoints.place(facts | {"source": source}, path.parent))}
 
 
 def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:

@@ -143,11 +143,6 @@ def _keys(outputs: Iterable[str]) -> set[str | None]:
             made = artifacts.provenance(path)
             keys.add(made.get("key"))
             known |= made.get("files", {})
-            if (
-                made.get("converted")
-                and not (beside := Path(path).with_name(made["path"])).is_dir()
-            ):
-                raise DamagedError(path, f"names {beside}, which is gone")
         else:
             figures.append(path)
     for name, seal in seals(figures).items():
