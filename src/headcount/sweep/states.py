@@ -2,13 +2,14 @@
 
 from collections.abc import Hashable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from headcount import temporaries
 
 
 class State(NamedTuple):
@@ -30,7 +31,7 @@ class States:
         self.capacity = capacity
         self.used = 0
         self.held: dict[Hashable, tuple[list[Tensor | _Filed], TreeSpec]] = {}
-        self.directory: TemporaryDirectory | None = None
+        self.directory: temporaries.Directory | None = None
         self.written = 0  # files so far
 
     def __enter__(self) -> "States":
@@ -61,7 +62,7 @@ class States:
         if self.used + tensor.nbytes <= self.capacity:
             self.used += tensor.nbytes
             return tensor
-        self.directory = self.directory or TemporaryDirectory(prefix="headcount-states-")
+        self.directory = self.directory or temporaries.Directory()
         path = Path(self.directory.name, str(self.written))
         self.written += 1
         tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tofile(path)
