@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import job
+
 from headcount import artifacts, checkpoint_files, checkpoints, model
 from headcount.families import ModelError
 
@@ -29,7 +31,7 @@ def load_model(snakemake):
         facts["path"],
         dtype=snakemake.params.dtype,
         device_map=snakemake.params.place["device_map"],
-        memory=snakemake.resources.engine_mb,
+        memory=job.engine_memory(snakemake),
         trust_remote_code=facts["trust_remote_code"],
         layout=facts["layout"],
     )
