@@ -25,8 +25,8 @@ def begin(snakemake) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         preloaded.hand_over()  # before anything is imported that takes long
-    except preloaded.KilledError:
-        killed = _killed(snakemake)
+    except preloaded.KilledError as error:
+        killed = _killed(snakemake, error)
         log.write_text(f"{killed}\n", encoding="utf-8")
         sys.exit(f"{killed} (log: {log})")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
@@ -58,9 +58,11 @@ def begin(snakemake) -> None:
     gpus.take(int(snakemake.resources.get("gpu", 0)))
 
 
-def _killed(snakemake) -> str:
-    """What to say of a job that was killed twice, the second time with half of the memory."""
+def _killed(snakemake, error: preloaded.KilledError) -> str:
+    """What to say of a job that was killed; twice, the second time with half of the memory."""
     resources = snakemake.resources
+    if not error.by_itself:
+        return "the job was killed with the server that it ran in: run it again"
     if "engine_mb" not in dict(resources.items()):
         return "the job was killed, and killed again"
     return (

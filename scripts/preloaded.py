@@ -60,7 +60,11 @@ def _place(name: str) -> str:
 
 
 class KilledError(Exception):
-    """A job was killed, and once more when it was tried again."""
+    """A job was killed, and once more when it was tried again; or the server was."""
+
+    def __init__(self, by_itself: bool):
+        super().__init__("killed twice" if by_itself else "killed with its server")
+        self.by_itself = by_itself
 
 
 def hand_over() -> None:
@@ -75,6 +79,8 @@ def hand_over() -> None:
         try:
             connection.connect(_place(os.environ[ADDRESS]))
         except (KeyError, OSError):
+            if environment:
+                raise KilledError(by_itself=False) from None
             return
         environment |= os.environ
         job = {"script": script, "directory": os.getcwd(), "environment": environment}
@@ -85,7 +91,7 @@ def hand_over() -> None:
             status = connection.recv(1)
         if status:
             sys.exit(status[0])
-    raise KilledError
+    raise KilledError(by_itself=True)
 
 
 # --- the server ---

@@ -36,8 +36,8 @@ import preloaded
 Path("client").exists() or Path("client").write_text(str(os.getpid()))
 try:
     preloaded.hand_over()
-except preloaded.KilledError:
-    sys.exit("killed twice")
+except preloaded.KilledError as error:
+    sys.exit(str(error))
 with Path("child").open("a") as file:
     file.write(f"{{os.getpid()}}\\n")
 {rest}
@@ -151,11 +151,10 @@ def test_nothing_is_left_of_what_is_killed(main, tmp_path, who, number):
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_without_its_server_a_job_begins_again_in_its_client(main, tmp_path):
-    process = main("str(os.getpid()) == Path('client').read_text() or time.sleep(600)")
+def test_a_job_ends_with_its_server(main, tmp_path):
+    process = main("time.sleep(600)")
     server = int(Path(f"/proc/{of(tmp_path, 'child')}/stat").read_text().split()[3])
     os.kill(server, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert of(tmp_path, "child") == of(tmp_path, "client")
+    assert process.communicate(timeout=60)[0] == "killed with its server\n"
+    assert process.returncode == 1
     assert all_gone(tmp_path)
