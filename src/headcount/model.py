@@ -17,6 +17,7 @@ Layers may differ in their number of heads H, which is 0 in a layer without atte
 size; `LanguageModel.parts` says both.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,6 +54,12 @@ class Prompt:
     tokens: list[int]
     targets: list[int]
     truncated: bool
+
+    @property
+    def key(self) -> bytes:
+        """16 bytes that stand for what is scored."""
+        numbers = np.array([len(self.targets), *self.targets, *self.tokens], dtype="<i8")
+        return hashlib.sha256(numbers.tobytes()).digest()[:16]
 
 
 class PromptError(ValueError):
