@@ -30,6 +30,7 @@ include: "workflow/rules/correlation.smk"
 include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/parity.smk"
+include: "workflow/rules/staleness.smk"
 
 
 onstart:
@@ -47,7 +48,7 @@ rule all:
     default_target: True
     input:
         collect(
-            "artifacts/{model}/figures/{name}.{format}",
+            "<artifacts>/{model}/figures/{name}.{format}",
             model=config["models"],
             name=FIGURES,
             format=["png", "svg", "html"],

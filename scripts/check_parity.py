@@ -4,15 +4,17 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, parity
 
 parameters = snakemake.params
-facts = job.model_facts(snakemake.input.model)
-prompts = artifacts.read(snakemake.input.prompts)
-model = job.load_model(snakemake)
+facts = loading.model_facts(snakemake)
+prompts = job.prompts(snakemake)
+model = loading.load_model(snakemake)
 reference = parity.recorder(
     facts["path"],
-    parameters.computes["dtype"],
+    parameters.dtype,
     str(model.device),
     facts["trust_remote_code"],
 )
@@ -20,7 +22,7 @@ reference = parity.recorder(
 if "task" in dict(snakemake.wildcards.items()):
     shots = int(snakemake.wildcards.shots)
     rows, metrics = parity.compare(
-        model, reference, prompts, parameters.yaml, shots, parameters.datasets
+        model, reference, prompts, parameters.place["yaml"], shots, parameters.place["datasets"]
     )
 else:
     rows, metrics = parity.edge_cases(model, reference, prompts), {}
@@ -31,7 +33,6 @@ artifacts.write(
     job.provenance(
         snakemake,
         model={**facts, "window": model.window},
-        prompts=job.prompts_made_by(snakemake.input.prompts),
         metrics=metrics,
     ),
 )

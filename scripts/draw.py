@@ -4,16 +4,15 @@ import job
 
 job.begin(snakemake)
 
-import polars as pl
+from headcount import artifacts, figures, lineage, tables
 
-from headcount import artifacts, figures, tables
-
-name = snakemake.params.figure
+name, output = snakemake.params.figure, snakemake.output
 inputs = {
     key: files if isinstance(files, str) else list(files) for key, files in snakemake.input.items()
 }
 rows = getattr(tables, name)(**inputs, **snakemake.params.options)
+drawn = [output.png, output.svg, output.html]
+figures.save(getattr(figures, name)(rows), *drawn)
 table = rows.to_arrow()
-artifacts.write(snakemake.output.table, table, table.schema, job.provenance(snakemake))
-chart = getattr(figures, name)(pl.read_parquet(snakemake.output.table))
-figures.save(chart, snakemake.output.png, snakemake.output.svg, snakemake.output.html)
+made = job.provenance(snakemake, files=lineage.seals(drawn))
+artifacts.write(output.table, table, table.schema, made)

@@ -1,6 +1,5 @@
 """What every script of a rule does around its library call."""
 
-import json
 import logging
 import os
 import sys
@@ -8,7 +7,9 @@ from pathlib import Path
 
 import preloaded
 
-from headcount import artifacts
+# Of a model's facts, those that stand in what was made with it.
+MODEL = ("name", "source", "revision", "fingerprint", "architecture", "layers", "heads", "ffns")
+MODEL += ("converted", "trust_remote_code", "layout", "window")
 
 
 def begin(snakemake) -> None:
@@ -17,7 +18,7 @@ def begin(snakemake) -> None:
     What the job prints and logs goes to its log file; an error, and what the library warns of, is
     told on the terminal too. The job reads nothing from the terminal.
     """
-    preloaded.hand_over(snakemake)
+    preloaded.hand_over(snakemake)  # before anything is imported that takes long
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -35,51 +36,45 @@ def begin(snakemake) -> None:
         print(f"{kind.__name__}: {error}\n(traceback in {log})", file=terminal, flush=True)
 
     sys.excepthook = report
+    global task
+    task = described(snakemake)
+    if task.problem() is None:
+        sys.exit(0)  # an input was made anew, and is what it was
+    if task.earlier():
+        sys.exit(task.take_back())
+    task.keep()
 
 
-def model_facts(path: str) -> dict:
-    """What `resolve_model` found out about a model."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def described(snakemake):
+    """The job as `headcount.lineage` knows it; where things lie (`place`) decides no number."""
+    from headcount import lineage
 
-
-def load_model(snakemake):
-    """The model that `resolve_model` found, as the job's parameters and resources say.
-
-    Its prompts go through the layers the way that `verify_model` proved.
-    """
-    from headcount import model
-
-    facts = model_facts(snakemake.input.model)
-    loaded = model.load(
-        facts["path"],
-        **snakemake.params.computes,
-        memory=snakemake.resources.engine_mb,
-        trust_remote_code=facts["trust_remote_code"],
-        layout=facts["layout"],
+    parameters = {key: value for key, value in snakemake.params.items() if key != "place"}
+    return lineage.Job(
+        rule=snakemake.rule,
+        wildcards=dict(snakemake.wildcards.items()),
+        parameters=parameters,
+        inputs=list(snakemake.input),
+        outputs=list(snakemake.output),
+        directory=snakemake.config["artifacts"],
     )
-    if verified := snakemake.input.get("verified"):
-        loaded.way = artifacts.provenance(verified)["way"]
-    return loaded
 
 
-def prompts_made_by(path: str) -> dict:
-    """What decided the prompts in an artifact `tasks`: documents, seeds, the task's files."""
-    made = artifacts.provenance(path)
-    return {**made["config"], "seed": made["seed"], "task_version": made["task_version"]}
+def prompts(snakemake):
+    """The rows of the job's prompts, of the splits that it reads."""
+    import pyarrow.compute as pc
+
+    from headcount import artifacts
+
+    rows = artifacts.read(snakemake.input.prompts)
+    return rows.filter(pc.field("split").isin(snakemake.params.splits))
 
 
 def provenance(snakemake, **facts) -> dict:
-    """What made an artifact: wildcards, parameters (config slice, code hash) and `facts`."""
+    """What made an artifact: the job's key, what it is the hash of, wildcards and `facts`."""
     wildcards = dict(snakemake.wildcards.items())
     if "shots" in wildcards:
         wildcards["shots"] = int(wildcards["shots"])
-    parameters = {key: value for key, value in snakemake.params.items() if key != "code"}
     if "model" in facts:  # where it lies on this machine made no difference
-        facts["model"] = {key: value for key, value in facts["model"].items() if key != "path"}
-    return {
-        **wildcards,
-        "config": parameters,
-        "code": snakemake.params.code,
-        "packages": artifacts.package_versions(),
-        **facts,
-    }
+        facts["model"] = {k: v for k, v in facts["model"].items() if k in MODEL}
+    return {**wildcards, "key": task.key, "made_of": task.made_of, **facts}

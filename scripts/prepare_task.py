@@ -9,11 +9,11 @@ from headcount import artifacts, tasks
 parameters = snakemake.params
 limits = tasks.Limits(**parameters.limits)
 rows = tasks.prepare(
-    parameters.yaml,
+    parameters.place["yaml"],
     shots=int(snakemake.wildcards.shots),
     limits=limits,
     seed=parameters.seed,
-    datasets=parameters.datasets,
+    datasets=parameters.place["datasets"],
     calibrate=parameters.calibrate,
     metric=parameters.metric,
 )
@@ -24,7 +24,7 @@ artifacts.write(
     job.provenance(
         snakemake,
         seed=parameters.seed,
-        task_version=tasks.version(parameters.yaml),
+        task_version=tasks.version(parameters.place["yaml"]),
         remarks=tasks.remarks(rows, limits),
     ),
 )

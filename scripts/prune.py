@@ -6,30 +6,33 @@ import job
 
 job.begin(snakemake)
 
-import polars as pl
+import loading
 
 from headcount import artifacts, correlation, proof, pruning
 from headcount.evaluation import Evaluation, fit_ablation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
-facts = job.model_facts(snakemake.input.model)
-prompts = artifacts.read(snakemake.input.prompts)
-model = job.load_model(snakemake)
-proof.prove_on(model, prompts, parameters.yaml)
-evaluation = Evaluation(prompts, "evaluation", parameters.yaml, parameters.metric)
+yaml = parameters.place["yaml"]
+facts = loading.model_facts(snakemake)
+prompts = job.prompts(snakemake)
+model = loading.load_model(snakemake)
+proof.prove_on(model, prompts, yaml)
+evaluation = Evaluation(prompts, "evaluation", yaml, parameters.metric)
 
 # (ranking, component) -> table
 tables = {}
 for path in snakemake.input.rankings:
     made = artifacts.provenance(path)
-    tables.setdefault(made["ranking"], {})[made["component"]] = pl.read_parquet(path)
+    tables.setdefault(made["ranking"], {})[made["component"]] = artifacts.frame(path)
 
 # The name of each output -> the ranking that it prunes by, the same unless it transfers.
 by = {name: name for name in parameters.rankings}
 if parameters.transfer:
-    cross_task = pl.read_parquet(snakemake.input.cross_task)
-    task, shots = wildcards.task, int(wildcards.shots)
-    by["closest"], by["farthest"] = correlation.closest_and_farthest(cross_task, task, shots)
+    importance = {
+        artifacts.provenance(path)["task"]: artifacts.frame(path)
+        for path in snakemake.input.importance
+    }
+    by["closest"], by["farthest"] = correlation.closest_and_farthest(importance, wildcards.task)
 
 heads, ffns = [0.0], [0.0]
 if wildcards.component == "combined":
@@ -44,7 +47,7 @@ rows = pruning.prune(
     evaluation,
     {ranking: tables[ranking] for ranking in by.values()},
     list(itertools.product(heads, ffns)),
-    fit_ablation(model, prompts, parameters.ablation, parameters.seed, parameters.yaml),
+    fit_ablation(model, prompts, **parameters.ablation, yaml=yaml),
 )
 for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
     artifacts.write(
@@ -54,7 +57,6 @@ for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
         job.provenance(
             snakemake,
             model={**facts, "window": model.window},
-            prompts=job.prompts_made_by(snakemake.input.prompts),
             ranking=name,
             heldout=parameters.heldout,
             metric=evaluation.metrics.name,

@@ -4,11 +4,9 @@ import job
 
 job.begin(snakemake)
 
-import polars as pl
-
 from headcount import artifacts, rankings
 
-tables = [pl.read_parquet(path, columns=["layer", "head", "score"]) for path in snakemake.input]
+tables = [artifacts.frame(path, ["layer", "head", "score"]) for path in snakemake.input]
 made = artifacts.provenance(snakemake.input[0])
 artifacts.write(
     snakemake.output[0],
@@ -19,6 +17,5 @@ artifacts.write(
         ranking=snakemake.params.ranking,
         model=made["model"],
         scored_by=made["estimator"],
-        prompts=made["prompts"],
     ),
 )

@@ -8,7 +8,7 @@ import polars as pl
 
 from headcount import artifacts, rankings
 
-facts = job.model_facts(snakemake.input[0])
+facts = artifacts.read_json(snakemake.input.model)
 components = pl.DataFrame(
     rankings.components(snakemake.wildcards.component, facts["heads"], facts["ffns"]),
     schema={"layer": pl.Int32, "head": pl.Int32},

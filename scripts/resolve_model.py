@@ -1,22 +1,21 @@
 """Resolve a model's source to a directory that loads fast and offline."""
 
-import json
 from pathlib import Path
 
 import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, model
+from headcount import artifacts, checkpoints, model
 
+parameters, output = snakemake.params, Path(snakemake.output[0])
 facts = model.resolve(
-    snakemake.params.source,
-    revision=snakemake.params.revision,
-    gguf_file=snakemake.params.gguf_file,
-    converted=Path(snakemake.output[0]).parent / "checkpoint",
-    trust_remote_code=snakemake.params.trust_remote_code,
-    layout=snakemake.params.layout,
+    **parameters.place,
+    converted=output.parent / checkpoints.CONVERTED,
+    trust_remote_code=parameters.trust_remote_code,
+    layout=parameters.layout,
 )
-with artifacts.atomic(snakemake.output[0]) as path:
-    text = json.dumps({"name": snakemake.wildcards.model, **facts}, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
+facts = {"name": snakemake.wildcards.model, **facts}
+read = {key: facts[key] for key in facts if key not in ("source", "revision", "path", "converted")}
+del facts["path"]
+artifacts.write_json(output, facts | job.provenance(snakemake, content=artifacts.hash_json(read)))

@@ -4,10 +4,12 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, induction
 
-facts = job.model_facts(snakemake.input.model)
-model = job.load_model(snakemake)
+facts = loading.model_facts(snakemake)
+model = loading.load_model(snakemake)
 function = getattr(induction, snakemake.wildcards.kind)
 artifacts.write(
     snakemake.output[0],

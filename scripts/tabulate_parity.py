@@ -6,5 +6,10 @@ job.begin(snakemake)
 
 from headcount import artifacts, parity
 
-table = parity.table(snakemake.input).to_arrow()
-artifacts.write(snakemake.output[0], table, table.schema, job.provenance(snakemake))
+table = parity.table(list(snakemake.input)).to_arrow()
+artifacts.write(
+    snakemake.output[0],
+    table,
+    table.schema,
+    job.provenance(snakemake, dtype=snakemake.params.dtype),
+)

@@ -4,14 +4,17 @@ import job
 
 job.begin(snakemake)
 
+import loading
+
 from headcount import artifacts, verify
 
-facts = job.model_facts(snakemake.input.model)
-model = job.load_model(snakemake)
+facts = loading.model_facts(snakemake)
+model = loading.load_model(snakemake)
 table = verify.prove(model, snakemake.params.seed)
 artifacts.write(
     snakemake.output[0],
     table.to_arrow(),
     artifacts.SCHEMAS["verified"],
-    job.provenance(snakemake, model=facts, way=model.way),
+    # What others go by is the way; the differences are for those who look.
+    job.provenance(snakemake, model=facts, way=model.way, content=model.way),
 )

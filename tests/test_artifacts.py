@@ -1,6 +1,7 @@
 """Artifacts appear complete or not at all; hashes follow content and imports."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from headcount import artifacts
@@ -13,7 +14,7 @@ def test_what_is_written_is_read_with_schema_and_provenance(tmp_path):
     artifacts.write(path, [{"layer": 1, "head": None}], SCHEMA, {"seed": 0})
     assert artifacts.read(path).to_pylist() == [{"layer": 1, "head": None}]
     assert artifacts.read(path).schema.equals(SCHEMA)
-    assert artifacts.provenance(path) == {"seed": 0}
+    assert artifacts.provenance(path)["seed"] == 0
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -39,59 +40,82 @@ def test_equal_rows_give_equal_files(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+# --- what is not what was written ---
+
+
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of modules, of which a script imports some, in every spelling."""
-    home = tmp_path / "headcount"
-    (home / "sub").mkdir(parents=True)
-    for name, text in {
-        "artifacts": "",
-        "a": "from headcount import b",
-        "b": "import math",
-        "c": "def f():\n    from . import d",
-        "d": "from headcount import sub",
-        "e": "",
-        "f": "",
-        "sub/__init__": "from headcount.sub.one import g",
-        "sub/one": "from . import two\nfrom ..e import h",
-        "sub/two": "import headcount.sub.f",
-        "sub/f": "",
-        "sub/unused": "",
-        "unused": "",
-    }.items():
-        (home / f"{name}.py").write_text(text)
-    monkeypatch.setattr(artifacts, "__file__", str(home / "artifacts.py"))
-    script = tmp_path / "script.py"
-    script.write_text("import headcount.c\nfrom headcount.a import x\nimport numpy")
-    return home, script
+def written(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [{"layer": layer, "head": layer % 3} for layer in range(50)]
+    artifacts.write(path, rows, SCHEMA, {"seed": 0, "task": "t"})
+    return path
 
 
-USED = ["a", "b", "c", "d", "e", "sub/__init__", "sub/one", "sub/two", "sub/f"]
+def test_no_flipped_bit_is_read_as_a_value(written):
+    whole = bytearray(written.read_bytes())
+    for bit in range(8 * len(whole)):
+        whole[bit // 8] ^= 1 << bit % 8
+        written.write_bytes(whole)
+        for read in (artifacts.read, artifacts.frame, artifacts.provenance):
+            with pytest.raises(artifacts.DamagedError, match=r"a\.parquet .*run snakemake again"):
+                read(written)
+        whole[bit // 8] ^= 1 << bit % 8
+    written.write_bytes(whole)
+    assert len(artifacts.read(written)) == 50
 
 
-@pytest.mark.parametrize("module", [*USED, "f", "sub/unused", "unused"])
-def test_code_hash_follows_imports(package, module):
-    home, script = package
-    before = artifacts.code_hash(script)
-    (home / f"{module}.py").open("a").write("\n# changed\n")
-    assert (artifacts.code_hash(script) != before) == (module in USED)
+@pytest.mark.parametrize("kept", [0, 3, 100, -1])
+def test_a_truncated_file_is_refused(written, kept):
+    written.write_bytes(written.read_bytes()[:kept])
+    with pytest.raises(artifacts.DamagedError, match="damaged"):
+        artifacts.read(written)
 
 
-def test_code_hash_follows_the_script_and_not_its_place(package, tmp_path):
-    _, script = package
-    before = artifacts.code_hash(script)
-    elsewhere = tmp_path / "elsewhere" / "script.py"
-    elsewhere.parent.mkdir()
-    elsewhere.write_text(script.read_text())
-    assert artifacts.code_hash(elsewhere) == before
-    script.open("a").write("\n# changed\n")
-    assert artifacts.code_hash(script) != before
+def test_what_others_wrote_is_refused(written):
+    pq.write_table(pa.table({"layer": [1]}), written)
+    with pytest.raises(artifacts.DamagedError, match="does not say what it was made of"):
+        artifacts.provenance(written)
 
 
-def test_files_hash_follows_content_names_and_size_alone(tmp_path):
-    (tmp_path / "a").write_text("one")
-    before = artifacts.files_hash([tmp_path / "a"])
-    (tmp_path / "a").touch()
-    assert artifacts.files_hash([tmp_path / "a"]) == before
-    (tmp_path / "a").write_text("two")
-    assert artifacts.files_hash([tmp_path / "a"]) != before
+def test_another_format_is_refused(written, monkeypatch):
+    monkeypatch.setattr(artifacts, "FORMAT", artifacts.FORMAT + 1)
+    with pytest.raises(artifacts.DamagedError, match="format of another version"):
+        artifacts.read(written)
+
+
+def test_a_changed_json_artifact_is_refused(tmp_path):
+    path = tmp_path / "model.json"
+    artifacts.write_json(path, {"layers": 3, "heads": [4, 4, 4]})
+    assert artifacts.provenance(path)["heads"] == [4, 4, 4]
+    text = path.read_text()
+    for changed in (text.replace("3", "5", 1), text[:-10], "[]", "{}"):
+        path.write_text(changed)
+        with pytest.raises(artifacts.DamagedError):
+            artifacts.read_json(path)
+
+
+# --- content ---
+
+
+def content(path, rows, schema=SCHEMA, **provenance):
+    artifacts.write(path, rows, schema, provenance)
+    return artifacts.provenance(path)["content"]
+
+
+def test_content_is_that_of_rows_and_of_what_is_read_of_the_provenance(tmp_path):
+    rows = [{"layer": 1, "head": 2}, {"layer": 2, "head": None}]
+    first = content(tmp_path / "a.parquet", rows, task="t", made_of={"seed": 0}, key="k")
+    assert content(tmp_path / "b.parquet", rows, task="t", made_of={"seed": 1}, key="l") == first
+    assert content(tmp_path / "a.parquet", rows, task="u") != first
+    assert content(tmp_path / "a.parquet", rows[::-1], task="t") != first
+    other = [{"layer": 1, "head": 2}, {"layer": 2, "head": 0}]
+    assert content(tmp_path / "a.parquet", other, task="t") != first
+
+
+def test_every_split_has_a_content_of_its_own(tmp_path):
+    schema = pa.schema([("split", pa.string()), ("doc_id", pa.int32())])
+    calibration = [{"split": "calibration", "doc_id": 0}]
+    few, many = ([{"split": "evaluation", "doc_id": i} for i in range(n)] for n in (8, 12))
+    a, b = (content(tmp_path / "a.parquet", calibration + rows, schema) for rows in (few, many))
+    assert a["calibration"] == b["calibration"]
+    assert a["evaluation"] != b["evaluation"]

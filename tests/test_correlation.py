@@ -285,31 +285,24 @@ def test_a_p_value_is_never_zero():
 # --- transfer ---
 
 
-def cross_task_table(rows: list[tuple]) -> pl.DataFrame:
-    columns = ["a", "b", "shots_a", "shots_b", "rho"]
-    return pl.DataFrame(rows, schema=columns, orient="row")
-
-
 def test_closest_and_farthest():
-    found = cross_task_table(
-        [
-            ("a", "b", 0, 0, 0.9),
-            ("a", "c", 0, 0, 0.9),
-            ("b", "c", 0, 0, -0.2),
-            ("c", "d", 0, 0, None),
-            ("a", "aggregate", 0, 0, 0.99),
-            ("b", "aggregate", 0, 0, -0.99),
-            ("a", "b", 5, 5, 0.1),
-            ("a", "c", 5, 5, 0.2),
-        ]
-    )
-    assert correlation.closest_and_farthest(found, "a", 0) == ("b", "b")  # ties by name
-    assert correlation.closest_and_farthest(found, "b", 0) == ("a", "c")  # not the aggregate
-    assert correlation.closest_and_farthest(found, "c", 0) == ("a", "d")  # null is the lowest
-    assert correlation.closest_and_farthest(found, "a", 5) == ("c", "b")
+    order = {
+        "a": [1, 2, 3, 4],
+        "b": [1, 2, 4, 3],
+        "c": [2, 1, 3, 4],
+        "d": [4, 3, 2, 1],
+        "e": [1] * 4,
+    }
+    scores = {
+        task: pl.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "score": of_task})
+        for task, of_task in order.items()
+    }
 
+    def without(*tasks):
+        return {task: of_task for task, of_task in scores.items() if task not in tasks}
 
-def test_a_task_alone_has_no_closest():
-    alone = cross_task_table([("a", "aggregate", 0, 0, 1.0)])
-    with pytest.raises(ValueError, match=r"'a' has no other task .* at 0 shots"):
-        correlation.closest_and_farthest(alone, "a", 0)
+    assert correlation.closest_and_farthest(without("e"), "a") == ("b", "d")  # b and c are as close
+    assert correlation.closest_and_farthest(without("e"), "d") == ("b", "a")
+    assert correlation.closest_and_farthest(scores, "a") == ("b", "e")  # undefined is the lowest
+    with pytest.raises(ValueError, match="'a' has no other task"):
+        correlation.closest_and_farthest({"a": scores["a"]}, "a")

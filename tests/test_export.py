@@ -30,12 +30,10 @@ def ranking(model: LanguageModel, component: str, seed: int = 0) -> pl.DataFrame
 
 def study(model: LanguageModel, directory):
     """Artifacts of a model called m: rankings of one task, and an aggregate at two shots."""
-    facts = {"name": "m", "source": "who/m", "revision": None, "architecture": "X"}
-    facts["trust_remote_code"] = False
-    facts |= {"path": model.hf.name_or_path, "layers": model.num_layers}
-    facts |= {"layout": None, "heads": model.heads, "ffns": model.ffns}
-    (directory / "m").mkdir(parents=True)
-    (directory / "m" / "model.json").write_text(json.dumps(facts))
+    facts = {"name": "m", "source": model.hf.name_or_path, "revision": None, "architecture": "X"}
+    facts |= {"converted": None, "trust_remote_code": False, "layout": None}
+    facts |= {"layers": model.num_layers, "heads": model.heads, "ffns": model.ffns}
+    artifacts.write_json(directory / "m" / "model.json", facts)
     for name in ("task/0-shot", "aggregate/0-shot", "aggregate/5-shot"):
         for component in ("heads", "ffns"):
             path = directory / "m" / "rankings" / name / f"{component}.parquet"
@@ -107,7 +105,7 @@ def test_weights_keep_the_dtype_that_they_are_stored_in(opt, artifacts_of_opt, t
     stored.save_pretrained(half)
     opt.tokenizer.save_pretrained(half)
     path = artifacts_of_opt / "m" / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"path": str(half)}))
+    artifacts.write_json(path, artifacts.read_json(path) | {"source": str(half)})
     export.export("m", {"heads": export.Cut("task", 0)}, tmp_path / "out", artifacts_of_opt)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert loaded.dtype == torch.bfloat16

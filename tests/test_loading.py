@@ -18,7 +18,8 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from headcount import artifacts, conversion, hashes
+from headcount import conversion, hashes
+from headcount.checkpoint_files import fingerprint
 from headcount.families import ModelError
 from headcount.model import LanguageModel, load, resolve
 
@@ -282,10 +283,10 @@ def test_of_a_vision_language_model_the_text_decoder_is_studied(tmp_path):
 
 def test_a_source_is_never_converted_onto_itself(path):
     edit_config(path, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]})
-    before = artifacts.checkpoint_hash(path)
+    before = fingerprint(path)
     with pytest.raises(ModelError):
         resolve(str(path), None, None, path)
-    assert artifacts.checkpoint_hash(path) == before
+    assert fingerprint(path) == before
 
 
 # --- modules that are not what they seem ---
@@ -391,39 +392,7 @@ def hub(path, tmp_path, monkeypatch):
 def test_a_branch_is_pinned_to_its_commit(hub, path, revision, tmp_path):
     facts = resolve("who/llama", revision, None, tmp_path / "converted")
     assert facts["revision"] == COMMIT
-    assert facts["fingerprint"] == artifacts.checkpoint_hash(path)  # the same files elsewhere
-
-
-# --- the fingerprint ---
-
-
-@pytest.fixture(autouse=True)
-def memory(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def test_every_byte_of_a_large_file_counts(tmp_path):
-    file = tmp_path / "model" / "model.safetensors"
-    file.parent.mkdir()
-    with file.open("wb") as sparse:
-        sparse.truncate(hashes.LARGE + 10)
-    found = {artifacts.checkpoint_hash(file.parent)}
-    for offset in (0, hashes.LARGE // 3, hashes.LARGE + 9):
-        with file.open("r+b") as changed:
-            changed.seek(offset)
-            changed.write(b"x")
-        found.add(artifacts.checkpoint_hash(file.parent))
-    assert len(found) == 4
-
-
-def test_a_large_file_is_read_once(tmp_path, monkeypatch):
-    file = tmp_path / "model" / "model.safetensors"
-    file.parent.mkdir()
-    with file.open("wb") as sparse:
-        sparse.truncate(hashes.LARGE + 1)
-    first = artifacts.checkpoint_hash(file.parent)
-    monkeypatch.setattr(hashes, "_read", lambda path: pytest.fail(f"{path} is read again"))
-    assert artifacts.checkpoint_hash(file.parent) == first
+    assert facts["fingerprint"] == fingerprint(path)  # the same files elsewhere
 
 
 def test_what_the_hub_stores_by_its_hash_is_not_read(hub, path, monkeypatch):
@@ -431,33 +400,3 @@ def test_what_the_hub_stores_by_its_hash_is_not_read(hub, path, monkeypatch):
     expected = hashes.file_hashes([path / "model.safetensors"])
     monkeypatch.setattr(hashes, "_read", lambda path: pytest.fail(f"{path} is read"))
     assert hashes.file_hashes([weights]) == expected
-
-
-@pytest.mark.parametrize(
-    "file, counts",
-    [
-        ("model.safetensors", True),
-        ("tokenizer.json", True),
-        ("config.json", True),
-        ("modeling_my.py", True),
-        ("layers/attention.py", True),
-        ("README.md", False),
-        ("loss.png", False),
-    ],
-)
-def test_what_decides_a_number_counts(path, file, counts):
-    (path / "layers").mkdir()
-    (path / file).touch()
-    before = artifacts.checkpoint_hash(path)
-    with (path / file).open("ab") as changed:
-        changed.write(b" ")
-    assert (artifacts.checkpoint_hash(path) != before) == counts
-
-
-def test_an_adapters_base_counts(path):
-    adapter = path.parent / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(path)}))
-    before = artifacts.checkpoint_hash(adapter)
-    edit_config(path, rope_theta=5.0)
-    assert artifacts.checkpoint_hash(adapter) != before

@@ -66,4 +66,4 @@ def test_rows_conform_to_the_schema(opt, evaluation, tmp_path):
     assert table.height == 2 * len(evaluation.docs)
     results = [json.loads(result) for result in table["results"]]
     assert [result["acc"] for result in results] == table["metric"].to_list()
-    assert artifacts.provenance(tmp_path / "p.parquet") == {"task": "t"}
+    assert artifacts.provenance(tmp_path / "p.parquet")["task"] == "t"

@@ -167,7 +167,6 @@ def test_a_mirror_is_read_in_place_of_the_hub(yaml, tmp_path):
         Dataset.from_list(list(local[split])).to_parquet(home / f"{split}.parquet")
     mirrored = tasks.prepare(hub, 2, LIMITS, seed=0, datasets=tmp_path / "mirror")
     assert mirrored == tasks.prepare(yaml, 2, LIMITS, seed=0)
-    assert home / "train.parquet" in tasks.source_files(hub, tmp_path / "mirror")
     (home / "train.parquet").unlink()
     with pytest.raises(tasks.TaskError, match=str(home / "train.parquet")):
         tasks.prepare(hub, 2, LIMITS, seed=0, datasets=tmp_path / "mirror")
@@ -280,8 +279,3 @@ def test_squad_scores_ignore_case_articles_and_punctuation():
     assert squad.compute_exact("The Eiffel Tower", "eiffel tower!") == 1
     assert squad.compute_f1("the cat sat", "a cat ran") == pytest.approx(0.5)
     assert squad.compute_f1("", "cat") == 0
-
-
-def test_source_files_of_a_task_are_its_configuration_code_and_data(yaml):
-    files = [path.name for path in tasks.source_files(yaml)]
-    assert files == ["train.jsonl", "validation.jsonl", "tiny_a.yaml"]

@@ -35,6 +35,22 @@ def test_touching_every_file_runs_nothing(study):
     assert study.stale() == {}
 
 
+def test_comments_docstrings_and_neighbours_rerun_nothing(study):
+    for path in sorted(study.directory.glob("src/**/*.py")):
+        text = path.read_text(encoding="utf-8").replace('"""', '"""In other words: ', 1)
+        path.write_text(text + "\n\n# a comment\n", encoding="utf-8")
+    study.append("lm_tasks/tiny_a.yaml", "# a comment\n")
+    (study.directory / "lm_tasks" / "unrelated.py").write_text("x = 1\n")
+    study.append("model/README.md", "A model.\n")
+    assert study.stale() == {}
+
+
+def test_the_helper_of_all_scripts_is_code_of_every_job(study):
+    study.append("scripts/preloaded.py", "\nCHANGED = True\n")
+    stale = study.stale()
+    assert {"prepare_task", "resolve_model", "score_importance", "rank", "prune"} <= {*stale}
+
+
 @pytest.mark.slow
 def test_two_runs_give_equal_artifacts(finished, tmp_path):
     again = Study.create(tmp_path / "again")
@@ -46,20 +62,20 @@ def test_two_runs_give_equal_artifacts(finished, tmp_path):
         assert pl.read_parquet(path).equals(pl.read_parquet(first)), path
 
 
-def test_a_comment_in_induction_reruns_its_stage_and_what_follows(study):
-    study.append("src/headcount/induction.py", "\n# a comment\n")
+def test_a_change_in_induction_reruns_its_stage_and_what_follows(study):
+    study.append("src/headcount/induction.py", "\nCHANGED = True\n")
     assert study.stale() == {"score_induction": 2, "draw_induction": 1, "draw_retention": 1}
 
 
-def test_a_comment_in_the_pruning_module_leaves_importance_alone(study):
-    study.append("src/headcount/pruning.py", "\n# a comment\n")
+def test_a_change_in_the_pruning_module_leaves_importance_alone(study):
+    study.append("src/headcount/pruning.py", "\nCHANGED = True\n")
     stale = study.stale()
     assert stale["prune"] == 12 and stale["prune_heldout"] == 2 and stale["prune_transfer"] == 4
     assert not {"prepare_task", "score_importance", "correlate", "score_induction"} & set(stale)
 
 
 def test_a_changed_figure_draws_figures_only(study):
-    study.append("src/headcount/figures/components.py", "\n# a comment\n")
+    study.append("src/headcount/figures/components.py", "\nCHANGED = True\n")
     assert study.stale() == {f"draw_{name}": 1 for name in FIGURES}
 
 
@@ -96,7 +112,7 @@ def test_one_more_task_leaves_the_others_alone(study):
 
 
 def test_a_changed_engine_is_proved_again_and_all_is_computed_with_it(study):
-    study.append("src/headcount/sweep/layers.py", "\n# a comment\n")
+    study.append("src/headcount/sweep/layers.py", "\nCHANGED = True\n")
     study.configure(levels={**STUDY["levels"], "heads": [0, 25, 50, 75]})
     stale = study.stale()
     assert stale["verify_model"] == 1

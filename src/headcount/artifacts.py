@@ -3,28 +3,30 @@
 A file appears under its name only when it is complete: it is written beside, flushed to disk, and
 renamed. What made it (model, task, seeds, config slice, code hash, package versions) lies as JSON
 in the Parquet metadata under the key `headcount`; nothing in it depends on the time or the machine,
-so equal inputs give equal files.
+so equal inputs give equal files. Beside it lies the `seal`, the SHA-256 of the file: Parquet's own
+checksums leave out the footer, where names, types and this provenance are. What has a bit that was
+not written, or is in the format of another version, is refused.
 """
 
-import ast
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from headcount.hashes import file_hashes
-
-# Ends of names, in a checkpoint's directory, of what decides no number.
-NO_MODEL = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf")
-
-PACKAGES = ("torch", "transformers", "lm_eval", "numpy", "scipy", "pyarrow")
+FORMAT = 2  # of all artifacts: raised whenever an older one can no longer be read as it is
+UNSEALED = b"sha256:" + b"0" * 64
+SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
+# What is said of how an artifact was made, which nobody computes with.
+UNREAD = {"key", "made_of", "packages", "model", "prompts", "remarks", "files", "seed"}
 
 _COMPONENT = [
     pa.field("layer", pa.int32(), nullable=False),
@@ -173,9 +175,21 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+class DamagedError(OSError):
+    """A file is not what was written, or not in a format that this version reads."""
+
+    REMEDY = "; run snakemake again, which makes it anew"
+
+    def __init__(self, path: str | Path, what: str):
+        super().__init__(f"{path} {what}{self.REMEDY}")
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` on success and goes on failure."""
+    """Yield a temporary path beside `path` that becomes `path` on success and goes on failure.
+
+    On success both the file and its name are on the disk, whatever happens next.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -183,117 +197,143 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _flush(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- Parquet ---
 
 
 def write(path: str | Path, rows, schema: pa.Schema, provenance: dict) -> None:
     """Write `rows` to the Parquet file `path`, cast to `schema`, with `provenance` inside.
 
     `rows` is a list of dicts, or what pyarrow makes a table of: a dict of columns, a polars frame.
+    The provenance also gets the `format` and, unless it has one, the `content`: a hash of the rows
+    and of what is read of the provenance; where rows belong to splits, one for each of these.
+
     Raises `ValueError` when a null stands where the schema allows none.
     """
     table = pa.Table.from_pylist(rows, schema) if isinstance(rows, list) else pa.table(rows)
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: column {field.name!r} holds nulls")
-    table = table.select(schema.names).cast(schema)
-    metadata = {b"headcount": json.dumps(provenance, sort_keys=True).encode()}
+    table = table.select(schema.names).cast(schema).replace_schema_metadata(None)
+    made = {"content": _content(table, provenance), **provenance, "format": FORMAT}
     with atomic(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        temporary.write_bytes(_sealed(table, made))
+
+
+def _content(table: pa.Table, provenance: dict) -> str | dict[str, str]:
+    if "split" not in table.schema.names:
+        told = {key: value for key, value in provenance.items() if key not in UNREAD}
+        return hash_json([_hash_rows(table), told])
+    return {
+        split: _hash_rows(table.filter(pc.field("split") == split))
+        for split in sorted(pc.unique(table["split"]).to_pylist())
+    }
+
+
+def _hash_rows(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def _sealed(table: pa.Table, provenance: dict) -> bytes:
+    """A Parquet file that holds its own SHA-256, computed with `UNSEALED` in that place."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        text = json.dumps(provenance, sort_keys=True)
+        writer.add_key_value_metadata({"headcount": text, "seal": UNSEALED})
+    data = sink.getvalue().to_pybytes()
+    return data.replace(UNSEALED, _seal(data))
+
+
+def _seal(data: bytes) -> bytes:
+    return b"sha256:" + hashlib.sha256(data).hexdigest().encode()
 
 
 def read(path: str | Path) -> pa.Table:
-    """The Parquet artifact at `path`; `polars.read_parquet(path)` reads the same."""
-    return pq.read_table(path)
+    """The Parquet artifact at `path`; `polars.read_parquet(path)` reads the same, but believes it.
+
+    Raises `DamagedError` unless its bytes are those that were written, in the present format.
+    """
+    return _opened(path).read()
+
+
+def frame(path: str | Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The Parquet artifact at `path`, or some of its columns, for polars. Raises as `read` does."""
+    table = pl.from_arrow(_opened(path).read(columns))
+    return table.select(columns) if columns else table
 
 
 def provenance(path: str | Path) -> dict:
-    """What made the Parquet artifact at `path`."""
-    return json.loads(pq.read_schema(path).metadata[b"headcount"])
+    """What made the artifact at `path`; of a JSON artifact, all that it holds.
 
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on."""
-    return {name: version(name) for name in PACKAGES}
-
-
-# --- content hashes, by which the workflow decides what is stale ---
-
-
-def code_hash(script: str | Path) -> str:
-    """SHA-256 of a script and of every `headcount` module that it imports, directly or not.
-
-    Imports are read from the source, wherever they stand in it; nothing is executed.
+    Raises as `read` does.
     """
-    package = Path(__file__).parent
-    files, waiting = {}, [Path(script)]
-    while waiting:
-        path = waiting.pop()
-        inside = path.is_relative_to(package)
-        name = path.relative_to(package).as_posix() if inside else path.name
-        if name not in files:
-            files[name] = path.read_bytes()
-            waiting += _headcount_imports(files[name], path)
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + files[name] + b"\0")
-    return digest.hexdigest()
+    if Path(path).suffix == ".json":
+        return read_json(path)
+    return json.loads(_opened(path).metadata.metadata[b"headcount"])
 
 
-def _headcount_imports(source: bytes, path: Path) -> set[Path]:
-    """Files of the `headcount` modules and subpackages that `source`, at `path`, imports.
-
-    In any of Python's spellings; of an imported name that is no module, the module it is in.
-    """
-    package = Path(__file__).parent
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level and path.is_relative_to(package):
-                home = path.parents[node.level - 1].relative_to(package.parent)  # "." is its parent
-                module = ".".join([*home.parts, *filter(None, [module])])
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    files = set()
-    for name in names:
-        top, *parts = name.split(".")
-        for depth in range(1, len(parts) + 1) if top == "headcount" else ():
-            module = package.joinpath(*parts[:depth])  # headcount.a.b runs headcount.a first
-            files |= {module.with_suffix(".py"), module / "__init__.py"}
-    return {file for file in files if file.exists()}
+def _opened(path: str | Path) -> pq.ParquetFile:
+    """The Parquet file at `path`, read into memory and found to be in order."""
+    data = Path(path).read_bytes()
+    seals = SEAL.findall(data)
+    if not seals:
+        raise DamagedError(path, "does not say what it was made of, or is damaged")
+    if _seal(data.replace(seals[-1], UNSEALED)) != seals[-1]:
+        raise DamagedError(path, "is damaged: its bytes are not those that were written")
+    file = pq.ParquetFile(pa.BufferReader(data))
+    _check_format(path, json.loads(file.metadata.metadata[b"headcount"]))
+    return file
 
 
-def files_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 of the names and contents of `paths`, whatever directory they are in."""
-    paths = sorted(paths)
-    digest = hashlib.sha256()
-    for path, content in zip(paths, file_hashes(paths), strict=True):
-        digest.update(f"{path.name}\0{content}\0".encode())
-    return digest.hexdigest()
+# --- JSON ---
 
 
-def checkpoint_hash(directory: str | Path, gguf_file: str | None = None) -> str:
-    """A fingerprint of the model in `directory`: weights, configuration, tokenizer and code.
+def write_json(path: str | Path, facts: dict) -> None:
+    """Write a JSON artifact, with its `format` and its `seal`, a hash of all else in it."""
+    facts = {**facts, "format": FORMAT}
+    with atomic(path) as temporary:
+        text = json.dumps({**facts, "seal": hash_json(facts)}, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
-    With `gguf_file` of that file alone. Of an adapter whose base model lies in a directory, of
-    both. Documentation and pictures do not count.
-    """
-    directory = Path(directory)
-    if gguf_file:
-        return files_hash([directory / gguf_file])
-    files = [path for path in directory.iterdir() if path.is_file()]
-    files += directory.glob("*/**/*.py")  # code may be in folders
-    digest = files_hash(path for path in files if path.suffix.lower() not in NO_MODEL)
-    adapter = directory / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
-        if Path(base).is_dir():
-            digest = hashlib.sha256(f"{digest} {checkpoint_hash(base)}".encode()).hexdigest()
-    return digest
+
+def read_json(path: str | Path) -> dict:
+    """What the JSON artifact at `path` holds, without its seal. Raises as `read` does."""
+    try:
+        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+        seal = facts.pop("seal")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DamagedError(path, "does not say what it was made of, or is damaged") from None
+    if seal != hash_json(facts):
+        raise DamagedError(path, "is damaged: it is not what was written")
+    _check_format(path, facts)
+    return facts
+
+
+def hash_json(value) -> str:
+    """SHA-256 of what JSON can hold, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _check_format(path: str | Path, provenance: dict) -> None:
+    if provenance.get("format") != FORMAT:
+        raise DamagedError(path, "is in the format of another version of headcount")

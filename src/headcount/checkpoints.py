@@ -12,9 +12,10 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from headcount.checkpoint_files import ADAPTER
 from headcount.families import ModelError
 
-ADAPTER = "adapter_config.json"
+CONVERTED = "checkpoint"  # beside a model's artifacts, what had to be converted
 # Prefixes that programs put before the names of a model's weights, and how to be rid of them.
 WRAPPERS = {
     "_orig_mod.": "the model was compiled (torch.compile) when it was saved",
@@ -155,6 +156,25 @@ def fetch(source: str, revision: str | None, gguf_file: str | None) -> tuple[Pat
     if gguf_file and not (path / gguf_file).is_file():
         _no_gguf(source, gguf_file, [str(p.relative_to(path)) for p in path.rglob("*.gguf")])
     return path, revision
+
+
+def place(facts: dict, home: Path) -> Path:
+    """Where a model lies that was resolved before, by its `facts`, which lie in `home`.
+
+    A hub model is looked for in the hub's cache, without network, before it is downloaded again.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if facts["converted"]:
+        return home / CONVERTED
+    if Path(facts["source"]).is_dir():
+        return Path(facts["source"])
+    try:
+        snapshot = {"revision": facts["revision"], "local_files_only": True}
+        return Path(snapshot_download(facts["source"], **snapshot))
+    except LocalEntryNotFoundError:
+        return fetch(facts["source"], facts["revision"], None)[0]
 
 
 def _download(source: str, revision: str | None, gguf_file: str | None) -> Path:

@@ -35,8 +35,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.quantizers.auto import AutoQuantizationConfig
 
+from headcount.checkpoint_files import ADAPTER
 from headcount.checkpoints import (
-    ADAPTER,
     complete,
     config_dict,
     fetch,

@@ -121,7 +121,7 @@ def cross_estimator(
     """
     rows = []
     for path in estimator_paths:
-        made_by, table = artifacts.provenance(path), pl.read_parquet(path)
+        made_by, table = artifacts.provenance(path), artifacts.frame(path)
         about = {key: made_by[key] for key in ("component", "task", "shots")}
         scores = {
             name: aligned([table.filter(estimator=name)])[0]
@@ -143,25 +143,26 @@ def cross_estimator(
     return pl.DataFrame(rows, schema=columns)
 
 
-def closest_and_farthest(cross_task: pl.DataFrame, task: str, shots: int) -> tuple[str, str]:
-    """The tasks whose scores correlate most and least with those of `task` at `shots`.
+def closest_and_farthest(scores: dict[str, pl.DataFrame], task: str) -> tuple[str, str]:
+    """The tasks whose scores correlate most and least with those of `task`.
 
-    Ties go to the first by name; a rho that is not defined counts as the lowest.
+    `scores` has the table (layer, head, score) of each task. Ties go to the first by name; a rho
+    that is not defined counts as the lowest.
 
-    Raises `ValueError` when the table has no other task to compare with.
+    Raises `ValueError` when there is no other task to compare with.
     """
-    same_shots = (pl.col("shots_a") == shots) & (pl.col("shots_b") == shots)
-    rhos = {}
-    for a, b, rho in cross_task.filter(same_shots).select("a", "b", "rho").iter_rows():
-        if task in (a, b) and AGGREGATE not in (a, b):
-            rhos[b if a == task else a] = -np.inf if rho is None else rho
-    if not rhos:
+    names = sorted(set(scores) - {task})
+    if not names:
         raise ValueError(
-            f"task {task!r} has no other task to be compared with at {shots} shots: "
-            "its closest and farthest task need a study of at least two tasks"
+            f"task {task!r} has no other task to be compared with: its closest and farthest task "
+            "need a study of at least two tasks"
         )
-    names = sorted(rhos)
-    return max(names, key=rhos.get), min(names, key=rhos.get)
+
+    def rho(name: str) -> float:
+        found = agreement(scores[task], scores[name]).rho
+        return -np.inf if found is None else found
+
+    return max(names, key=rho), min(names, key=rho)
 
 
 # --- agreement of a ranking with itself ---

@@ -18,7 +18,8 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from headcount import artifacts, narrow, projections, rankings
+from headcount import artifacts, checkpoints, narrow, projections, rankings, source_code
+from headcount.hashes import file_hashes
 from headcount.model import LanguageModel, load
 from headcount.pruning import Removal, removal
 
@@ -65,12 +66,12 @@ def export(
     zero(pruned, removed)
     hf, changed = narrow.narrow(pruned, removed)
     report = {
-        "model": {key: value for key, value in facts.items() if key != "path"},
+        "model": {key: value for key, value in facts.items() if key not in HERE},
         "rankings": {name: asdict(cuts[name]) | _made(path) for name, path in files.items()},
         "removed": {"heads": removed[0], "ffns": removed[1]},
         "configuration": changed,
         "parameters": {"before": pruned.hf.num_parameters(), "after": hf.num_parameters()},
-        "packages": artifacts.package_versions(),
+        "packages": source_code.packages(__file__),
     }
     with _appearing(out) as temporary:
         hf.save_pretrained(temporary)
@@ -103,9 +104,11 @@ def _model(name: str, directory: Path) -> dict:
     if not path.is_file():
         known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
         raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = artifacts.read_json(path)
     # A study names local models from the directory that it runs in, where its artifacts are.
-    return facts | {"path": str(directory.parent / facts["path"])}
+    source = directory.parent / facts["source"]
+    here = {"source": str(source)} if source.is_dir() else {}
+    return facts | {"path": str(checkpoints.place(facts | here, path.parent))}
 
 
 def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:
@@ -130,7 +133,7 @@ def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:
 def _made(path: Path) -> dict:
     """What a ranking says of itself, and its content's hash."""
     metadata = pl.read_parquet_metadata(path).get("headcount", "{}")
-    return {"made": json.loads(metadata), "sha256": artifacts.files_hash([path])}
+    return {"made": json.loads(metadata), "sha256": file_hashes([path])[0]}
 
 
 # --- what is written ---
@@ -185,6 +188,8 @@ def card(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+# Of a model's facts, what concerns these artifacts alone.
+HERE = ("path", "key", "made_of", "content", "format")
 ZEROED = """\
 It loads with `transformers.AutoModelForCausalLM.from_pretrained` like any other. What the removed
 components add to the residual stream is zero in the weights: the columns of the attention output

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headcount import checkpoints, conversion, families, projections
-from headcount.artifacts import checkpoint_hash
+from headcount.checkpoint_files import fingerprint
 from headcount.families import Layout, ModelError, Parts
 
 logger = logging.getLogger(__name__)
@@ -334,7 +334,7 @@ def resolve(
         "converted": made,
         "trust_remote_code": trust_remote_code,
         "layout": layout,
-        "fingerprint": checkpoint_hash(path),
+        "fingerprint": fingerprint(path),
         "architecture": type(hf).__name__,
         "layers": model.num_layers,
         "heads": model.heads,

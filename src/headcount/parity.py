@@ -239,7 +239,7 @@ def table(files: Sequence[str | Path]) -> pl.DataFrame:
     """
     rows = []
     for path in files:
-        made, requests = artifacts.provenance(path), pl.read_parquet(path)
+        made, requests = artifacts.provenance(path), artifacts.frame(path)
         metrics = [{"metric": name, **values} for name, values in made["metrics"].items()]
         for (case,), group in requests.group_by("case", maintain_order=True):
             about = case or made["task"], None if case else made["shots"]
@@ -289,10 +289,11 @@ def show(artifacts_directory: Path) -> tuple[str, bool]:
         raise NoParityError(f"no parity table below {artifacts_directory}/: run `make parity`")
     lines, equal = [PAGE], []
     for path in files:
-        made, rows = artifacts.provenance(path), pl.read_parquet(path)
+        made, rows = artifacts.provenance(path), artifacts.frame(path)
         equal += rows["equal"].to_list()
-        versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-        lines += [f"## {made['model']}\n\n{made['config']['dtype']}; {versions}.\n", HEADER]
+        packages = made["made_of"]["parameters"]["code"]["packages"]
+        versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+        lines += [f"## {made['model']}\n\n{made['dtype']}; {versions}.\n", HEADER]
         lines += [_line(row) for row in rows.iter_rows(named=True)]
         lines.append("")
     lines.append(f"{sum(equal)} of {len(equal)} rows are equal.")

@@ -82,7 +82,7 @@ class ImportanceFiles:
         Raises `ValueError` when it does not match the tables that were read before.
         """
         path = self.paths[task, shots]
-        [table] = aligned([pl.read_parquet(path)])
+        [table] = aligned([artifacts.frame(path)])
         n, components = table["n"][0], table.select(COMPONENT).rows()
         self.components = self.components or components
         if components != self.components:
@@ -94,5 +94,5 @@ class ImportanceFiles:
     @property
     def layers(self) -> np.ndarray:
         """The layer [N] of each component."""
-        first = aligned([pl.read_parquet(self.paths[self.tasks[0], self.shots[0]])])[0]
+        first = aligned([artifacts.frame(self.paths[self.tasks[0], self.shots[0]])])[0]
         return first["layer"].to_numpy()

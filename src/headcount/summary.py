@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from headcount.artifacts import provenance
+from headcount.artifacts import frame, provenance
 from headcount.tables import MEAN, TOLERANCE
 
 ORDERS = ("own", "aggregate", "depth", "random")
@@ -30,7 +30,7 @@ def show(artifacts: Path, console: Console | None = None) -> None:
         )
     for path in files:
         console.print(_table(path))
-        if pl.read_parquet(path).is_empty():
+        if frame(path).is_empty():
             console.print("[yellow]no level removes a head or an FFN: nothing to sum up.[/yellow]")
         for remark in _remarks(path.parent, artifacts):
             console.print(f"[yellow]{remark}.[/yellow]")
@@ -39,7 +39,7 @@ def show(artifacts: Path, console: Console | None = None) -> None:
 
 def _remarks(tables: Path, artifacts: Path) -> list[str]:
     """What the results have to be read with, of the tasks pruned at all shots."""
-    table = pl.read_parquet(tables / "head_pruning.parquet").unique(("shots", "task"))
+    table = frame(tables / "head_pruning.parquet").unique(("shots", "task"))
     remarks = []
     for row in table.filter(pl.col("task") != MEAN).sort("task", "shots").iter_rows(named=True):
         prompts = artifacts / "tasks" / row["task"] / f"{row['shots']}-shot.parquet"
@@ -52,7 +52,7 @@ def _remarks(tables: Path, artifacts: Path) -> list[str]:
 
 def _table(path: Path) -> Table:
     """Rows: heads, FFNs and both at each number of shots; columns: the orders and the paper."""
-    rows = pl.read_parquet(path)
+    rows = frame(path)
     table = Table(
         title=f"{provenance(path)['model']}: how much can go for at most "
         f"{100 * TOLERANCE:g} points of mean metric, in %",

@@ -38,9 +38,9 @@ def head_importance(importance: Sequence[str], rankings: Sequence[str]) -> pl.Da
     (null for the aggregate).
     """
     columns = ["layer", "head", "score"]
-    frames = [_labelled(path, pl.read_parquet(path)) for path in importance]
+    frames = [_labelled(path, artifacts.frame(path)) for path in importance]
     frames += [
-        _labelled(path, pl.read_parquet(path)).with_columns(task=pl.lit("aggregate"))
+        _labelled(path, artifacts.frame(path)).with_columns(task=pl.lit("aggregate"))
         for path in rankings
     ]
     table = pl.concat(frames, how="diagonal")
@@ -91,7 +91,7 @@ def _curves(files: Sequence[str], resamples: int, seed: int) -> tuple[dict, dict
         facts[shots, task] = made
         order = "own" if made["ranking"] == task else made["ranking"].split("-")[0]
         columns = ["ranking", "heads_level", "ffns_level", "doc_id", "metric"]
-        frame = pl.read_parquet(path, columns=columns).sort("doc_id")
+        frame = artifacts.frame(path, columns=columns).sort("doc_id")
         levels = frame.partition_by("heads_level", "ffns_level", as_dict=True, maintain_order=True)
         generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
         documents = len(next(iter(levels.values())))
@@ -232,7 +232,7 @@ def estimator_agreement(estimators: Sequence[str], resamples: int, seed: int) ->
 
 def _of_component(paths: Sequence[str], change: Callable = lambda frame: frame) -> pl.DataFrame:
     return pl.concat(
-        change(pl.read_parquet(path)).with_columns(
+        change(artifacts.frame(path)).with_columns(
             component=pl.lit(artifacts.provenance(path)["component"])
         )
         for path in paths
@@ -250,9 +250,9 @@ def induction(prefix_matching: str, copying: str, rankings: Sequence[str]) -> pl
     """
     rows = []
     for kind, path in (("prefix matching", prefix_matching), ("copying", copying)):
-        scores = pl.read_parquet(path, columns=["layer", "head", "score", "standard_error"])
+        scores = artifacts.frame(path, columns=["layer", "head", "score", "standard_error"])
         for ranking in rankings:
-            found = agreement(scores, pl.read_parquet(ranking))
+            found = agreement(scores, artifacts.frame(ranking))
             rows.append(
                 scores.with_columns(
                     kind=pl.lit(kind),
@@ -275,11 +275,11 @@ def retention(
     """
     shares = defaultdict(list)
     for path in rankings:
-        made, ranking = artifacts.provenance(path), pl.read_parquet(path)
+        made, ranking = artifacts.provenance(path), artifacts.frame(path)
         name = made["ranking"].split("-")[0]
         order = name if name in ("aggregate", "depth", "random") else "own"
         for kind, scores in (("prefix matching", prefix_matching), ("copying", copying)):
-            scored = pl.read_parquet(scores, columns=["layer", "head", "score"])
+            scored = artifacts.frame(scores, columns=["layer", "head", "score"])
             for level in levels:
                 gone = scored.join(removed(ranking, level), on=["layer", "head"], how="semi")
                 left = 1 - gone["score"].sum() / scored["score"].sum()
@@ -314,7 +314,7 @@ def summary(head_pruning: str, ffn_pruning: str, combined_pruning: str) -> pl.Da
         ("ffns", ffn_pruning),
         ("both", combined_pruning),
     ):
-        table = pl.read_parquet(path).filter(task=MEAN)
+        table = artifacts.frame(path).filter(task=MEAN)
         tried = table.select(pl.max("heads_count") + pl.max("ffns_count")).item() > 0
         for (shots, _), points in table.group_by("shots", "order", maintain_order=True):
             heads, ffns = paper.removed(component, shots) or (None, None)

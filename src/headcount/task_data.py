@@ -18,10 +18,12 @@ from pathlib import Path
 
 import polars as pl
 
-from headcount.task_files import TaskError
+from headcount.hashes import file_hashes
+from headcount.task_files import TaskError, plain
 
 # Builders of the `datasets` library: they read files, and are no dataset of the hub.
 READERS = {"json": ".json", "csv": ".csv", "parquet": ".parquet", "text": ".txt", "arrow": ".arrow"}
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILE = re.compile(r"hf://datasets/(?P<dataset>[^/]+/[^/@]+)(@[^/]+)?/(?P<path>.+)")
 
 Files = dict[str, list[Path]]  # split -> the files that it is read from
@@ -61,9 +63,8 @@ def files(config: dict, datasets: str | Path | None = None) -> Files | None:
     named = _data_files(config)
     if named and config["dataset_path"] in READERS and not _remote(named):
         return {split: _present(config, split, names) for split, names in named.items()}
-    if Path(config["dataset_path"]).is_dir():
-        home = Path(config["dataset_path"])
-        return {"every split": sorted(path for path in home.rglob("*") if path.is_file())}
+    if home := _directory(config):
+        return {"every split": _inside(home)}
     return _mirrored(config, named, Path(datasets)) if datasets else None
 
 
@@ -93,7 +94,33 @@ def _is_local(config: dict) -> bool:
     """Whether the task names files, or a directory, of this machine."""
     named = _data_files(config)
     reads_files = config["dataset_path"] in READERS and bool(named) and not _remote(named)
-    return reads_files or Path(config["dataset_path"]).is_dir()
+    return reads_files or _directory(config) is not None
+
+
+def _directory(config: dict) -> Path | None:
+    """The directory that the documents are in, where the task names one."""
+    path = config["dataset_path"]
+    if path in READERS:
+        path = (config.get("dataset_kwargs") or {}).get("data_dir")
+        if path is None:
+            return None
+    elif HUB_NAME.fullmatch(path) and not Path(path).is_dir():
+        return None
+    if "://" in path or Path(path).is_file():
+        return None
+    if not Path(path).is_dir():
+        raise TaskError(
+            f"task {config['task']!r}: the directory {path} of its documents is not there "
+            "(dataset_path, data_dir; a relative path begins where Snakemake runs)"
+        )
+    return Path(path)
+
+
+def _inside(home: Path) -> list[Path]:
+    """The files in a directory, but for those that the `datasets` library takes for hidden."""
+    paths = ((path, path.relative_to(home).parts) for path in home.rglob("*") if path.is_file())
+    hidden = (".", "__")
+    return sorted(p for p, parts in paths if not any(part.startswith(hidden) for part in parts))
 
 
 def _data_files(config: dict) -> dict[str, list[str]]:
@@ -146,6 +173,51 @@ def _mirrored(config: dict, named: dict[str, list[str]], mirror: Path) -> Files:
             )
         found[split] = expected
     return found
+
+
+# --- what decides the documents ---
+
+
+def content(config: dict, datasets: str | Path | None = None) -> dict:
+    """What decides the documents of the task's splits, wherever these lie; as JSON.
+
+    How they are read, and SHA-256 of the bytes of their files: split by split in the order of
+    reading, whatever a file's name; in a directory by its name in it, since names there make the
+    splits. Of a dataset of the hub its name, configuration and revision: which copy is in the
+    hub's cache does not count, or a job that fetches one would outdate its own result.
+
+    Raises `TaskError` when a file is not there, or cannot be read.
+    """
+    kwargs = {**(config.get("dataset_kwargs") or {})}
+    kwargs.pop("trust_remote_code", None)  # a permission
+    if config.get("custom_dataset") or not config.get("dataset_path"):
+        return plain({"kwargs": kwargs})
+    home, found = _directory(config), files(config, datasets)
+    named = {"name": config.get("dataset_name")}
+    if found is None:
+        return plain({"dataset": config["dataset_path"], **named, "kwargs": kwargs})
+    if home:
+        paths = found["every split"]
+        names = [path.relative_to(home).as_posix() for path in paths]
+        reader = config["dataset_path"] if config["dataset_path"] in READERS else None
+        inside = dict(zip(names, _hashes(config, paths), strict=True))
+        kwargs.pop("data_dir", None) if reader else None
+        return plain({"reader": reader, **named, "kwargs": kwargs, "directory": inside})
+    config = located(config, datasets)
+    kwargs = {key: value for key, value in config["dataset_kwargs"].items() if key != "data_files"}
+    kwargs.pop("trust_remote_code", None)
+    used = [split for split in splits(config) if split in found] or list(found)
+    hashes = {split: _hashes(config, found[split]) for split in used}
+    return plain({"reader": config["dataset_path"], "kwargs": kwargs, "splits": hashes})
+
+
+def _hashes(config: dict, paths: list[Path]) -> list[str]:
+    try:
+        return file_hashes(paths)
+    except OSError as error:
+        raise TaskError(
+            f"task {config['task']!r}: {error.filename} cannot be read: {error.strerror}"
+        ) from error
 
 
 # --- what is in the files, without loading a dataset ---

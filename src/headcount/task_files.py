@@ -18,6 +18,8 @@ class TaskError(ValueError):
 class Function(str):
     """The name of a function, `module.name`, that a task's configuration calls (`!function`)."""
 
+    home: Path  # the directory that its module is looked for in first: the file's that names it
+
 
 @cache
 def site_packages() -> Path:
@@ -38,7 +40,7 @@ def installed(yaml: str | Path) -> Path:
 
 def task_name(yaml: str | Path) -> str:
     """The name of the task that a file defines."""
-    return with_included(installed(yaml))[0].get("task", str(yaml))
+    return with_included(installed(yaml)).get("task", str(yaml))
 
 
 @cache
@@ -66,7 +68,7 @@ def tagged(directory: Path, tag: str) -> list[str]:
     tasks = set()
     for path in reached:
         if path.suffix == ".yaml":
-            config, _ = with_included(path)
+            config = with_included(path)
             tags = config.get("tag") or []
             if tag in ([tags] if isinstance(tags, str) else tags) and "group" not in config:
                 tasks |= {config["task"]} if "task" in config else set()
@@ -77,15 +79,33 @@ def tagged(directory: Path, tag: str) -> list[str]:
 _INCLUDE = re.compile(rb"""^(?:include:|\s*-)[ \t]*["']?(?:\S*/)?([^\s"'/]+)""", re.MULTILINE)
 
 
-def with_included(yaml: Path) -> tuple[dict, list[Path]]:
-    """A file's configuration with that of the files it includes, and all these files."""
-    config, files, merged = raw(yaml), [yaml], {}
+def with_included(yaml: Path) -> dict:
+    """A file's configuration with that of the files it includes."""
+    config, merged = raw(yaml), {}
     includes = config.pop("include", [])
     for included in [includes] if isinstance(includes, str) else includes:
-        inner, inner_files = with_included(yaml.parent / included)
-        merged |= inner
-        files += inner_files
-    return merged | config, files
+        merged |= with_included(yaml.resolve().parent / included)
+    return merged | config
+
+
+def values(config) -> list:
+    """The scalars in a configuration, at any depth."""
+    if isinstance(config, dict):
+        return [value for inner in config.values() for value in values(inner)]
+    if isinstance(config, list):
+        return [value for inner in config for value in values(inner)]
+    return [config]
+
+
+def plain(config):
+    """A configuration, or a part of one, as JSON can hold it, keys in alphabetical order."""
+    if isinstance(config, dict):
+        return {str(key): plain(config[key]) for key in sorted(config, key=str)}
+    if isinstance(config, list):
+        return [plain(value) for value in config]
+    if isinstance(config, Function):
+        return f"!function {config}"
+    return config if config is None or isinstance(config, str | int | float) else str(config)
 
 
 def raw(yaml: Path) -> dict:
@@ -98,9 +118,12 @@ def raw(yaml: Path) -> dict:
     class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):
         pass
 
-    Loader.add_multi_constructor(
-        "!", lambda loader, suffix, node: Function(loader.construct_scalar(node))
-    )
+    def function(loader, suffix, node):
+        name = Function(loader.construct_scalar(node))
+        name.home = yaml.resolve().parent
+        return name
+
+    Loader.add_multi_constructor("!", function)
     try:
         config = pyyaml.load(_bytes(yaml), Loader)  # a SafeLoader; bytes are read as UTF-8
     except pyyaml.YAMLError as error:

@@ -60,7 +60,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
 
     Raises `TaskError` with what speaks against it, everything that is found, each with its remedy.
     """
-    config, yamls = task_files.with_included(task_files.installed(yaml))
+    config = task_files.with_included(task_files.installed(yaml))
     name = config.get("task", str(yaml))
     _check_output_type(name, config)
     problems: list[str] = []
@@ -70,7 +70,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
         raise TaskError(f"{name}: it has neither test_split nor validation_split to evaluate")
     files = _told(problems, task_data.files, config, wanted.datasets) or {}
     problems += _unsupported(config)
-    problems += _missing_packages(yamls, config)
+    problems += _missing_packages(config)
     rows = {split: task_data.documents(paths) for split, paths in files.items()}
     counts = {} if config.get("process_docs") else _counts(rows)
     split, beyond, problem = _calibration(config, wanted, counts)
@@ -126,30 +126,18 @@ def _unsupported(config: dict) -> list[str]:
     return problems
 
 
-def _missing_packages(yamls: Sequence[Path], config: dict) -> list[str]:
+def _missing_packages(config: dict) -> list[str]:
     """Packages that the task's own functions import and that are not installed."""
     modules = {
-        str(value).rpartition(".")[0].replace(".", "/") + ".py"
-        for value in _values(config)
+        value.home / (value.rpartition(".")[0].replace(".", "/") + ".py")
+        for value in task_files.values(config)
         if isinstance(value, Function)
     }
-    homes = {yaml.parent for yaml in yamls}  # functions lie beside the file that names them
-    missing = {
-        name for module in modules for home in homes for name in _not_installed(home / module)
-    }
+    missing = {name for module in modules for name in _not_installed(module)}
     return [
         f"its functions import {name}, which is not installed: pip install {name}"
         for name in sorted(missing)
     ]
-
-
-def _values(config) -> list:
-    """The scalars in a configuration, at any depth."""
-    if isinstance(config, dict):
-        return [value for inner in config.values() for value in _values(inner)]
-    if isinstance(config, list):
-        return [value for inner in config for value in _values(inner)]
-    return [config]
 
 
 @cache

@@ -19,9 +19,9 @@ from types import ModuleType
 
 import numpy as np
 
-from headcount import task_data, task_files, task_kinds
+from headcount import source_code, task_data, task_files, task_kinds
 from headcount.metrics import Metrics
-from headcount.task_files import TaskError, installed
+from headcount.task_files import Function, TaskError, installed
 from headcount.task_kinds import Kind, Limits, Wanted
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
@@ -79,7 +79,7 @@ def _expanded(name: str, task_path: str | Path | None) -> list[str]:
         if name in task_files.defined(directory, "task"):
             return [name]
         if path := task_files.defined(directory, "group").get(name):
-            return _members(task_files.with_included(path)[0], task_path)
+            return _members(task_files.with_included(path), task_path)
         if tagged := task_files.tagged(directory, name):
             return tagged
     find(name, task_path)  # raises
@@ -110,21 +110,9 @@ def _directories(task_path: str | Path | None) -> list[Path]:
     return [*([Path(task_path)] if task_path else []), task_files.shipped()]
 
 
-def source_files(yaml: str | Path, datasets: str | Path | None = None) -> list[Path]:
-    """The files whose content decides what the task in `yaml` is: configuration, code, local data.
-
-    Local data are those of the task's own, or in the mirror `datasets`. What lm-eval downloads from
-    the hub is not among them. Raises `TaskError` when a file is not there.
-    """
-    config, yamls = task_files.with_included(installed(yaml))
-    files = [file for path in yamls for file in (path, *path.parent.glob("*.py"))]
-    data = task_data.files(config, datasets) or {}
-    return sorted({*files, *(path for of_split in data.values() for path in of_split)})
-
-
 def version(yaml: str | Path) -> float | str | None:
     """The version of the task in `yaml`, if its metadata say one."""
-    config, _ = task_files.with_included(installed(yaml))
+    config = task_files.with_included(installed(yaml))
     return (config.get("metadata") or {}).get("version")
 
 
@@ -176,6 +164,51 @@ def supply_squad_metrics() -> None:
         package = ModuleType("transformers.data.metrics")
         package.squad_metrics = module
         sys.modules |= {package.__name__: package, name: module}
+
+
+# --- what a task means ---
+
+# What names a task, and what only groups look at. `documents` answers for the documents.
+NO_MEANING = {"task", "tag", "group", "task_list", "task_alias", "group_alias"}
+DOCUMENTS = {"dataset_path", "dataset_name", "dataset_kwargs"}
+
+
+def meaning(yaml: str | Path) -> dict:
+    """What decides the prompts and metrics of the task in `yaml`, beside its documents; as JSON.
+
+    `config` as lm-eval resolves it, a function by its name; `code`, a hash of the modules of these
+    functions and all that they import, wherever these lie; and `packages`, versions of those that
+    they use. File names, comments and the order of keys are no part of it. What the functions read
+    from files of their own cannot be known.
+
+    Raises `TaskError` when a file cannot be read.
+    """
+    config = task_files.with_included(installed(yaml))
+    functions = [value for value in task_files.values(config) if isinstance(value, Function)]
+    modules = [(function.home, function.rpartition(".")[0]) for function in functions]
+    kept = {key: config[key] for key in config if key not in NO_MEANING | DOCUMENTS}
+    if isinstance(kept.get("doc_to_choice"), dict):  # the order is that of the choices
+        kept["doc_to_choice"] = [[key, value] for key, value in kept["doc_to_choice"].items()]
+    try:
+        code = source_code.reached(modules)
+        return {
+            "config": task_files.plain(kept),
+            "code": code.hash() if modules else None,
+            "packages": code.packages() if modules else {},
+        }
+    except SyntaxError as error:
+        place = f"{error.filename}, line {error.lineno}"
+        raise TaskError(f"{yaml}: its functions do not load: {place}: {error.msg}") from error
+    except OSError as error:
+        raise TaskError(f"{yaml}: {error.filename} cannot be read: {error.strerror}") from error
+
+
+def documents(yaml: str | Path, datasets: str | Path | None = None) -> dict:
+    """What decides the documents of the task in `yaml`, or in the mirror `datasets`; as JSON.
+
+    See `task_data.content`. Raises `TaskError` when a file is not there.
+    """
+    return task_data.content(task_files.with_included(installed(yaml)), datasets)
 
 
 # --- prompts ---

@@ -4,13 +4,15 @@ from functools import cache
 
 import jsonschema
 import yaml
-from headcount import artifacts, task_files, task_kinds
+from headcount import artifacts, checkpoint_files, source_code, task_files, task_kinds
 from headcount import tasks as lm_eval_tasks
 from snakemake.exceptions import WorkflowError
 
 SCHEMA = f"{workflow.basedir}/workflow/schemas/config.schema.yaml"
 SCRIPTS = Path(workflow.basedir, "scripts")
 CONDA = f"{workflow.basedir}/envs/headcount.yaml"
+# The input of rules that have no other: Snakemake compares the times of inputs and outputs.
+STUDY = workflow.configfiles[0]
 
 
 def check_config():
@@ -25,23 +27,28 @@ def check_config():
     if lines:
         study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
         raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
+    # Sets, whatever their order in the file.
+    for holder, key in (
+        (config, "shots"),
+        (config["levels"], "heads"),
+        (config["levels"], "ffns"),
+        (config["levels"]["combined"], "heads"),
+        (config["levels"]["combined"], "ffns"),
+    ):
+        holder[key] = sorted(holder[key])
 
 
 check_config()
+
+
+pathvars:
+    artifacts=config["artifacts"],
 
 
 @cache
 def task_yaml(task):
     """The file that defines a task."""
     return str(lm_eval_tasks.find(task, config["task_path"]))
-
-
-@cache
-def task_source(task):
-    """Content hash of the files that define a task, and of its local data."""
-    return artifacts.files_hash(
-        lm_eval_tasks.source_files(task_yaml(task), config["datasets"])
-    )
 
 
 def check_tasks():
@@ -65,7 +72,7 @@ def check_tasks():
         chosen = config["estimator_agreement"][key] or []
         if others := [name for name in chosen if name not in known]:
             raise WorkflowError(f"estimator_agreement.{key}: {others} not among {key}")
-    return studied, heldout
+    return sorted(studied), sorted(heldout)
 
 
 STUDIED, HELDOUT = check_tasks()
@@ -118,29 +125,30 @@ wildcard_constraints:
     component="heads|ffns|combined",
 
 
-# --- what makes a job stale: its slice of the configuration and content, never a time ---
+# --- what makes a job stale: what its rule's params hold, other than `place`, and the contents of
+# its inputs (headcount.lineage) ---
 
 
 @cache
 def code(script):
-    """Content hash of a script and of the library modules that it imports."""
-    return artifacts.code_hash(SCRIPTS / script)
+    """What a script and all that it imports mean, and the packages that decide its numbers."""
+    path = SCRIPTS / script
+    return {
+        "meaning": source_code.code_hash(path),
+        "packages": source_code.packages(path),
+    }
 
 
-def proven_code():
-    """Content hash of what `verify_model` proves: all of it makes numbers stale by itself."""
-    library = Path(workflow.basedir, "src", "headcount")
-    modules = [
-        "verify.py",
-        "examination.py",
-        "proof.py",
-        "reference.py",
-        "importance.py",
-    ]
-    return [
-        artifacts.code_hash(library / "sweep" / "__init__.py"),
-        artifacts.files_hash(library / name for name in modules),
-    ]
+@cache
+def task_meaning(task):
+    """What decides prompts and metrics: the task's configuration and code."""
+    return lm_eval_tasks.meaning(task_yaml(task))
+
+
+@cache
+def task_documents(task):
+    """What decides a task's documents."""
+    return lm_eval_tasks.documents(task_yaml(task), config["datasets"])
 
 
 @cache
@@ -148,14 +156,49 @@ def model_source(model):
     """Content hash of a local checkpoint; a hub model is known by its name and revision."""
     source = config["models"][model]["source"]
     if not Path(source).is_dir():
-        return source
-    return artifacts.checkpoint_hash(source, config["models"][model]["gguf_file"])
+        return [source, config["models"][model]["revision"]]
+    return checkpoint_files.fingerprint(source, config["models"][model]["gguf_file"])
 
 
-def oracle_ablation(component):
-    """What components leave while their importance is scored; a gradient removes none."""
-    is_oracle = config["importance"][component]["estimator"] == "oracle"
-    return config["ablation"] if is_oracle else "zero"
+def ablation(component=None):
+    """What removed components leave: of a `component`, while its importance is scored.
+
+    A gradient removes none. The seed decides nothing but what is drawn.
+    """
+    kind = config["ablation"]
+    if component and config["importance"][component]["estimator"] != "oracle":
+        kind = "zero"
+    return {"kind": kind, "seed": config["seed"] if kind == "resample" else None}
+
+
+def splits(documents, ablation):
+    """The splits of the prompts that a job reads, with those that stand-ins are made from."""
+    return (
+        [documents]
+        if ablation["kind"] == "zero"
+        else sorted({documents, "calibration"})
+    )
+
+
+def metric(wildcards):
+    """The metric that the study judges a task by, if it overrides lm-eval's."""
+    return config["metrics"].get(wildcards.task)
+
+
+# --- where things lie, which decides no number ---
+
+
+def model_place(wildcards):
+    model = config["models"][wildcards.model]
+    return {"source": model["source"], "device_map": model["device_map"]}
+
+
+def task_place(wildcards):
+    return {"yaml": task_yaml(wildcards.task), "datasets": config["datasets"]}
+
+
+def place(wildcards):
+    return {**model_place(wildcards), **task_place(wildcards)}
 
 
 # --- resources, by the model that a job loads ---
@@ -164,11 +207,6 @@ def oracle_ablation(component):
 def of_model(key):
     """An input function for the `key` of the model's entry in the configuration."""
     return lambda wildcards: config["models"][wildcards.model][key]
-
-
-def computes(model):
-    """What decides a model's numbers beside its weights."""
-    return {key: config["models"][model][key] for key in ("dtype", "device_map")}
 
 
 def estimator(component):
@@ -182,7 +220,7 @@ def estimator(component):
 
 
 # A model is verified before anything is computed with it.
-VERIFIED = "artifacts/{model}/verified.parquet"
+VERIFIED = "<artifacts>/{model}/verified.parquet"
 
 
 def rankings_of(names):
@@ -191,7 +229,7 @@ def rankings_of(names):
     def files(wildcards):
         both = wildcards.component == "combined"
         return collect(
-            "artifacts/{model}/rankings/{ranking}/{shots}-shot/{component}.parquet",
+            "<artifacts>/{model}/rankings/{ranking}/{shots}-shot/{component}.parquet",
             model=wildcards.model,
             shots=wildcards.shots,
             ranking=names(wildcards),
@@ -203,28 +241,26 @@ def rankings_of(names):
 
 def pruned(ranking):
     """The file of a task pruned by `ranking`."""
-    directory = "artifacts/{model}/pruning/{task}/{shots}-shot/{component}"
-    return f"{directory}/by-{ranking}.parquet"
+    directory = "<artifacts>/{model}/pruning/{task}/{shots}-shot/{component}"
+    return update(f"{directory}/by-{ranking}.parquet")
 
 
 def drawn(name):
     """The files of a figure: its table, and itself in three formats."""
+    figure = f"<artifacts>/{{model}}/figures/{name}"
+    png = report(f"{figure}.png", caption=f"../report/{name}.rst", category="{model}")
     return {
-        "table": f"artifacts/{{model}}/tables/{name}.parquet",
-        "png": report(
-            f"artifacts/{{model}}/figures/{name}.png",
-            caption=f"../report/{name}.rst",
-            category="{model}",
-        ),
-        "svg": f"artifacts/{{model}}/figures/{name}.svg",
-        "html": f"artifacts/{{model}}/figures/{name}.html",
+        "table": update(f"<artifacts>/{{model}}/tables/{name}.parquet"),
+        "png": update(png),
+        "svg": update(f"{figure}.svg"),
+        "html": update(f"{figure}.html"),
     }
 
 
 def importance_of(component):
     """The importance of a component, for every task and number of shots."""
     return collect(
-        f"artifacts/{{{{model}}}}/importance/{{task}}/{{shots}}-shot/{component}.parquet",
+        f"<artifacts>/{{{{model}}}}/importance/{{task}}/{{shots}}-shot/{component}.parquet",
         task=STUDIED,
         shots=config["shots"],
     )
@@ -233,7 +269,7 @@ def importance_of(component):
 def rankings_at(component, names):
     """Rankings of a component at every number of shots."""
     return collect(
-        f"artifacts/{{{{model}}}}/rankings/{{ranking}}/{{shots}}-shot/{component}.parquet",
+        f"<artifacts>/{{{{model}}}}/rankings/{{ranking}}/{{shots}}-shot/{component}.parquet",
         ranking=names,
         shots=config["shots"],
     )
@@ -242,7 +278,7 @@ def rankings_at(component, names):
 def pruned_by(component, tasks, names):
     """Tasks pruned by rankings; "own" stands for a task's own."""
     return [
-        f"artifacts/{{model}}/pruning/{task}/{shots}-shot/{component}/by-{ranking}.parquet"
+        f"<artifacts>/{{model}}/pruning/{task}/{shots}-shot/{component}/by-{ranking}.parquet"
         for task in tasks
         for shots in config["shots"]
         for ranking in [task if name == "own" else name for name in names]

@@ -4,14 +4,14 @@
 rule correlate:
     input:
         collect(
-            "artifacts/{{model}}/importance/{task}/{shots}-shot/{{component}}.parquet",
+            "<artifacts>/{{model}}/importance/{task}/{shots}-shot/{{component}}.parquet",
             task=STUDIED,
             shots=config["shots"],
         ),
     output:
-        "artifacts/{model}/correlation/{across}/{component}.parquet",
+        update("<artifacts>/{model}/correlation/{across}/{component}.parquet"),
     log:
-        "artifacts/logs/{model}/correlation/{across}/{component}.log",
+        "<artifacts>/logs/{model}/correlation/{across}/{component}.log",
     wildcard_constraints:
         across="cross_task|cross_shot|reliability",
     conda:

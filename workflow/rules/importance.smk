@@ -3,13 +3,13 @@
 
 rule score_importance:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
     output:
-        "artifacts/{model}/importance/{task}/{shots}-shot/{component}.parquet",
+        update("<artifacts>/{model}/importance/{task}/{shots}-shot/{component}.parquet"),
     log:
-        "artifacts/logs/{model}/importance/{task}/{shots}-shot/{component}.log",
+        "<artifacts>/logs/{model}/importance/{task}/{shots}-shot/{component}.log",
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
         component="heads|ffns",
@@ -21,13 +21,16 @@ rule score_importance:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
-        computes=lambda wildcards: computes(wildcards.model),
+        place=place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        metric=metric,
+        dtype=of_model("dtype"),
         estimator=lambda wildcards: estimator(wildcards.component),
         documents=config["importance"]["documents"],
-        ablation=lambda wildcards: oracle_ablation(wildcards.component),
-        seed=config["seed"],
+        ablation=lambda wildcards: ablation(wildcards.component),
+        splits=lambda wildcards: splits(
+            config["importance"]["documents"], ablation(wildcards.component)
+        ),
         code=code("score_importance.py"),
     message:
         "Importance of {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
@@ -37,13 +40,13 @@ rule score_importance:
 
 rule score_estimators:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
     output:
-        "artifacts/{model}/estimators/{task}/{shots}-shot/{component}.parquet",
+        update("<artifacts>/{model}/estimators/{task}/{shots}-shot/{component}.parquet"),
     log:
-        "artifacts/logs/{model}/estimators/{task}/{shots}-shot/{component}.log",
+        "<artifacts>/logs/{model}/estimators/{task}/{shots}-shot/{component}.log",
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
         component="heads|ffns",
@@ -55,12 +58,13 @@ rule score_estimators:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
-        computes=lambda wildcards: computes(wildcards.model),
+        place=place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        metric=metric,
+        dtype=of_model("dtype"),
         documents=config["importance"]["documents"],
-        ablation=config["ablation"],
-        seed=config["seed"],
+        ablation=ablation(),
+        splits=splits(config["importance"]["documents"], ablation()),
         code=code("score_estimators.py"),
     message:
         "All estimators of {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"

@@ -3,12 +3,12 @@
 
 rule score_induction:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
     output:
-        "artifacts/{model}/induction/{kind}.parquet",
+        update("<artifacts>/{model}/induction/{kind}.parquet"),
     log:
-        "artifacts/logs/{model}/induction/{kind}.log",
+        "<artifacts>/logs/{model}/induction/{kind}.log",
     wildcard_constraints:
         kind="prefix_matching|copying",
     conda:
@@ -19,7 +19,8 @@ rule score_induction:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        computes=lambda wildcards: computes(wildcards.model),
+        place=model_place,
+        dtype=of_model("dtype"),
         induction=config["induction"],
         seed=config["seed"],
         code=code("score_induction.py"),

@@ -3,18 +3,21 @@
 
 
 rule resolve_model:
+    input:
+        STUDY,
     output:
-        "artifacts/{model}/model.json",
+        update("<artifacts>/{model}/model.json"),
     log:
-        "artifacts/logs/{model}/model.log",
+        "<artifacts>/logs/{model}/model.log",
     conda:
         CONDA
     resources:
         mem_mb=of_model("mem_mb"),
     params:
-        source=of_model("source"),
-        revision=of_model("revision"),
-        gguf_file=of_model("gguf_file"),
+        place=lambda wildcards: {
+            key: config["models"][wildcards.model][key]
+            for key in ("source", "revision", "gguf_file")
+        },
         trust_remote_code=of_model("trust_remote_code"),
         layout=of_model("layout"),
         content=lambda wildcards: model_source(wildcards.model),
@@ -27,11 +30,11 @@ rule resolve_model:
 
 rule verify_model:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
     output:
-        "artifacts/{model}/verified.parquet",
+        update(VERIFIED),
     log:
-        "artifacts/logs/{model}/verified.log",
+        "<artifacts>/logs/{model}/verified.log",
     conda:
         CONDA
     threads: of_model("threads")
@@ -40,9 +43,10 @@ rule verify_model:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        computes=lambda wildcards: computes(wildcards.model),
+        place=model_place,
+        dtype=of_model("dtype"),
         seed=config["seed"],
-        code=proven_code(),
+        code=code("verify_model.py"),
     message:
         "Verify {wildcards.model}: headcount beside the unmodified model"
     script:

@@ -3,13 +3,13 @@
 
 rule check_parity:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
     output:
-        "artifacts/{model}/parity/{task}/{shots}-shot.parquet",
+        update("<artifacts>/{model}/parity/{task}/{shots}-shot.parquet"),
     log:
-        "artifacts/logs/{model}/parity/{task}/{shots}-shot.log",
+        "<artifacts>/logs/{model}/parity/{task}/{shots}-shot.log",
     conda:
         CONDA
     threads: of_model("threads")
@@ -18,10 +18,10 @@ rule check_parity:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
-        computes=lambda wildcards: computes(wildcards.model),
-        datasets=config["datasets"],
+        place=place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        dtype=of_model("dtype"),
+        splits=["calibration", "evaluation"],
         code=code("check_parity.py"),
     message:
         "Compare {wildcards.model} with lm-eval: {wildcards.task}, {wildcards.shots} shots"
@@ -31,18 +31,18 @@ rule check_parity:
 
 use rule check_parity as check_edge_cases with:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts=f"artifacts/tasks/{STUDIED[0]}/{min(config['shots'])}-shot.parquet",
+        prompts=f"<artifacts>/tasks/{STUDIED[0]}/{min(config['shots'])}-shot.parquet",
     output:
-        "artifacts/{model}/parity/edge_cases.parquet",
+        update("<artifacts>/{model}/parity/edge_cases.parquet"),
     log:
-        "artifacts/logs/{model}/parity/edge_cases.log",
+        "<artifacts>/logs/{model}/parity/edge_cases.log",
     params:
-        yaml=None,
-        metric=None,
-        computes=lambda wildcards: computes(wildcards.model),
-        datasets=None,
+        place=model_place,
+        task=None,
+        dtype=of_model("dtype"),
+        splits=["calibration", "evaluation"],
         code=code("check_parity.py"),
     message:
         "Compare {wildcards.model} with lm-eval: edge cases"
@@ -51,15 +51,15 @@ use rule check_parity as check_edge_cases with:
 rule tabulate_parity:
     input:
         collect(
-            "artifacts/{{model}}/parity/{task}/{shots}-shot.parquet",
+            "<artifacts>/{{model}}/parity/{task}/{shots}-shot.parquet",
             task=[*STUDIED, *HELDOUT],
             shots=config["shots"],
         ),
-        "artifacts/{model}/parity/edge_cases.parquet",
+        "<artifacts>/{model}/parity/edge_cases.parquet",
     output:
-        "artifacts/{model}/tables/parity.parquet",
+        update("<artifacts>/{model}/tables/parity.parquet"),
     log:
-        "artifacts/logs/{model}/tables/parity.log",
+        "<artifacts>/logs/{model}/tables/parity.log",
     conda:
         CONDA
     params:
@@ -73,4 +73,4 @@ rule tabulate_parity:
 
 rule parity:
     input:
-        collect("artifacts/{model}/tables/parity.parquet", model=config["models"]),
+        collect("<artifacts>/{model}/tables/parity.parquet", model=config["models"]),

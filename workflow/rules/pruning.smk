@@ -8,14 +8,14 @@ TRANSFERS = ["closest", "farthest"] if TRANSFERRED else []
 
 rule prune:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
     output:
         [pruned("{task}"), *map(pruned, SHARED)],
     log:
-        "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}.log",
+        "<artifacts>/logs/{model}/pruning/{task}/{shots}-shot/{component}.log",
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
     conda:
@@ -26,15 +26,16 @@ rule prune:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
-        computes=lambda wildcards: computes(wildcards.model),
+        place=place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        metric=metric,
+        dtype=of_model("dtype"),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=lambda wildcards: [wildcards.task, *SHARED],
         heldout=False,
         transfer=False,
-        ablation=config["ablation"],
-        seed=config["seed"],
+        ablation=ablation(),
+        splits=splits("evaluation", ablation()),
         code=code("prune.py"),
     message:
         "Prune {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
@@ -44,41 +45,45 @@ rule prune:
 
 use rule prune as prune_heldout with:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: SHARED),
     output:
         [*map(pruned, SHARED)],
     log:
-        "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-heldout.log",
+        "<artifacts>/logs/{model}/pruning/{task}/{shots}-shot/{component}-heldout.log",
     wildcard_constraints:
         task="|".join(map(re.escape, HELDOUT)) or "(?!)",
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
-        computes=lambda wildcards: computes(wildcards.model),
+        place=place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        metric=metric,
+        dtype=of_model("dtype"),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=SHARED,
         heldout=True,
         transfer=False,
-        ablation=config["ablation"],
-        seed=config["seed"],
+        ablation=ablation(),
+        splits=splits("evaluation", ablation()),
         code=code("prune.py"),
 
 
 # A task pruned by the rankings of the tasks whose scores correlate most and least with its own.
 rule prune_transfer:
     input:
-        model="artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="artifacts/tasks/{task}/{shots}-shot.parquet",
+        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
         rankings=rankings_of(lambda wildcards: STUDIED),
-        cross_task="artifacts/{model}/correlation/cross_task/{component}.parquet",
+        importance=collect(
+            "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
+            task=STUDIED,
+        ),
     output:
         [*map(pruned, ["closest", "farthest"])],
     log:
-        "artifacts/logs/{model}/pruning/{task}/{shots}-shot/{component}-transfer.log",
+        "<artifacts>/logs/{model}/pruning/{task}/{shots}-shot/{component}-transfer.log",
     wildcard_constraints:
         task="|".join(map(re.escape, TRANSFERRED)) or "(?!)",
         component="heads|ffns",
@@ -90,15 +95,16 @@ rule prune_transfer:
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
-        computes=lambda wildcards: computes(wildcards.model),
+        place=place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        metric=metric,
+        dtype=of_model("dtype"),
         levels=lambda wildcards: config["levels"][wildcards.component],
         rankings=["closest", "farthest"],
         heldout=False,
         transfer=True,
-        ablation=config["ablation"],
-        seed=config["seed"],
+        ablation=ablation(),
+        splits=splits("evaluation", ablation()),
         code=code("prune.py"),
     message:
         "Transfer to {wildcards.task}, {wildcards.shots} shots: {wildcards.model}'s {wildcards.component}"

@@ -3,11 +3,11 @@
 
 rule rank_by_task:
     input:
-        "artifacts/{model}/importance/{task}/{shots}-shot/{component}.parquet",
+        "<artifacts>/{model}/importance/{task}/{shots}-shot/{component}.parquet",
     output:
-        "artifacts/{model}/rankings/{task}/{shots}-shot/{component}.parquet",
+        update("<artifacts>/{model}/rankings/{task}/{shots}-shot/{component}.parquet"),
     log:
-        "artifacts/logs/{model}/rankings/{task}/{shots}-shot/{component}.log",
+        "<artifacts>/logs/{model}/rankings/{task}/{shots}-shot/{component}.log",
     conda:
         CONDA
     params:
@@ -22,18 +22,19 @@ rule rank_by_task:
 rule rank_by_aggregate:
     input:
         collect(
-            "artifacts/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
+            "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
             task=STUDIED,
         ),
     output:
-        "artifacts/{model}/rankings/aggregate/{shots}-shot/{component}.parquet",
+        update(
+            "<artifacts>/{model}/rankings/aggregate/{shots}-shot/{component}.parquet"
+        ),
     log:
-        "artifacts/logs/{model}/rankings/aggregate/{shots}-shot/{component}.log",
+        "<artifacts>/logs/{model}/rankings/aggregate/{shots}-shot/{component}.log",
     conda:
         CONDA
     params:
         ranking="aggregate",
-        tasks=STUDIED,
         code=code("rank.py"),
     message:
         "Rank {wildcards.model}'s {wildcards.component} by the mean over tasks, {wildcards.shots} shots"
@@ -43,14 +44,16 @@ rule rank_by_aggregate:
 
 rule rank_controls:
     input:
-        "artifacts/{model}/model.json",
+        model="<artifacts>/{model}/model.json",
     output:
-        collect(
-            "artifacts/{{model}}/rankings/{ranking}/{{shots}}-shot/{{component}}.parquet",
-            ranking=CONTROLS,
-        ),
+        [
+            update(
+                f"<artifacts>/{{model}}/rankings/{ranking}/{{shots}}-shot/{{component}}.parquet"
+            )
+            for ranking in CONTROLS
+        ],
     log:
-        "artifacts/logs/{model}/rankings/controls/{shots}-shot/{component}.log",
+        "<artifacts>/logs/{model}/rankings/controls/{shots}-shot/{component}.log",
     conda:
         CONDA
     params:

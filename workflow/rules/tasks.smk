@@ -2,21 +2,23 @@
 
 
 rule prepare_task:
+    input:
+        STUDY,
     output:
-        "artifacts/tasks/{task}/{shots}-shot.parquet",
+        update("<artifacts>/tasks/{task}/{shots}-shot.parquet"),
     log:
-        "artifacts/logs/tasks/{task}/{shots}-shot.log",
+        "<artifacts>/logs/tasks/{task}/{shots}-shot.log",
     conda:
         CONDA
     resources:
         mem_mb=2000,
     params:
-        yaml=lambda wildcards: task_yaml(wildcards.task),
-        source=lambda wildcards: task_source(wildcards.task),
-        metric=lambda wildcards: config["metrics"].get(wildcards.task),
+        place=task_place,
+        task=lambda wildcards: task_meaning(wildcards.task),
+        documents=lambda wildcards: task_documents(wildcards.task),
+        metric=metric,
         calibrate=lambda wildcards: calibrates(wildcards.task),
         limits=config["limits"],
-        datasets=config["datasets"],
         seed=config["seed"],
         code=code("prepare_task.py"),
     message:

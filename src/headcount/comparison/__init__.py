@@ -9,13 +9,12 @@ modules here: `location`, `removal`, `agreement`, `induction`.
 
 from pathlib import Path
 
-import polars as pl
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from headcount import paper
-from headcount.artifacts import provenance
+from headcount.artifacts import frame, provenance
 from headcount.comparison import agreement, induction, location, removal
 from headcount.comparison.finding import FAILS, HOLDS, UNDECIDED, Finding
 from headcount.summary import NoSummaryError
@@ -26,7 +25,7 @@ TABLES += ("cross_task", "transfer", "cross_shot", "induction", "summary")
 
 def findings(directory: Path) -> list[list[Finding]]:
     """The findings held against the tables in `artifacts/MODEL/tables`, in groups."""
-    tables = {name: pl.read_parquet(directory / f"{name}.parquet") for name in TABLES}
+    tables = {name: frame(directory / f"{name}.parquet") for name in TABLES}
     heads, ffns = tables["head_importance"], tables["ffn_importance"]
     grid, summary = tables["combined_pruning"], tables["summary"]
     between_tasks, between_shots = tables["cross_task"], tables["cross_shot"]

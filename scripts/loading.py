@@ -1,0 +1,31 @@
+"""Loading a model, for the scripts that do: of the others that code is no part."""
+
+from pathlib import Path
+
+from headcount import artifacts, checkpoints, model
+
+
+def model_facts(snakemake) -> dict:
+    """What `resolve_model` found out about the job's model, and the path where that lies now."""
+    facts = artifacts.read_json(snakemake.input.model)
+    facts["source"] = snakemake.params.place["source"]
+    return {**facts, "path": str(checkpoints.place(facts, Path(snakemake.input.model).parent))}
+
+
+def load_model(snakemake):
+    """The model that `resolve_model` found, as the job's parameters and resources say.
+
+    Its prompts go through the layers the way that `verify_model` proved.
+    """
+    facts = model_facts(snakemake)
+    loaded = model.load(
+        facts["path"],
+        dtype=snakemake.params.dtype,
+        device_map=snakemake.params.place["device_map"],
+        memory=snakemake.resources.engine_mb,
+        trust_remote_code=facts["trust_remote_code"],
+        layout=facts["layout"],
+    )
+    if verified := snakemake.input.get("verified"):
+        loaded.way = artifacts.provenance(verified)["way"]
+    return loaded

@@ -1,0 +1,190 @@
+"""What artifacts were made of, and whether a study would make them of the same again.
+
+A job has a key: the hash of its rule, its wildcards, its parameters (with what its code means, and
+the versions of packages), and the contents of its inputs. It stands in all that the job writes. An
+artifact is current if its key is the one that the study asks for and no byte of it has changed;
+times, places and Snakemake's memory have no say. What another key replaces is kept for a while:
+`Job.keep`, `Job.take_back`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from headcount import artifacts
+from headcount.artifacts import DamagedError
+from headcount.hashes import file_hashes
+
+EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key
+OLD = 10**9  # ns since 1970, a time that is older than any input; Snakemake takes 0 for none
+KEPT = 3  # earlier versions of the outputs of one job
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the workflow, whose artifacts are filed under `directory`.
+
+    `places` says where earlier versions of artifacts lie that the study asks for.
+    """
+
+    rule: str
+    wildcards: dict[str, str]
+    parameters: dict  # that decide numbers
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    directory: str
+    places: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def made_of(self) -> dict:
+        """All that decides what the job writes, as it is now."""
+        splits = self.parameters.get("splits")
+        return {
+            "rule": self.rule,
+            "wildcards": self.wildcards,
+            "parameters": json.loads(json.dumps(self.parameters)),  # as it will be read
+            "inputs": {
+                self.relative(path): content_of(self.places.get(path, path), splits)
+                for path in sorted(self.inputs)
+                if is_artifact(path)
+            },
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return artifacts.hash_json(self.made_of)
+
+    def relative(self, path: str) -> str:
+        """A path below the artifacts, wherever these are."""
+        return os.path.relpath(path, self.directory)
+
+    def problem(self) -> str | None:
+        """Why the outputs that are there are not those that the study asks for, or None."""
+        return problem_of(self.outputs, self.key)
+
+    # --- earlier versions ---
+
+    def keep(self) -> None:
+        """Keep the outputs that are there among the earlier versions, if they are in order."""
+        try:
+            keys = _keys(self.outputs)
+        except (FileNotFoundError, DamagedError):
+            return
+        if len(keys) != 1 or None in keys or (place := self._place(*keys)).exists():
+            return
+        for path in self.outputs:
+            _copy(path, place / self.relative(path))
+        for old in sorted(place.parent.iterdir(), key=os.path.getmtime)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def earlier(self) -> dict[str, str]:
+        """Where an earlier version of each output lies that the study asks for; else empty."""
+        place = self._place(self.key)
+        files = {path: str(place / self.relative(path)) for path in self.outputs}
+        return {} if problem_of(files.values(), self.key) else files
+
+    def take_back(self) -> None:
+        """Put the earlier version that the study asks for in the place of the present one."""
+        os.utime(self._place(self.key))  # the last that would be given up for another
+        self.keep()
+        for path, earlier in self.earlier().items():
+            _copy(earlier, path)
+
+    def _place(self, key: str) -> Path:
+        return Path(self.directory, EARLIER, self.relative(self.outputs[0]), key[:16])
+
+
+def _copy(path: str | Path, to: str | Path) -> None:
+    with artifacts.atomic(to) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether a file tells what it was made of."""
+    return Path(path).suffix in (".parquet", ".json")
+
+
+def content_of(path: str | Path, splits: Sequence[str] | None = None) -> str | list | None:
+    """The content of an artifact, or of `splits` of it; None where there is none to be believed."""
+    try:
+        content = artifacts.provenance(path)["content"]
+    except (FileNotFoundError, DamagedError):
+        return None
+    if splits and isinstance(content, dict):
+        return [content.get(split) for split in splits]
+    return content
+
+
+def problem_of(outputs: Iterable[str], key: str) -> str | None:
+    """Why `outputs`, all those of a job, are not what `key` stands for; None if they are."""
+    try:
+        keys = _keys(outputs)
+    except FileNotFoundError as error:
+        return f"{error.filename} is not there"
+    except DamagedError as error:
+        return str(error)
+    return None if keys == {key} else "made of something else"
+
+
+def _keys(outputs: Iterable[str]) -> set[str | None]:
+    """The keys in the outputs of a job, of which no byte has changed.
+
+    Figures have none, the artifact beside them has their hashes.
+    """
+    keys, known, figures = set(), {}, []
+    for path in outputs:
+        if is_artifact(path):
+            made = artifacts.provenance(path)
+            keys.add(made.get("key"))
+            known |= made.get("files", {})
+        else:
+            figures.append(path)
+    for name, seal in seals(figures).items():
+        if known.get(name) != seal:
+            raise DamagedError(name, "is damaged: its bytes are not those that were written")
+    return keys
+
+
+def seals(figures: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of files that cannot hold it themselves, by name."""
+    paths = [Path(path) for path in figures]
+    return dict(zip([path.name for path in paths], file_hashes(paths), strict=True))
+
+
+# --- at the start ---
+
+
+def settle(jobs: Iterable[Job], take_back: bool) -> list[str]:
+    """Give the artifacts of a study times by which Snakemake sees what is stale.
+
+    `jobs` follow those that make their inputs. Outputs that are current become no older than the
+    job's inputs, others as old as can be. Earlier versions that the study asks for count as
+    current; they are put in their places if `take_back`.
+
+    Returns what is wrong with the files that cannot be believed, a line each.
+    """
+    wrong = []
+    for job in jobs:
+        if not (there := [path for path in job.outputs if os.path.exists(path)]):
+            continue
+        problem = job.problem()
+        if problem and (earlier := job.earlier()):
+            problem = None
+            if take_back:
+                job.take_back()
+            else:
+                job.places.update(earlier)
+        if problem and problem.endswith(DamagedError.REMEDY):
+            wrong.append(problem.removesuffix(DamagedError.REMEDY))
+        times = [os.stat(path).st_mtime_ns for path in job.inputs if os.path.exists(path)]
+        newest = max(times, default=0)
+        for path in there:
+            time = OLD if problem else max(newest, os.stat(path).st_mtime_ns)
+            with suppress(PermissionError):  # of a folder that is only read
+                os.utime(path, ns=(time, time))
+    return wrong

@@ -1,0 +1,268 @@
+"""What code means: the code that a job runs, by its syntax trees, and the packages that it uses.
+
+Imports are read from the source, wherever they stand in it; nothing is executed. A module that is
+installed (in a `site-packages`) counts by the version of its distribution, any other by its code.
+Comments, docstrings, formatting and where a file lies are no part of the meaning. What cannot be
+known: modules that are imported by a computed name, and files that the code opens.
+
+Syntax trees differ between minor versions of Python, which count anyway.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path, PurePosixPath
+
+INSTALLED = {"site-packages", "dist-packages"}
+# Installed modules that decide no number: they fetch files, read what is hashed as it was read, or
+# show what was computed.
+SILENT = {"huggingface_hub", "rich", "tqdm", "yaml"}
+# Distributions that modules leave their numbers to.
+USED_BY = {
+    "altair": ("vl-convert-python",),
+    "lm_eval": ("datasets", "jinja2", "scikit-learn"),
+    "transformers": ("accelerate", "safetensors", "tokenizers"),
+}
+
+
+def code_hash(script: str | Path) -> str:
+    """SHA-256 of what a script, and all that it imports directly or not, means.
+
+    Installed packages are left to `packages`. Raises `SyntaxError`.
+    """
+    return reached([(Path(script).parent, Path(script).stem)]).hash()
+
+
+def packages(script: str | Path) -> dict[str, str]:
+    """Distribution -> version: of the packages that decide a script's numbers, and of Python.
+
+    Of Python the minor version, since `random` may draw otherwise in another. Local parts of
+    versions (`+cpu`, `+cu126`) are left out: they say on what the release runs, which is placement.
+    """
+    return reached([(Path(script).parent, Path(script).stem)]).packages()
+
+
+@dataclass
+class Sources:
+    """The code that is reached from some modules."""
+
+    files: dict[Path, PurePosixPath]  # by place: the name, relative to where imports begin
+    installed: set[str]  # top-level modules
+
+    def hash(self) -> str:
+        """SHA-256 of the names and meanings of the files, wherever they lie."""
+        read = [(str(name), _read(path.read_bytes(), path)) for path, name in self.files.items()]
+        says = any(source.reads_docstrings for _, source in read)
+        kept = [(name, source.tree, says and source.docstrings) for name, source in read]
+        return hashlib.sha256(repr(sorted({*kept})).encode()).hexdigest()
+
+    def packages(self) -> dict[str, str]:
+        """Distribution -> version of the installed modules that decide numbers, and Python's."""
+        modules = self.installed - SILENT
+        names = {name for module in modules for name in _distributions(module)}
+        names |= {name for module in modules for name in USED_BY.get(module, ())}
+        versions = {name.replace("_", "-").lower(): _version(name) for name in sorted(names)}
+        return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
+
+
+File = tuple[Path, PurePosixPath]  # its place; its name, relative to where imports begin
+
+
+def reached(modules: Sequence[tuple[Path, str]]) -> Sources:
+    """The code that `modules` reach: each a directory, and a module's name as imported there.
+
+    A name is looked for in these directories and where Python finds it. Found in several places it
+    counts in each, since which of them comes first may differ between processes.
+    Raises `SyntaxError`.
+    """
+    homes = frozenset(home.resolve() for home, _ in modules)
+    sources = Sources({}, set())
+    waiting: list[File] = []
+    for home, name in modules:
+        waiting += _absolute(name, frozenset([home.resolve()]), sources.installed)
+    while waiting:
+        path, name = waiting.pop()
+        if path not in sources.files:
+            sources.files[path] = name
+            files, installed = _imports((path, name), path.read_bytes(), homes, tuple(sys.path))
+            waiting += files
+            sources.installed |= installed
+    return sources
+
+
+@cache
+def _imports(
+    file: File, content: bytes, homes: frozenset[Path], _: tuple[str, ...]
+) -> tuple[list[File], set[str]]:
+    """The files that a file's imports run, and the installed modules; told once a process.
+
+    The last argument is Python's path, on which both depend.
+    """
+    path, name = file
+    files: list[File] = []
+    installed: set[str] = set()
+    for level, imported in _read(content, path).imports:
+        if level:
+            above = name.parents[min(level, len(name.parents)) - 1]
+            parts = ["", *imported.split(".")]
+            files += [(at, above / inner) for at, inner in _along(path.parents[level - 1], parts)]
+        else:
+            files += _absolute(imported, homes, installed)
+    return files, installed
+
+
+def _absolute(name: str, homes: frozenset[Path], installed: set[str]) -> Iterator[File]:
+    """The files that an import of `name` runs; an installed module is added to `installed`."""
+    parts = name.split(".")
+    if parts[0] in sys.stdlib_module_names:
+        return
+    found = _homes(parts[0], tuple(sys.path))
+    # Of this package the code counts even where it was installed as a copy.
+    if parts[0] != "headcount" and any(INSTALLED & {*home.parts} for home in found):
+        installed.add(parts[0])
+        found = frozenset()
+    for home in sorted(homes | found):
+        yield from _along(home, parts)
+
+
+@cache
+def _homes(top: str, _: tuple[str, ...]) -> frozenset[Path]:
+    """The directories in which Python, with this path, finds the top-level module `top`."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # of a module that was made up at run time
+        spec = None
+    if spec is None:
+        return frozenset()
+    inside = spec.submodule_search_locations
+    files = [spec.origin] if spec.has_location and inside is None else inside or []
+    return frozenset(Path(file).resolve().parent for file in files)
+
+
+def _along(home: Path, parts: list[str]) -> Iterator[File]:
+    """The files below `home` that an import of `a.b.c` runs: of a, of a.b, of a.b.c.
+
+    What is no module, as the names that are taken out of one, is passed over.
+    """
+    for depth in range(1, len(parts) + 1):
+        inner = "/".join(filter(None, parts[:depth]))
+        if parts[depth - 1] == "*":  # any module that the package may list in its __all__
+            files = [str(path.relative_to(home)) for path in sorted(home.glob(f"{inner}.py"))]
+        else:
+            files = [f"{inner}/__init__.py".removeprefix("/"), f"{inner}.py"]
+        for file in files:
+            if os.path.isfile(f"{home}/{file}"):  # a third of the time of a `Path` for each
+                yield home / file, PurePosixPath(file)
+
+
+# --- a file ---
+
+
+@dataclass(frozen=True)
+class _Source:
+    tree: str  # hash
+    docstrings: str  # hash
+    reads_docstrings: bool
+    imports: tuple[tuple[int, str], ...]  # level (0: absolute) and dotted name
+
+
+@cache
+def _read(content: bytes, path: Path) -> _Source:
+    """What a file means."""
+    reader = _Reader()
+    reader.visit(ast.parse(content, str(path)))
+    return _Source(
+        tree=_hash(" ".join(reader.tree)),
+        docstrings=_hash(repr(reader.idle)),
+        reads_docstrings=reader.reads_docstrings,
+        imports=tuple(sorted(reader.imports)),
+    )
+
+
+class _Reader:
+    """Writes a syntax tree down, once through, without what does nothing or only repeats."""
+
+    def __init__(self):
+        self.tree: list[str] = []
+        self.idle: list = []  # values of the statements that were left out
+        self.imports: set[tuple[int, str]] = set()
+        self.reads_docstrings = False
+
+    def visit(self, node: ast.AST) -> None:
+        self.imports.update(_imported(node))
+        self.tree.append(type(node).__name__)
+        for key in node._fields:
+            value = getattr(node, key, None)
+            if value is None and not isinstance(node, ast.Constant):
+                continue
+            if key in ("ctx", "kind", "type_comment") or value == []:
+                continue  # told by the place; u"text" is "text"; a comment; differs in versions
+            self.tree.append(key)
+            if isinstance(value, ast.AST):
+                self.visit(value)
+            elif isinstance(value, list):
+                self.tree.append("[")
+                for item in value:
+                    self._item(item)
+                self.tree.append("]")
+            else:
+                self.reads_docstrings |= value in ("__doc__", "getdoc")
+                self.tree.append(repr(value))
+        self.tree.append(")")
+
+    def _item(self, item) -> None:
+        if isinstance(item, ast.Pass):
+            return
+        if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):
+            self.idle.append(item.value.value)
+        elif isinstance(item, ast.AST):
+            self.visit(item)
+        else:
+            self.tree.append(repr(item))  # a name that is global, or null before `**`
+
+
+def _imported(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """What a node imports; of a name taken out of a module, both."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield 0, alias.name
+    elif isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+            yield node.level, f"{node.module or ''}.{alias.name}".removeprefix(".")
+    elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = getattr(node.func, "attr", getattr(node.func, "id", None))
+        name = node.args[0].value
+        if called in ("import_module", "__import__") and isinstance(name, str):
+            yield len(name) - len(name.lstrip(".")), name.lstrip(".")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- installed packages ---
+
+
+@cache
+def _distributions(module: str) -> tuple[str, ...]:
+    """The distributions that a top-level module belongs to, most of which have its name."""
+    try:
+        version(module)
+    except PackageNotFoundError:
+        return tuple(packages_distributions().get(module, ()))
+    return (module,)
+
+
+@cache
+def _version(distribution: str) -> str | None:
+    """The public version of a distribution; None where it is not installed."""
+    try:
+        return version(distribution).partition("+")[0]
+    except PackageNotFoundError:
+        return None

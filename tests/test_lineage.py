@@ -1,0 +1,159 @@
+"""What artifacts were made of: keys, damage, earlier versions, the times that Snakemake sees."""
+
+import os
+
+import pyarrow as pa
+import pytest
+
+from headcount import artifacts, lineage
+
+SCHEMA = pa.schema([("value", pa.int32())])
+
+
+class Workflow:
+    """Two jobs: one makes a, the other makes b and a figure of it."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.config = directory / "config.yaml"
+        self.config.write_text("")
+
+    def jobs(self, value=1, seed=0, **of_both):
+        places = {}
+        paths = {name: str(self.directory / name) for name in ("a.parquet", "b.parquet", "b.png")}
+        both = {"directory": str(self.directory), "places": places}
+        return [
+            lineage.Job(
+                "first",
+                {"task": "t"},
+                {"value": value, **of_both},
+                [str(self.config)],
+                [paths["a.parquet"]],
+                **both,
+            ),
+            lineage.Job(
+                "second",
+                {"task": "t"},
+                {"seed": seed, **of_both},
+                [paths["a.parquet"]],
+                [paths["b.parquet"], paths["b.png"]],
+                **both,
+            ),
+        ]
+
+    def run(self, **parameters):
+        """What jobs do: take back, or compute; returns the rules that computed."""
+        computed = []
+        values = {"first": parameters.get("value", 1), "second": 7}
+        for job in self.jobs(**parameters):
+            value = values[job.rule]
+            if job.problem() is None:
+                continue
+            if job.earlier():
+                job.take_back()
+                continue
+            job.keep()
+            computed.append(job.rule)
+            files = {}
+            if job.rule == "second":
+                (self.directory / "b.png").write_text(f"figure of {value} {parameters}")
+                files = lineage.seals([str(self.directory / "b.png")])
+            made = {"key": job.key, "made_of": job.made_of, "files": files}
+            artifacts.write(job.outputs[0], [{"value": value}], SCHEMA, made)
+        return computed
+
+    def stale(self, take_back=False, **parameters):
+        """The files that Snakemake would see as older than an input, and what is said of them."""
+        told = lineage.settle(self.jobs(**parameters), take_back)
+        found = sorted(
+            path.name
+            for path in self.directory.iterdir()
+            if path.is_file() and path.stat().st_mtime_ns == lineage.OLD
+        )
+        return found, told
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    made = Workflow(tmp_path)
+    assert made.run() == ["first", "second"]
+    return made
+
+
+def test_current_artifacts_are_no_older_than_their_inputs_whatever_their_times(workflow):
+    for name, time in (("config.yaml", 300), ("a.parquet", 200), ("b.parquet", 100), ("b.png", 50)):
+        os.utime(workflow.directory / name, (time, time))
+    assert workflow.stale() == ([], [])
+    times = [
+        (workflow.directory / name).stat().st_mtime
+        for name in ("config.yaml", "a.parquet", "b.parquet", "b.png")
+    ]
+    assert times == sorted(times)
+
+
+def test_equal_content_cuts_off_what_follows(workflow):
+    first, _ = workflow.jobs(code="other")
+    made = {"key": first.key, "made_of": first.made_of}
+    artifacts.write(first.outputs[0], [{"value": 1}], SCHEMA, made)  # the same rows
+    first, second = workflow.jobs()
+    assert first.problem() and not second.problem()
+
+
+def test_a_changed_input_changes_what_is_made_of_it(workflow):
+    assert workflow.run(value=2) == ["first", "second"]
+
+
+def test_an_earlier_version_is_taken_back(workflow):
+    figure = (workflow.directory / "b.png").read_text()
+    workflow.run(value=2)
+    assert (workflow.directory / "b.png").read_text() != figure
+    assert workflow.stale() == ([], [])  # as a dry run sees it, which changes no content
+    assert (workflow.directory / "b.png").read_text() != figure
+    assert workflow.stale(take_back=True) == ([], [])
+    assert (workflow.directory / "b.png").read_text() == figure
+    assert workflow.run(value=2) == []
+
+
+def test_few_earlier_versions_are_kept(workflow):
+    for value in range(2, 10):
+        workflow.run(value=value)
+    earlier = workflow.directory / lineage.EARLIER / "a.parquet"
+    assert len(list(earlier.iterdir())) == lineage.KEPT
+
+
+def test_damage_is_found_and_named(workflow):
+    figure = workflow.directory / "b.png"
+    figure.write_text(figure.read_text()[:5])
+    files, [told] = workflow.stale()
+    assert files == ["b.parquet", "b.png"]
+    assert "b.png is damaged" in told
+    assert workflow.run() == ["second"]
+
+
+def test_a_damaged_input_is_not_what_others_were_made_of(workflow):
+    path = workflow.directory / "a.parquet"
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    assert workflow.stale()[0] == ["a.parquet", "b.parquet", "b.png"]
+    assert workflow.run() == ["first"]  # which is what it was: the second has nothing to do
+
+
+def test_a_missing_input_makes_what_follows_stale(workflow):
+    (workflow.directory / "a.parquet").unlink()
+    assert workflow.stale()[0] == ["b.parquet", "b.png"]
+
+
+def test_the_directory_can_move(workflow, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("moved") / "artifacts"
+    workflow.directory.rename(elsewhere)
+    moved = Workflow(elsewhere)
+    assert moved.stale() == ([], [])
+    assert moved.run() == []
+
+
+def test_a_damaged_earlier_version_is_not_taken_back(workflow):
+    workflow.run(value=2)
+    [earlier] = (workflow.directory / lineage.EARLIER / "b.parquet").rglob("b.png")
+    earlier.write_text("half")
+    assert workflow.run() == ["second"]  # the first is taken back

@@ -1,0 +1,84 @@
+# What is stale, decided by content. Snakemake goes by times alone; `settle` gives the artifacts times
+# by what they are made of, before Snakemake looks at them. See headcount.lineage.
+from itertools import product
+
+from headcount import lineage
+from snakemake.iocontainers import Wildcards
+from snakemake.settings.types import RerunTrigger
+
+# Wildcard -> the values that it has in this study, where the rule allows them.
+VALUES = {
+    "model": list(config["models"]),
+    "task": [*STUDIED, *HELDOUT],
+    "shots": [str(shots) for shots in config["shots"]],
+    "component": ["heads", "ffns", "combined"],
+    "across": ["cross_task", "cross_shot", "reliability"],
+    "kind": ["prefix_matching", "copying"],
+}
+
+
+def jobs_of(step):
+    """The jobs that a rule, `step`, has in this study."""
+    names = sorted(step.wildcard_names)
+    allowed = {
+        name: re.compile(step.wildcard_constraints.get(name, ".+")) for name in names
+    }
+    for values in product(*(VALUES[name] for name in names)):
+        named = dict(zip(names, values))
+        if all(allowed[name].fullmatch(value) for name, value in named.items()):
+            yield described(step, named)
+
+
+def described(step, named):
+    """One job as the library knows it."""
+    wildcards = Wildcards(fromdict=named)
+    inputs, *_ = step.expand_input(wildcards)
+    outputs, _ = step.expand_output(wildcards)
+    params, _ = step.expand_params(wildcards, inputs, outputs, None)
+    return lineage.Job(
+        step.name,
+        named,
+        parameters={key: value for key, value in params.items() if key != "place"},
+        inputs=[str(path) for path in inputs],
+        outputs=[str(path) for path in outputs],
+        directory=config["artifacts"],
+        places=PLACES,
+    )
+
+
+PLACES = {}
+MADE = [step for step in workflow.rules if step.script]
+
+
+class ByTimes(type(workflow)):
+    """A workflow with the settings that the study needs, whatever profile was found."""
+
+    @property
+    def dag_settings(self):
+        return self.__dict__["dag_settings"]
+
+    @dag_settings.setter
+    def dag_settings(self, settings):
+        if settings:
+            settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
+            settings.max_checksum_file_size = 0  # equal bytes do not make it current
+            settings.force_incomplete = True
+        self.__dict__["dag_settings"] = settings
+
+    @property
+    def execution_settings(self):
+        return self.__dict__["execution_settings"]
+
+    @execution_settings.setter
+    def execution_settings(self, settings):
+        if settings:
+            settings.keep_going = True  # a task that fails stops none of the others
+        self.__dict__["execution_settings"] = settings
+
+
+if workflow.is_main_process:
+    workflow.__class__ = ByTimes
+    for problem in lineage.settle(
+        (job for step in MADE for job in jobs_of(step)), take_back=True
+    ):
+        logger.warning(f"Note: {problem}; it is made anew.")
