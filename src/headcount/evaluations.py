@@ -30,7 +30,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from headcount import artifacts
+import headcount
+from headcount import source_code
 from headcount.model import LanguageModel, Prompt
 from headcount.parts import Parts
 from headcount.sweep import Masks, gradients, likelihoods
@@ -44,17 +45,18 @@ KINDS = {"evaluations": likelihoods, "gradients": gradients}  # and what compute
 def context(fingerprint: str, dtype: str, way: str | None = None, layout: dict | None = None):
     """What decides a model's numbers, beside prompts and masks.
 
-    `fingerprint` is that of the weights (`artifacts.checkpoint_hash`), `way` that of
+    `fingerprint` is that of the checkpoint (`checkpoint_files.fingerprint`), `way` that of
     `LanguageModel`, None where the sweep finds it out.
     """
-    versions = artifacts.package_versions()
-    return {
-        "fingerprint": fingerprint,
-        "dtype": dtype,
-        "way": way,
-        "layout": layout,
-        "packages": {name: versions[name] for name in PACKAGES},
-    }
+    return {"fingerprint": fingerprint, "dtype": dtype, "way": way, "layout": layout}
+
+
+def code(kind: str) -> dict:
+    """What computes the rows of a kind: the meaning of the code, and versions of packages."""
+    library = Path(headcount.__file__).parents[1]
+    reached = source_code.reached([(library, KINDS[kind].__name__)])
+    versions = reached.packages()
+    return {"code": reached.hash(), "packages": {name: versions[name] for name in PACKAGES}}
 
 
 class Store:
@@ -66,10 +68,7 @@ class Store:
 
     def __init__(self, directory: str | Path, context: dict, load: Callable[[], LanguageModel]):
         self.load = load
-        self.parts = {
-            kind: Parts(directory, kind, {**context, "code": artifacts.code_hash(module.__file__)})
-            for kind, module in KINDS.items()
-        }
+        self.parts = {kind: Parts(directory, kind, {**context, **code(kind)}) for kind in KINDS}
 
     def __enter__(self) -> "Store":
         return self

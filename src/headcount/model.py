@@ -292,6 +292,17 @@ def load(
     return LanguageModel(hf, tokenizer, memory, layout and Layout(**layout))
 
 
+def outline(
+    path: str | Path, trust_remote_code: bool = False, layout: dict[str, str] | None = None
+) -> LanguageModel:
+    """The model in the directory `path` without its weights, of which none is read.
+
+    It knows its components and encodes prompts, and computes nothing. Raises as `load` does.
+    """
+    hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
+    return LanguageModel(hf, tokenizer, layout=layout and Layout(**layout))
+
+
 def _room(memory: float) -> dict[int | str, int]:
     """Bytes for weights on each device: what is free there, less what a sweep may hold."""
     return {device: max(0, int(free - memory * 2**20)) for device, free in get_max_memory().items()}
@@ -317,8 +328,8 @@ def resolve(
     """
     path, revision = checkpoints.fetch(source, revision, gguf_file)
     path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)
-    hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
-    model = LanguageModel(hf, tokenizer, layout=layout and Layout(**layout))
+    model = outline(path, trust_remote_code, layout)
+    tokenizer = model.tokenizer
     if beyond := [t for t, i in tokenizer.get_vocab().items() if i >= model.vocabulary_size]:
         logger.warning(
             "%s: %d tokens are beyond the %d embeddings, %s; a prompt that has one will be refused",
@@ -335,7 +346,7 @@ def resolve(
         "trust_remote_code": trust_remote_code,
         "layout": layout,
         "fingerprint": fingerprint(path),
-        "architecture": type(hf).__name__,
+        "architecture": type(model.hf).__name__,
         "layers": model.num_layers,
         "heads": model.heads,
         "ffns": model.ffns,

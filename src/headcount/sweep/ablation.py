@@ -13,13 +13,15 @@ activations are many times those of other tokens.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from headcount.artifacts import code_hash
+import headcount
 from headcount.model import LanguageModel, Prompt
+from headcount.source_code import reached
 from headcount.sweep.layers import is_offloaded, resident
 from headcount.sweep.memory import Budget
 from headcount.sweep.removal import Ablation
@@ -68,7 +70,9 @@ def fit(
 def _made(prompts: Sequence[Prompt], kind: str, seed: int) -> str:
     """A hash of what decides the stand-ins of a model, this code included."""
     drawn = seed if kind == "resample" else None
-    made = hashlib.sha256(f"{kind} {drawn} {code_hash(__file__)}".encode())
+    library = Path(headcount.__file__).parents[1]
+    code = reached([(library, __name__)]).hash()
+    made = hashlib.sha256(f"{kind} {drawn} {code}".encode())
     for prompt in prompts:
         made.update(prompt.key)
     return made.hexdigest()
