@@ -5,7 +5,7 @@ SNAKEMAKE = .venv/bin/snakemake
 STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
 TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 
-.PHONY: all test test-cpus test-slow lint bench parity train-opt-mini clean
+.PHONY: all test test-cpus test-slow test-slurm lint bench parity train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: $(STUDY)
@@ -16,10 +16,14 @@ all: $(STUDY)
 PYTEST = .venv/bin/python -m pytest $(if $(RESULTS),--junitxml=$(RESULTS)/$@.xml)
 
 test: $(TEST)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not slurm"
 
 test-slow: $(TEST)
 	$(PYTEST) -m slow
+
+# On a throwaway SLURM (tests/cluster.py); skipped without root, and elsewhere than on Debian.
+test-slurm: $(TEST) .venv/slurm
+	$(PYTEST) -m slurm
 
 # The numerical tests with the instructions of other processors: tests/processors.py.
 test-cpus: $(TEST)
@@ -64,4 +68,9 @@ $(STUDY):
 
 $(TEST): $(STUDY)
 	.venv/bin/python -m pip install --quiet --requirement envs/requirements-test.txt
+	@touch $@
+
+# To run studies on a SLURM cluster: docs/cluster.md.
+.venv/slurm: $(STUDY) envs/requirements-slurm.txt
+	.venv/bin/python -m pip install --quiet --requirement envs/requirements-slurm.txt
 	@touch $@

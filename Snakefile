@@ -20,7 +20,13 @@ library = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
 os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
 
 
+# Of the resource `turn` there is one to each submission to a cluster: its jobs take turns.
+resource_scopes:
+    turn="local",
+
+
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/tasks.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/importance.smk"
@@ -33,15 +39,25 @@ include: "workflow/rules/parity.smk"
 include: "workflow/rules/staleness.smk"
 
 
+sys.path.insert(0, str(SCRIPTS))
+import preloaded
+
+# On a node of a cluster, the jobs of a submission share the seconds that importing torch and lm-eval
+# takes; each of them is run by a Snakemake below this one.
+if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
+    preloaded.start()
+
+
 onstart:
     for warning in TASK_WARNINGS:
         logger.warning(f"Note: {warning}.")
-    # Jobs on this machine share the seconds that importing torch and lm-eval takes.
+    # So do the jobs on this machine.
     if workflow.local_exec:
-        sys.path.insert(0, str(SCRIPTS))
-        import preloaded
-
         preloaded.start()
+    else:
+        import lacking
+
+        logger.addHandler(lacking.Handler(workflow.dag, GROWTH))
 
 
 rule all:

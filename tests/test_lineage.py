@@ -70,7 +70,7 @@ class Workflow:
             for path in self.directory.iterdir()
             if path.is_file() and path.stat().st_mtime_ns == lineage.OLD
         )
-        return found, told
+        return found, [one.damage for one in told if one.damage]
 
 
 @pytest.fixture
@@ -157,3 +157,14 @@ def test_a_damaged_earlier_version_is_not_taken_back(workflow):
     [earlier] = (workflow.directory / lineage.EARLIER / "b.parquet").rglob("b.png")
     earlier.write_text("half")
     assert workflow.run() == ["second"]  # the first is taken back
+
+
+def test_why_tells_old_and_new_values(workflow):
+    stale = lineage.settle(workflow.jobs(seed=3), take_back=False)
+    lineage.ask(stale, workflow.directory)
+    made, state, changed = lineage.why(workflow.directory / "b.parquet", workflow.directory)
+    assert made["parameters"]["seed"] == 0
+    assert state == "stale: made of something else"
+    assert changed == {"parameters.seed": (0, 3)}
+    _, state, changed = lineage.why(workflow.directory / "a.parquet", workflow.directory)
+    assert state.startswith("current") and not changed

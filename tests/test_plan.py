@@ -73,6 +73,16 @@ def test_what_does_not_fit_is_read_from_disk(size):
     assert stage.hours(size, small, memory=20) == pytest.approx((2e3 + 40) / 3600)
 
 
+def test_a_job_is_allowed_more_than_it_is_planned_to_take(size):
+    entry = {"gpus": 0, "threads": 2, "mem_mb": 2000, "memory": 1000}
+    assert plan.minutes(size, entry) == 11  # of a model that weighs nothing
+    rate = plan.MACHINES[2].rate / 64
+    hour = plan.Stage("task", 0, "", flops=2 * rate * 3600, readings=1, held=0, moved=0)
+    assert plan.minutes(size, entry, [hour, hour]) == 11 + 2 * 120
+    assert plan.minutes(size, entry | {"threads": 4}, [hour]) == 11 + 60
+    assert plan.minutes(size, entry | {"gpus": 1}, [hour]) == 11
+
+
 def test_the_plan_of_a_study_lists_every_stage(config, tmp_path):
     out = io.StringIO()
     plan.show(config, tmp_path, Console(file=out, width=200))

@@ -28,13 +28,6 @@ def test_a_finished_study_has_nothing_to_do(finished):
     assert finished.stale() == {}
 
 
-def test_touching_every_file_runs_nothing(study):
-    for path in sorted(study.directory.rglob("*")):
-        if ".snakemake" not in path.parts and path.is_file():
-            path.touch()
-    assert study.stale() == {}
-
-
 def test_comments_docstrings_and_neighbours_rerun_nothing(study):
     for path in sorted(study.directory.glob("src/**/*.py")):
         text = path.read_text(encoding="utf-8").replace('"""', '"""In other words: ', 1)
@@ -43,12 +36,6 @@ def test_comments_docstrings_and_neighbours_rerun_nothing(study):
     (study.directory / "lm_tasks" / "unrelated.py").write_text("x = 1\n")
     study.append("model/README.md", "A model.\n")
     assert study.stale() == {}
-
-
-def test_the_helper_of_all_scripts_is_code_of_every_job(study):
-    study.append("scripts/preloaded.py", "\nCHANGED = True\n")
-    stale = study.stale()
-    assert {"prepare_task", "resolve_model", "score_importance", "rank", "prune"} <= {*stale}
 
 
 @pytest.mark.slow
@@ -60,47 +47,6 @@ def test_two_runs_give_equal_artifacts(finished, tmp_path):
     for path in made:
         first = finished.directory / path.relative_to(again.directory)
         assert pl.read_parquet(path).equals(pl.read_parquet(first)), path
-
-
-def test_a_change_in_induction_reruns_its_stage_and_what_follows(study):
-    study.append("src/headcount/induction.py", "\nCHANGED = True\n")
-    assert study.stale() == {"score_induction": 2, "draw_induction": 1, "draw_retention": 1}
-
-
-def test_a_change_in_the_pruning_module_leaves_importance_alone(study):
-    study.append("src/headcount/pruning.py", "\nCHANGED = True\n")
-    stale = study.stale()
-    assert stale["prune"] == 12 and stale["prune_heldout"] == 2 and stale["prune_transfer"] == 4
-    assert not {"prepare_task", "score_importance", "correlate", "score_induction"} & set(stale)
-
-
-def test_a_changed_figure_draws_figures_only(study):
-    study.append("src/headcount/figures/components.py", "\nCHANGED = True\n")
-    assert study.stale() == {f"draw_{name}": 1 for name in FIGURES}
-
-
-def test_changed_data_of_a_task_reruns_that_task(study):
-    path = study.directory / "lm_tasks" / "data" / "tiny_a" / "validation.jsonl"
-    path.write_text(path.read_text().replace("w1 ", "w2 "))
-    stale = study.stale()
-    assert stale["prepare_task"] == 2
-    assert stale["score_importance"] == 4  # two numbers of shots, heads and FFNs
-    assert "score_induction" not in stale
-
-
-def test_changed_weights_rerun_everything_but_the_prompts(study):
-    tiny.save_model(study.directory / "model", seed=1)
-    stale = study.stale()
-    assert stale["resolve_model"] == 1 and stale["score_importance"] == 8
-    assert "prepare_task" not in stale
-
-
-def test_one_more_number_of_shots_runs_what_is_new(study):
-    study.configure(shots=[0, 1, 2])
-    stale = study.stale()
-    assert stale["prepare_task"] == 3
-    assert stale["score_importance"] == 4
-    assert stale["prune"] == 6
 
 
 def test_one_more_task_leaves_the_others_alone(study):
@@ -117,13 +63,6 @@ def test_a_changed_engine_is_proved_again_and_all_is_computed_with_it(study):
     stale = study.stale()
     assert stale["verify_model"] == 1
     assert (stale["score_importance"], stale["prune"], stale["score_induction"]) == (8, 12, 2)
-
-
-def test_the_bootstrap_touches_no_model(study):
-    study.configure(bootstrap={"resamples": 30})
-    stale = study.stale()
-    rules = set(stale) - {f"draw_{name}" for name in FIGURES}
-    assert rules == {"correlate", "prune_transfer"}  # the latter reads who correlates most
 
 
 @pytest.mark.slow

@@ -23,6 +23,13 @@ def main() -> None:
     plan.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
     plan.set_defaults(run=_plan)
 
+    why = commands.add_parser(
+        "why", help="what an artifact was made of and, if it is stale, what is different now"
+    )
+    why.add_argument("path", metavar="PATH", type=Path, help="an artifact or a figure")
+    why.add_argument("--configfile", help="the study that asks for it, if not config.yaml")
+    why.set_defaults(run=_why)
+
     verify = commands.add_parser(
         "verify", help="whether headcount computes what a model computes, property by property"
     )
@@ -110,6 +117,15 @@ def _plan(arguments: argparse.Namespace) -> None:
         plan.show(plan.read_config(arguments.configfile), arguments.artifacts)
     except (OSError, TaskError, ModelError) as error:
         sys.exit(f"headcount: {arguments.configfile}: {error}")
+
+
+def _why(arguments: argparse.Namespace) -> None:
+    from headcount import reasons
+
+    try:
+        reasons.show(arguments.path, arguments.configfile)
+    except reasons.NoReasonError as error:
+        sys.exit(f"headcount: {error}")
 
 
 def _verify(arguments: argparse.Namespace) -> None:

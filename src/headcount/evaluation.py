@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headcount.evaluations import Store, log_likelihoods
 from headcount.metrics import Metrics
@@ -16,6 +15,7 @@ from headcount.model import LanguageModel, Prompt, PromptError
 from headcount.sweep import Masks, ablation
 from headcount.sweep.removal import Ablation
 from headcount.task_files import TaskError, task_name
+from headcount.tasks import split_rows
 
 
 @dataclass
@@ -117,8 +117,3 @@ def encode(model: LanguageModel, rows: list[dict], yaml: str | Path) -> list[Pro
 def request_pairs(rows: list[dict]) -> list[tuple[str, str]]:
     """(context, continuation) of each row."""
     return [(row["context"], row["continuation"]) for row in rows]
-
-
-def split_rows(prompts: pa.Table, split: str) -> list[dict]:
-    """Rows of one split of the artifact `tasks`, in document order."""
-    return prompts.filter(pc.field("split") == split).to_pylist()

@@ -20,6 +20,7 @@ from headcount import artifacts
 from headcount.artifacts import DamagedError
 from headcount.hashes import file_hashes
 
+ASKED = ".asked.json"  # what the study asks for of artifacts that are stale
 EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key
 OLD = 10**9  # ns since 1970, a time that is older than any input; Snakemake takes 0 for none
 KEPT = 3  # earlier versions of the outputs of one job
@@ -159,16 +160,31 @@ def seals(figures: Sequence[str]) -> dict[str, str]:
 # --- at the start ---
 
 
-def settle(jobs: Iterable[Job], take_back: bool) -> list[str]:
+@dataclass(frozen=True)
+class Stale:
+    """Outputs that are there and are not what the study asks for."""
+
+    job: Job
+    problem: str
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with a file that cannot be believed; None if it is of something else."""
+        if not self.problem.endswith(DamagedError.REMEDY):
+            return None
+        return self.problem.removesuffix(DamagedError.REMEDY)
+
+
+def settle(jobs: Iterable[Job], take_back: bool) -> list[Stale]:
     """Give the artifacts of a study times by which Snakemake sees what is stale.
 
     `jobs` follow those that make their inputs. Outputs that are current become no older than the
     job's inputs, others as old as can be. Earlier versions that the study asks for count as
     current; they are put in their places if `take_back`.
 
-    Returns what is wrong with the files that cannot be believed, a line each.
+    Returns what is stale, beside what is missing and what follows from either.
     """
-    wrong = []
+    stale = []
     for job in jobs:
         if not (there := [path for path in job.outputs if os.path.exists(path)]):
             continue
@@ -179,12 +195,63 @@ def settle(jobs: Iterable[Job], take_back: bool) -> list[str]:
                 job.take_back()
             else:
                 job.places.update(earlier)
-        if problem and problem.endswith(DamagedError.REMEDY):
-            wrong.append(problem.removesuffix(DamagedError.REMEDY))
+        if problem:
+            stale.append(Stale(job, problem))
         times = [os.stat(path).st_mtime_ns for path in job.inputs if os.path.exists(path)]
         newest = max(times, default=0)
         for path in there:
             time = OLD if problem else max(newest, os.stat(path).st_mtime_ns)
             with suppress(PermissionError):  # of a folder that is only read
                 os.utime(path, ns=(time, time))
-    return wrong
+    return stale
+
+
+# --- why ---
+
+
+def ask(stale: Iterable[Stale], directory: str | Path) -> None:
+    """Note what a study asks of the artifacts in `directory` that are stale, for `why`."""
+    asked = {
+        one.job.relative(path): {"problem": one.problem, "made_of": one.job.made_of}
+        for one in stale
+        for path in one.job.outputs
+    }
+    if Path(directory).is_dir():
+        artifacts.write_json(Path(directory, ASKED), asked)
+
+
+def why(path: str | Path, directory: str | Path) -> tuple[dict, str, dict]:
+    """What an artifact was made of; what is wrong with it; and all that is asked for otherwise.
+
+    The last maps a name, such as `parameters.seed`, to its value in the artifact and the one that
+    the study asks for, None where there is none. What the study asks for is what it said at its
+    last start.
+
+    Raises `FileNotFoundError` when there is no such artifact.
+    """
+    asked = artifacts.read_json(Path(directory, ASKED)).get(os.path.relpath(path, directory))
+    try:
+        made = artifacts.provenance(_artifact_of(Path(path), Path(directory)))["made_of"]
+    except DamagedError as error:
+        return {}, str(error), {}
+    if asked is None:
+        return made, "current: this is what the study asks for", {}
+    old, new = flat(made), flat(asked["made_of"])
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return made, f"stale: {asked['problem']}", {n: (old.get(n), new.get(n)) for n in names}
+
+
+def _artifact_of(path: Path, directory: Path) -> Path:
+    """The artifact itself, or, of a figure, the table that it shows."""
+    if is_artifact(path):
+        return path
+    model = path.relative_to(directory).parts[0]
+    return directory / model / "tables" / f"{path.stem}.parquet"
+
+
+def flat(value, name: str = "") -> dict:
+    """Nested dictionaries as one: names joined by dots -> values."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    inner = [flat(value[key], f"{name}.{key}".removeprefix(".")) for key in value]
+    return {key: of_one[key] for of_one in inner for key in of_one}

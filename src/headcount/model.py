@@ -114,6 +114,27 @@ class LanguageModel:
         """Rows of the embedding; the tokenizer may have fewer tokens, or more."""
         return self.hf.get_input_embeddings().weight.shape[0]
 
+    @property
+    def facts(self) -> dict:
+        """Its dimensions, and the numbers of its weights: of attention, of the rest of the layers
+        and of the unembedding."""
+        layers, attention = (
+            sum(p.numel() for module in modules for p in module.parameters())
+            for modules in (self.layers, [p.attention for p in self.parts if p.attention])
+        )
+        vocabulary = self.hf.get_output_embeddings().weight.numel()
+        return {
+            "layers": self.num_layers,
+            "heads": self.heads,
+            "ffns": self.ffns,
+            "d_model": self.d_model,
+            "weights": {
+                "attention": attention,
+                "ffn": layers - attention,
+                "vocabulary": vocabulary,
+            },
+        }
+
     @cached_property
     def window(self) -> int:
         """Longest input in tokens, as lm-eval determines it."""
@@ -322,9 +343,10 @@ def resolve(
     revision pinned; what has to be converted (`headcount.conversion`) is written to `converted`.
     Names and shapes of all weights are compared, and components looked for, without reading one.
 
-    Returns path, revision, fingerprint, architecture, layers, the number of heads of each layer and
-    the layers that have an FFN; `converted` says from what, or is None. Raises `ModelError` when
-    the source cannot be had or is not complete, or its components are not found.
+    Returns path, revision, fingerprint, architecture, layers, the number of heads of each layer,
+    the layers that have an FFN, and the numbers of weights; `converted` says from what, or is None.
+    Raises `ModelError` when the source cannot be had or is not complete, or its components are not
+    found.
     """
     path, revision = checkpoints.fetch(source, revision, gguf_file)
     path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)
@@ -347,7 +369,5 @@ def resolve(
         "layout": layout,
         "fingerprint": fingerprint(path),
         "architecture": type(model.hf).__name__,
-        "layers": model.num_layers,
-        "heads": model.heads,
-        "ffns": model.ffns,
+        **model.facts,
     }

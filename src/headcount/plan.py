@@ -13,23 +13,29 @@ tokenizer are needed.
 | a curve of M masks | trie | M L at most | M |
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedConfig
 
-from headcount import artifacts, conversion, tasks
-from headcount.evaluation import split_rows
+from headcount import artifacts, tasks
 from headcount.rankings import count_removed
+from headcount.tasks import split_rows
+
+if TYPE_CHECKING:  # it takes seconds, which every Snakemake would wait for
+    from transformers import PreTrainedConfig
 
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
-NAMES = {"heads": "heads", "ffns": "FFNs"}
+NAMES = {"heads": "heads", "ffns": "FFNs", "combined": "both"}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # a weight
 CHARACTERS = 4.2  # a token, of English text in a byte-pair vocabulary of 50,000
 
 
@@ -48,6 +54,7 @@ MACHINES = (
     Machine("8 GPUs of 80 GB", 640e9, 150e12, 3e9),  # layers in turn: memory of eight, rate of one
     Machine("CPU node, 64 cores, 512 GB", 512e9, 2e12, 3e9),
 )
+CORE = MACHINES[2].rate / 64  # FLOP/s
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Size:
     @classmethod
     def of(
         cls,
-        config: PreTrainedConfig,
+        config: "PreTrainedConfig",
         dtype: str,
         trust_remote_code: bool = False,
         layout: dict[str, str] | None = None,
@@ -81,19 +88,18 @@ class Size:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
             model = LanguageModel(empty, None, layout=layout and Layout(**layout))
-        layers, attention = (
-            sum(p.numel() for module in modules for p in module.parameters())
-            for modules in (model.layers, [p.attention for p in model.parts if p.attention])
-        )
+        return cls.resolved(model.facts, dtype)
+
+    @classmethod
+    def resolved(cls, facts: dict, dtype: str) -> "Size":
+        """From what `resolve_model` found out about a model."""
         return cls(
-            layers=model.num_layers,
-            heads=sum(model.heads),
-            ffns=len(model.ffns),
-            d_model=model.d_model,
-            attention_weights=attention,
-            ffn_weights=layers - attention,
-            vocabulary_weights=model.hf.get_output_embeddings().weight.numel(),
-            bytes_per_weight=getattr(torch, dtype).itemsize,
+            layers=facts["layers"],
+            heads=sum(facts["heads"]),
+            ffns=len(facts["ffns"]),
+            d_model=facts["d_model"],
+            **{f"{part}_weights": number for part, number in facts["weights"].items()},
+            bytes_per_weight=BYTES[dtype],
         )
 
     @property
@@ -165,6 +171,22 @@ def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -
         name = f"pruning of {what}"
         found.append(_curve(size, evaluation, removals, rankings, (task, shots, name)))
     return found
+
+
+def minutes(size: Size, model: dict, found: Iterable[Stage] = ()) -> int:
+    """The time to allow a job of `model`, an entry of the configuration, for some of its stages.
+
+    Twice what they cost: estimates are within that of the clock (docs/opt-66b.md). Ten minutes
+    more, and two for each GB of weights, cover its start, loading, and verification.
+    """
+    gpus, cores = model["gpus"], model["threads"]
+    if gpus:
+        machine = Machine("", gpus * MACHINES[0].memory, MACHINES[0].rate, MACHINES[0].stream)
+    else:
+        machine = Machine("", model["mem_mb"] * 1e6, cores * CORE, MACHINES[0].stream)
+    memory = model["memory"] * 2**20
+    hours = sum(stage.hours(size, machine, memory) for stage in found)
+    return math.ceil(10 + 2 * size.bytes / 1e9 + 2 * 60 * hours)
 
 
 def _gradients(size: Size, calibration: list[dict], name: tuple) -> Stage:
@@ -256,6 +278,8 @@ def show(config: dict, directory: Path, console: Console | None = None) -> None:
     `tasks.TaskError` when a task cannot be prepared, `ModelError` when a model has no configuration
     or its components are not found.
     """
+    from headcount import conversion
+
     console = console or Console()
     for name, model in config["models"].items():
         trust = model["trust_remote_code"]

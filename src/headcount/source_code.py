@@ -196,6 +196,7 @@ class _Reader:
 
     def visit(self, node: ast.AST) -> None:
         self.imports.update(_imported(node))
+        self.reads_docstrings |= _reads_docstrings(node)
         self.tree.append(type(node).__name__)
         for key in node._fields:
             value = getattr(node, key, None)
@@ -212,7 +213,6 @@ class _Reader:
                     self._item(item)
                 self.tree.append("]")
             else:
-                self.reads_docstrings |= value in ("__doc__", "getdoc")
                 self.tree.append(repr(value))
         self.tree.append(")")
 
@@ -240,6 +240,13 @@ def _imported(node: ast.AST) -> Iterator[tuple[int, str]]:
         name = node.args[0].value
         if called in ("import_module", "__import__") and isinstance(name, str):
             yield len(name) - len(name.lstrip(".")), name.lstrip(".")
+
+
+def _reads_docstrings(node: ast.AST) -> bool:
+    """Whether a node is `x.__doc__`, `getdoc` or `getattr(x, "__doc__")`."""
+    if isinstance(node, ast.Call):
+        return any(getattr(argument, "value", None) == "__doc__" for argument in node.args)
+    return {"__doc__", "getdoc"} & {getattr(node, "attr", None), getattr(node, "id", None)} != set()
 
 
 def _hash(text: str) -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headcount import source_code, task_data, task_files, task_kinds
 from headcount.metrics import Metrics
@@ -250,6 +252,11 @@ def prepare(
         samples = _drawn(held, kind, limits, seed, evaluated)
         rows += _requests(held, kind, shots, "calibration", samples=samples)
     return rows
+
+
+def split_rows(prompts: pa.Table, split: str) -> list[dict]:
+    """Rows of one split of the artifact `tasks`, in document order."""
+    return prompts.filter(pc.field("split") == split).to_pylist()
 
 
 def remarks(rows: list[dict], limits: Limits) -> list[str]:

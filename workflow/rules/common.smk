@@ -139,6 +139,20 @@ def code(script):
     }
 
 
+def proven_code():
+    """What the code means that `verify_model` proves, and that which proves it."""
+    names = ["verify", "examination", "proof", "reference", "importance"]
+    library = Path(workflow.basedir, "src", "headcount")
+    sources = {library / f"{name}.py": Path(name) for name in names}
+    return {
+        "meaning": [
+            source_code.code_hash(library / "sweep" / "__init__.py"),
+            source_code.Sources(sources, set()).hash(),
+        ],
+        "packages": source_code.packages(SCRIPTS / "verify_model.py"),
+    }
+
+
 @cache
 def task_meaning(task):
     """What decides prompts and metrics: the task's configuration and code."""
@@ -199,14 +213,6 @@ def task_place(wildcards):
 
 def place(wildcards):
     return {**model_place(wildcards), **task_place(wildcards)}
-
-
-# --- resources, by the model that a job loads ---
-
-
-def of_model(key):
-    """An input function for the `key` of the model's entry in the configuration."""
-    return lambda wildcards: config["models"][wildcards.model][key]
 
 
 def estimator(component):

@@ -14,6 +14,7 @@ rule correlate:
         "<artifacts>/logs/{model}/correlation/{across}/{component}.log",
     wildcard_constraints:
         across="cross_task|cross_shot|reliability",
+    localrule: True
     conda:
         CONDA
     params:

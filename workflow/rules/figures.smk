@@ -77,6 +77,7 @@ for figure, files in SHOWN.items():
             **drawn(figure),
         log:
             f"<artifacts>/logs/{{model}}/figures/{figure}.log",
+        localrule: True
         conda:
             CONDA
         params:

@@ -13,11 +13,14 @@ rule score_importance:
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
         component="heads|ffns",
+    group:
+        together("importance")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes("importance of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -50,11 +53,14 @@ rule score_estimators:
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
         component="heads|ffns",
+    group:
+        together("importance")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes("importance of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -11,11 +11,14 @@ rule score_induction:
         "<artifacts>/logs/{model}/induction/{kind}.log",
     wildcard_constraints:
         kind="prefix_matching|copying",
+    group:
+        together("induction")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes(),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -9,10 +9,13 @@ rule resolve_model:
         update("<artifacts>/{model}/model.json"),
     log:
         "<artifacts>/logs/{model}/model.log",
+    group:
+        together("model")
     conda:
         CONDA
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
     params:
         place=lambda wildcards: {
             key: config["models"][wildcards.model][key]
@@ -35,18 +38,21 @@ rule verify_model:
         update(VERIFIED),
     log:
         "<artifacts>/logs/{model}/verified.log",
+    group:
+        together("model")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes(),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
         place=model_place,
         dtype=of_model("dtype"),
         seed=config["seed"],
-        code=code("verify_model.py"),
+        code=proven_code(),
     message:
         "Verify {wildcards.model}: headcount beside the unmodified model"
     script:

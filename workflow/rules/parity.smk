@@ -10,11 +10,14 @@ rule check_parity:
         update("<artifacts>/{model}/parity/{task}/{shots}-shot.parquet"),
     log:
         "<artifacts>/logs/{model}/parity/{task}/{shots}-shot.log",
+    group:
+        together("parity")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes("pruning of heads", "pruning of FFNs"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -60,6 +63,7 @@ rule tabulate_parity:
         update("<artifacts>/{model}/tables/parity.parquet"),
     log:
         "<artifacts>/logs/{model}/tables/parity.log",
+    localrule: True
     conda:
         CONDA
     params:

@@ -18,11 +18,14 @@ rule prune:
         "<artifacts>/logs/{model}/pruning/{task}/{shots}-shot/{component}.log",
     wildcard_constraints:
         task="|".join(map(re.escape, STUDIED)),
+    group:
+        together("pruning")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes("pruning of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -87,11 +90,14 @@ rule prune_transfer:
     wildcard_constraints:
         task="|".join(map(re.escape, TRANSFERRED)) or "(?!)",
         component="heads|ffns",
+    group:
+        together("pruning")
     conda:
         CONDA
     threads: of_model("threads")
     resources:
-        mem_mb=of_model("mem_mb"),
+        mem_mb=memory,
+        runtime=minutes("pruning of {}"),
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

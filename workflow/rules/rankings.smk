@@ -8,6 +8,7 @@ rule rank_by_task:
         update("<artifacts>/{model}/rankings/{task}/{shots}-shot/{component}.parquet"),
     log:
         "<artifacts>/logs/{model}/rankings/{task}/{shots}-shot/{component}.log",
+    localrule: True
     conda:
         CONDA
     params:
@@ -31,6 +32,7 @@ rule rank_by_aggregate:
         ),
     log:
         "<artifacts>/logs/{model}/rankings/aggregate/{shots}-shot/{component}.log",
+    localrule: True
     conda:
         CONDA
     params:
@@ -54,6 +56,7 @@ rule rank_controls:
         ],
     log:
         "<artifacts>/logs/{model}/rankings/controls/{shots}-shot/{component}.log",
+    localrule: True
     conda:
         CONDA
     params:

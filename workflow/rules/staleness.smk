@@ -73,12 +73,17 @@ class ByTimes(type(workflow)):
     def execution_settings(self, settings):
         if settings:
             settings.keep_going = True  # a task that fails stops none of the others
+            # Artifacts are written whole: what a group has finished before one of its jobs fails
+            # is as good as any other.
+            settings.keep_incomplete = True
         self.__dict__["execution_settings"] = settings
 
 
 if workflow.is_main_process:
     workflow.__class__ = ByTimes
-    for problem in lineage.settle(
+    stale = lineage.settle(
         (job for step in MADE for job in jobs_of(step)), take_back=True
-    ):
-        logger.warning(f"Note: {problem}; it is made anew.")
+    )
+    for damage in filter(None, (one.damage for one in stale)):
+        logger.warning(f"Note: {damage}; it is made anew.")
+    lineage.ask(stale, config["artifacts"])

@@ -8,10 +8,13 @@ rule prepare_task:
         update("<artifacts>/tasks/{task}/{shots}-shot.parquet"),
     log:
         "<artifacts>/logs/tasks/{task}/{shots}-shot.log",
+    group:
+        "tasks"
     conda:
         CONDA
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * GROWTH ** (attempt - 1),
+        runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
     params:
         place=task_place,
         task=lambda wildcards: task_meaning(wildcards.task),

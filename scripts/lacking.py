@@ -1,0 +1,71 @@
+"""What a job of a SLURM cluster lacked when it failed, and what its next try gets."""
+
+import logging
+import re
+import subprocess
+from pathlib import Path
+
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# What SLURM leaves in the log of a job that held more memory than it had asked for.
+OUT_OF_MEMORY = re.compile(r"exceeded memory limit|exceeded job memory|oom.kill", re.IGNORECASE)
+
+
+class Handler(logging.Handler):
+    """Says of each failed job of a workflow what it lacked, after Snakemake's own message."""
+
+    def __init__(self, dag, growth: int):
+        super().__init__()
+        self.dag = dag
+        self.growth = growth  # of time and memory, from one try to the next
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR:
+            failed, of_cluster = record.jobid, record.aux.get("external_jobid")
+        elif event == LogEvent.GROUP_ERROR:
+            failed, of_cluster = record.job_error_info[0]["jobid"], record.external_jobid
+        else:
+            return
+        if of_cluster is None:
+            return
+        job = next(job for job in self.dag.jobs if self.dag.jobid(job) == failed)
+        tries_left = job.restart_times >= job.attempt
+        if lack := lacked(described(of_cluster), self.growth if tries_left else None):
+            logging.getLogger(record.name).error(f"Job {of_cluster} of the cluster was {lack}.")
+
+
+def described(job: str) -> dict[str, str]:
+    """A job as SLURM's controller describes it, which remembers it for some minutes."""
+    command = ["scontrol", "--oneliner", "show", "job", job]
+    fields = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    return dict(field.split("=", 1) for field in fields if "=" in field)
+
+
+def lacked(job: dict[str, str], growth: int | None) -> str | None:
+    """What a failed job lacked; growth: of that, to its next try, None where there is none."""
+    log = Path(job.get("StdOut", ""))
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    if job.get("JobState") == "TIMEOUT":
+        amount, unit, key = minutes(job["TimeLimit"]), "min", "runtime"
+        lack = f"over its time limit of {amount} min"
+    elif job.get("JobState") == "OUT_OF_MEMORY" or OUT_OF_MEMORY.search(text):
+        amount, unit, key = megabytes(job["MinMemoryNode"]), "MB", "mem_mb"
+        lack = f"over its memory of {amount} MB"
+    else:
+        return None
+    if growth is None:
+        return f"{lack}, on its last try: raise `{key}` of its model in the configuration"
+    return f"{lack}: tried again with {growth * amount} {unit}"
+
+
+def minutes(limit: str) -> int:
+    """Of a time limit, [days-]hours:minutes:seconds."""
+    days, _, rest = limit.rpartition("-")
+    hours, minutes, _ = rest.split(":")
+    return int(days or 0) * 24 * 60 + int(hours) * 60 + int(minutes)
+
+
+def megabytes(memory: str) -> int:
+    """Of an amount of memory with a unit, M or G."""
+    return round(float(memory[:-1]) * {"M": 1, "G": 1024, "T": 1024**2}[memory[-1]])

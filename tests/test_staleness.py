@@ -1,0 +1,387 @@
+"""What runs again after an edit: nothing but what means something else, and all of that.
+
+Each row of the tables is an edit of the finished tiny study, and the jobs that a dry run would
+then execute. The whole study has 69.
+"""
+
+import json
+import os
+import shutil
+
+import pytest
+import tiny
+import yaml
+from study import FIGURES, STUDY, Study
+
+from headcount import artifacts
+from headcount.__main__ import main
+
+ALL = 69
+DRAWN = {f"draw_{name}": 1 for name in FIGURES}
+MODEL_JOBS = {"verify_model", "score_importance", "score_induction", "prune"}
+MODEL_JOBS |= {"prune_heldout", "prune_transfer"}
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """A copy of the finished study that the test may edit."""
+    return finished.copy(tmp_path / "study")
+
+
+# --- edits ---
+
+
+def append(path, text):
+    return lambda study: study.append(path, text)
+
+
+def replaced(path, old, new):
+    def edit(study):
+        file = study.directory / path
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    return edit
+
+
+def configured(**changes):
+    return lambda study: study.configure(**changes)
+
+
+def levels(**changes):
+    return configured(levels={**STUDY["levels"], **changes})
+
+
+def model(**changes):
+    return configured(models={"tiny": {**STUDY["models"]["tiny"], **changes}})
+
+
+def task_yaml(study, change):
+    path = study.directory / "lm_tasks" / "tiny_a.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(change(config), sort_keys=False))
+
+
+def touched(study):
+    for path in sorted(study.directory.rglob("*"), reverse=True):
+        if ".snakemake" not in path.parts and path.is_file():
+            path.touch()
+
+
+def forgotten(study):
+    shutil.rmtree(study.directory / ".snakemake")
+
+
+def both(*edits):
+    def edit(study):
+        for one in edits:
+            one(study)
+
+    return edit
+
+
+def model_renamed(study):
+    (study.directory / "model").rename(study.directory / "checkpoint")
+    model(source="checkpoint")(study)
+
+
+def model_absolute(study):
+    model(source=str(study.directory / "model"))(study)
+
+
+def model_linked(study):
+    (study.directory / "link").symlink_to("model")
+    model(source="link")(study)
+
+
+def model_reformatted(study):
+    path = study.directory / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=8))
+    (study.directory / "model" / "README.md").write_text("A model.")
+
+
+def tasks_renamed(study):
+    (study.directory / "lm_tasks").rename(study.directory / "tasks")
+    for path in (study.directory / "tasks").glob("*.yaml"):
+        path.write_text(path.read_text().replace("lm_tasks/", "tasks/"))
+    configured(task_path="tasks")(study)
+
+
+def data_renamed(study):
+    data = study.directory / "lm_tasks" / "data" / "tiny_a"
+    (data / "train.jsonl").rename(data / "examples.jsonl")
+    replaced("lm_tasks/tiny_a.yaml", "tiny_a/train.jsonl", "tiny_a/examples.jsonl")(study)
+
+
+def artifacts_moved(study):
+    (study.directory / "artifacts").rename(study.directory / "results")
+    forgotten(study)
+    configured(artifacts="results")(study)
+
+
+def copied_in_another_order(study):
+    """As `cp -r` leaves it: a new time for each file, whatever was made first."""
+    files = [path for path in (study.directory / "artifacts").rglob("*") if path.is_file()]
+    for time, path in enumerate(sorted(files, key=lambda path: path.name), start=10**9):
+        os.utime(path, (time, time))
+    forgotten(study)
+
+
+UNSEEN = {
+    "nothing": lambda study: None,
+    "every file touched": touched,
+    "docstring in artifacts.py": replaced("src/headcount/artifacts.py", '"""Parquet', '"""The'),
+    "docstring in pruning.py": replaced("src/headcount/pruning.py", '"""Cumulative', '"""Step'),
+    "comment in sweep/layers.py": append("src/headcount/sweep/layers.py", "\n# a comment\n"),
+    "comment in tasks.py": append("src/headcount/tasks.py", "\n# a comment\n"),
+    "formatting of prune.py": replaced("scripts/prune.py", "import job\n", "import  job\n\n\n"),
+    "comment in a rule": append("workflow/rules/pruning.smk", "\n# a comment\n"),
+    "comment in the configuration": append("config.yaml", "\n# a comment\n"),
+    "comment in a task's file": append("lm_tasks/tiny_a.yaml", "\n# a comment\n"),
+    "order of keys in a task's file": lambda study: task_yaml(
+        study, lambda config: dict(reversed(config.items()))
+    ),
+    "a Python file beside the tasks": append("lm_tasks/other.py", "print()\n"),
+    "a task that nobody studies": lambda study: tiny.save_tasks(
+        study.directory / "lm_tasks", ("tiny_z",), root=study.directory
+    ),
+    "the model's directory renamed": model_renamed,
+    "the model by its absolute path": model_absolute,
+    "the model by a link": model_linked,
+    "config.json reformatted, a README": model_reformatted,
+    "task_path renamed": tasks_renamed,
+    "a file of documents renamed": data_renamed,
+    "a mirror that no task reads": configured(datasets="lm_tasks"),
+    "device_map": model(device_map="auto"),
+    "memory, threads": model(memory=300, mem_mb=3000, threads=2),
+    "order of tasks": configured(tasks=["tiny_b", "tiny_a"]),
+    "order of shots": configured(shots=[2, 0]),
+    "order of levels": levels(heads=[50, 0, 25]),
+    "a default written out": configured(ablation="zero", seed=0, metrics={}),
+    ".snakemake lost": forgotten,
+    "artifacts copied": copied_in_another_order,
+    "artifacts moved": artifacts_moved,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", UNSEEN.values(), ids=UNSEEN)
+def test_what_means_the_same_runs_nothing(study, edit):
+    edit(study)
+    assert study.stale() == {}
+
+
+@pytest.mark.slow
+def test_the_profile_makes_no_difference(study):
+    touched(study)
+    assert study.stale("--workflow-profile", "none") == {}
+
+
+@pytest.mark.slow
+def test_the_place_that_snakemake_is_called_from_makes_no_difference(study, tmp_path):
+    touched(study)
+    study.configure(models={"tiny": {"source": str(study.directory / "model")}})
+    arguments = ["--snakefile", str(study.directory / "Snakefile")]
+    arguments += ["--directory", str(study.directory)]
+    elsewhere = Study(tmp_path)
+    assert elsewhere.stale("all", *arguments) == {}
+
+
+# --- what is seen, and how far it goes ---
+
+
+def documents_behind_a_wildcard(study):
+    files = {split: f"lm_tasks/data/tiny_a/{split}*.jsonl" for split in ("train", "validation")}
+    task_yaml(study, lambda config: config | {"dataset_kwargs": {"data_files": files}})
+
+
+def documents_in_a_directory(study):
+    task_yaml(
+        study,
+        lambda config: config | {"dataset_path": "lm_tasks/data/tiny_a", "dataset_kwargs": None},
+    )
+
+
+ANSWER = replaced("lm_tasks/data/tiny_a/validation.jsonl", '"answer": 0', '"answer": 1')
+HELPER = "def target(doc):\n    return doc['answer']\n"
+
+
+def code_of_a_task(study):
+    tasks = study.directory / "lm_tasks"
+    (tasks / "helper.py").write_text(HELPER)
+    (tasks / "answers.py").write_text("from helper import target\n")
+    (tasks / "tiny_a.yaml").write_text(
+        (tasks / "tiny_a.yaml").read_text().replace("answer", "!function answers.target", 1)
+    )
+
+
+def flipped(study):
+    path = study.directory / "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet"
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def truncated(study):
+    path = study.directory / "artifacts/tiny/figures/summary.svg"
+    path.write_text(path.read_text()[:1000])
+
+
+def deleted(study):
+    (study.directory / "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet").unlink()
+
+
+def of_another_format(study):
+    path = study.directory / "artifacts/tiny/rankings/aggregate/0-shot/heads.parquet"
+    table, made = artifacts.read(path), artifacts.provenance(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "FORMAT", 1)
+        artifacts.write(path, table, artifacts.SCHEMAS["rankings"], made)
+
+
+def of_nobody(study):
+    path = study.directory / "artifacts/tiny/rankings/aggregate/0-shot/heads.parquet"
+    artifacts.frame(path).write_parquet(path)
+
+
+def other_weights(study):
+    tiny.save_model(study.directory / "model", seed=1)
+
+
+def estimator(study):
+    study.configure(importance={"heads": {"estimator": "oracle"}})
+
+
+def upgraded(study):
+    """Another release of lm-eval, as far as the metadata of packages tell."""
+    metadata = study.directory / "src" / "lm_eval-99.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: lm_eval\nVersion: 99.0\n")
+
+
+HEAD_PRUNING = {"prune": 4, "prune_heldout": 2, "prune_transfer": 4}
+HEAD_PRUNING |= {"draw_head_pruning": 1, "draw_transfer": 1, "draw_summary": 1, "draw_retention": 1}
+INDUCTION = {"score_induction": 2, "draw_induction": 1, "draw_retention": 1}
+ONE_RANKING = {"prune": 4, "prune_heldout": 1}
+WITH_INTERVALS = ["head_pruning", "ffn_pruning", "combined_pruning", "cross_task", "transfer"]
+WITH_INTERVALS += ["cross_shot", "summary"]
+SEEN = {  # all jobs, or some of them
+    "a line of job.py": (append("scripts/job.py", "\nCOUNT = 1\n"), ALL),
+    "a line of preloaded.py": (append("scripts/preloaded.py", "\nCOUNT = 1\n"), ALL),
+    "a line of induction.py": (append("src/headcount/induction.py", "\nCOUNT = 1\n"), INDUCTION),
+    "a line of a figure": (append("src/headcount/figures/components.py", "\nCOUNT = 1\n"), DRAWN),
+    "a release of lm-eval": (upgraded, {"prepare_task": 6}),
+    "a level": (levels(heads=[0, 25, 50, 75]), HEAD_PRUNING),
+    "a level less": (levels(heads=[0, 50]), HEAD_PRUNING),
+    "the bootstrap": (
+        configured(bootstrap={"resamples": 30}),
+        {f"draw_{name}": 1 for name in WITH_INTERVALS} | {"correlate": 6},
+    ),
+    "a random ranking": (configured(random_rankings=2), {"rank_controls": 4, "prune": 12}),
+    "a number of shots": (
+        configured(shots=[0, 1, 2]),
+        {"prepare_task": 3, "score_importance": 4, "prune": 6},
+    ),
+    "documents to evaluate": (
+        configured(limits={"calibration": 10, "evaluation": 12}),
+        {"prepare_task": 6},
+    ),
+    "the type of numbers": (model(dtype="bfloat16"), {"verify_model": 1, "score_importance": 8}),
+    "other weights": (other_weights, {"resolve_model": 1, "score_importance": 8}),
+    "the metric of the FFN oracle": (
+        configured(importance={"ffns": {"metric": "loss"}}),
+        {"score_importance": 4, "rank_by_task": 4, "rank_by_aggregate": 2},
+    ),
+    "sequences": (configured(induction={"sequences": 3}), INDUCTION),
+    "documents": (ANSWER, {"prepare_task": 2}),
+    "a bit": (flipped, {"score_importance": 1}),
+    "a figure cut short": (truncated, {"draw_summary": 1}),
+    "an artifact deleted": (deleted, {"score_importance": 1}),
+    "another format": (of_another_format, {"rank_by_aggregate": 1, **ONE_RANKING}),
+    "made by nobody": (of_nobody, {"rank_by_aggregate": 1, **ONE_RANKING}),
+    ".snakemake lost, another seed": (
+        both(forgotten, configured(seed=1)),
+        {"prepare_task": 6, "rank_controls": 4, "score_importance": 8},
+    ),
+    ".snakemake lost, other weights": (both(forgotten, other_weights), {"resolve_model": 1}),
+    ".snakemake lost, another estimator": (both(forgotten, estimator), {"score_importance": 4}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit,expected", SEEN.values(), ids=SEEN)
+def test_what_means_something_else_runs_again(study, edit, expected):
+    edit(study)
+    stale = study.stale()
+    if isinstance(expected, int):
+        assert sum(stale.values()) == expected
+    else:
+        assert expected.items() <= stale.items(), stale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [documents_behind_a_wildcard, documents_in_a_directory])
+def test_documents_are_seen_wherever_they_are(study, kind):
+    prompts = "artifacts/tasks/tiny_a/0-shot.parquet"
+    kind(study)
+    assert study.run(prompts).returncode == 0
+    assert study.stale(prompts) == {}
+    ANSWER(study)
+    assert study.stale(prompts) == {"prepare_task": 1}
+
+
+@pytest.mark.slow
+def test_what_a_tasks_code_reaches_is_seen(study, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(study.directory / "lm_tasks"))
+    code_of_a_task(study)
+    assert study.stale()["prepare_task"] == 2
+    assert study.run("artifacts/tasks/tiny_a/0-shot.parquet").returncode == 0
+    study.append("lm_tasks/helper.py", "# a comment\n")
+    assert "prepare_task" not in study.stale("artifacts/tasks/tiny_a/0-shot.parquet")
+    study.append("lm_tasks/helper.py", "COUNT = 1\n")
+    assert study.stale("artifacts/tasks/tiny_a/0-shot.parquet") == {"prepare_task": 1}
+
+
+@pytest.mark.slow
+def test_what_touches_no_model_runs_no_model(study):
+    study.configure(bootstrap={"resamples": 30})
+    assert not MODEL_JOBS & set(study.stale())
+    study.configure(importance={"ffns": {"metric": "loss"}})
+    assert not {"draw_head_importance", "draw_head_pruning", "draw_transfer"} & set(study.stale())
+
+
+@pytest.mark.slow
+def test_studies_that_take_turns_run_nothing_of_each_other(study):
+    """Another number of documents, and only some of the tasks, in the same folder."""
+    others = (
+        {"limits": {"calibration": 10, "evaluation": 12}},
+        {"tasks": ["tiny_a"], "heldout_tasks": ["tiny_c"]},
+    )
+    for changes in others:
+        study.configure(**changes)
+        result = study.run()
+        assert result.returncode == 0, result.stdout
+    for changes in (*others, {}, *others):
+        study.configure(**changes)
+        assert study.stale() == {}, changes
+
+
+# --- why ---
+
+
+@pytest.mark.slow
+def test_why_tells_what_is_different(study, monkeypatch, capsys):
+    monkeypatch.chdir(study.directory)
+    monkeypatch.setenv("COLUMNS", "200")
+    path = "artifacts/tiny/pruning/tiny_a/0-shot/heads/by-aggregate.parquet"
+    study.configure(levels={**STUDY["levels"], "heads": [0, 25, 50, 75]})
+    monkeypatch.setattr("sys.argv", ["headcount", "why", path])
+    main()
+    told = capsys.readouterr().out
+    assert "stale" in told
+    [row] = [line for line in told.splitlines() if "parameters.levels" in line]
+    assert "[0, 25, 50]" in row and "[0, 25, 50, 75]" in row
+    monkeypatch.setattr("sys.argv", ["headcount", "why", "artifacts/tiny/figures/induction.png"])
+    main()
+    assert "current" in capsys.readouterr().out
