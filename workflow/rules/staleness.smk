@@ -1,8 +1,9 @@
 # What is stale, decided by content. Snakemake goes by times alone; `settle` gives the artifacts times
 # by what they are made of, before Snakemake looks at them. See headcount.lineage.
 from itertools import product
+from tempfile import gettempdir
 
-from headcount import lineage
+from headcount import lineage, temporaries
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import RerunTrigger
 
@@ -81,9 +82,15 @@ class ByTimes(type(workflow)):
 
 if workflow.is_main_process:
     workflow.__class__ = ByTimes
-    stale = lineage.settle(
-        (job for step in MADE for job in jobs_of(step)), take_back=True
-    )
+    # Half-written files of jobs that were killed; those of jobs that still run stay.
+    temporaries.sweep(config["artifacts"], below=True)
+    temporaries.sweep(gettempdir())
+    try:
+        stale = lineage.settle(
+            (job for step in MADE for job in jobs_of(step)), take_back=True
+        )
+        lineage.ask(stale, config["artifacts"])
+    except OSError as error:
+        raise WorkflowError(str(error))
     for damage in filter(None, (one.damage for one in stale)):
         logger.warning(f"Note: {damage}; it is made anew.")
-    lineage.ask(stale, config["artifacts"])
