@@ -202,6 +202,13 @@ class LanguageModel:
                 "(`resize_token_embeddings`) or give the tokenizer that it was trained with"
             )
 
+    def unfit_weights(self) -> str:
+        """For a message: the first weights that are not finite; empty if all are, or not loaded."""
+        for name, weights in self.hf.named_parameters():
+            if not weights.is_meta and not weights.isfinite().all():
+                return f"; {name} has weights that are not finite"
+        return ""
+
     @torch.no_grad()
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""

@@ -97,7 +97,7 @@ def _check_finite(model: LanguageModel, swept: Swept) -> None:
         raise FloatingPointError(
             f"model {model.hf.name_or_path}: the log-likelihood of prompt "
             f"{int(swept.prompts[column])} is {swept.log_likelihoods[mask, column]} (mask {mask} "
-            "of those swept together); try dtype: float32"
+            f"of those swept together){model.unfit_weights()}; try dtype: float32"
         )
 
 
