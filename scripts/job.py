@@ -18,8 +18,9 @@ MODEL += ("converted", "trust_remote_code", "layout", "window")
 def begin(snakemake) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
-    What the job prints and logs goes to its log file; an error, and what the library warns of, is
-    told on the terminal too. The job reads nothing from the terminal.
+    What the job prints and logs goes to its log file; an error, what the library warns of, and how
+    far a long job is are told on the terminal too (the last only where it is one). The job reads
+    nothing from the terminal.
     """
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +39,11 @@ def begin(snakemake) -> None:
     warnings = logging.StreamHandler(terminal)
     warnings.setLevel(logging.WARNING)
     logging.getLogger("headcount").addHandler(warnings)
+    if terminal.isatty():
+        progress = logging.StreamHandler(terminal)
+        name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+        progress.setFormatter(logging.Formatter(f"{name.replace('%', '%%')}: %(message)s"))
+        logging.getLogger("headcount.progress").addHandler(progress)
 
     def report(kind, error, trace):
         sys.__excepthook__(kind, error, trace)

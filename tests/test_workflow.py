@@ -43,6 +43,8 @@ def test_two_runs_give_equal_artifacts(finished, tmp_path):
     again = Study.create(tmp_path / "again")
     assert again.run("artifacts/tiny/tables/retention.parquet").returncode == 0
     made = sorted(again.directory.glob("artifacts/**/*.parquet"))
+    # Which rows are in a part, and its name, are left to chance.
+    made = [path for path in made if "evaluations" not in path.parts]
     assert len(made) > 20
     for path in made:
         first = finished.directory / path.relative_to(again.directory)
@@ -169,7 +171,11 @@ def test_scores_that_are_not_finite_are_told(study):
     model = study.directory / "model"
     tiny.save_model(model)
     tiny.spoil(model)
-    fails(study, "artifacts/tiny/verified.parquet", r"its own log-likelihoods are not finite")
+    fails(
+        study,
+        "artifacts/tiny/verified.parquet",
+        r"its own log-likelihoods are not finite.* weights that are not finite",
+    )
 
 
 DOUBLED = """

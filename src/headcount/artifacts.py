@@ -108,6 +108,25 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("results", pa.string(), nullable=False),  # lm-eval's process_results as JSON
         ]
     ),
+    # A prompt under a mask, of `headcount.evaluations`, which has the keys.
+    "evaluations": pa.schema(
+        [
+            pa.field("mask", pa.binary(16), nullable=False),
+            pa.field("prompt", pa.binary(16), nullable=False),
+            pa.field("log_likelihood", pa.float64(), nullable=False),
+            pa.field("is_greedy", pa.bool_(), nullable=False),
+        ]
+    ),
+    # A prompt: sums over its tokens of |<A_t, d loss / d A_t>|, and without the bars, for each of
+    # the N components.
+    "gradients": pa.schema(
+        [
+            pa.field("prompt", pa.binary(16), nullable=False),
+            pa.field("component", pa.string(), nullable=False),
+            pa.field("absolute", pa.list_(pa.float32()), nullable=False),
+            pa.field("signed", pa.list_(pa.float32()), nullable=False),
+        ]
+    ),
     # A request, by headcount unpruned and by lm-eval's own model.
     "parity": pa.schema(
         [
