@@ -184,7 +184,7 @@ def test_a_killed_job_goes_on_from_its_last_part(checkpoint, tmp_path, swept):
     opt, prompts, masks, kept = _long_sweep(checkpoint, tmp_path)
     expected, _ = log_likelihoods(opt, prompts, masks)
     job = started(_killed_at, 2, checkpoint, tmp_path)
-    job.join(120)
+    job.join(600)
     assert job.exitcode == -signal.SIGKILL
     swept.clear()
     with kept as opened:
@@ -222,7 +222,7 @@ def test_processes_that_write_at_the_same_time_lose_nothing(opt, checkpoint, tmp
     removals = [([(layer, head)], []) for layer in range(3) for head in range(4)]
     jobs = [started(_one_by_one, checkpoint, tmp_path, removals[i::2]) for i in range(2)]
     for job in jobs:
-        job.join(120)
+        job.join(600)
         assert job.exitcode == 0
     with evaluations.Store(tmp_path, CONTEXT, no_model) as opened:
         masks = Masks.removing(opt, removals)
