@@ -138,12 +138,14 @@ def test_a_mistake_in_the_configuration_is_named(study, changes, message):
 
 
 def fails(study, target, message):
-    """The target is not made, the reason is told, and nothing half-written stays."""
+    """The reason is told, what was there stays, and nothing half-written is added."""
+    path = study.directory / target
+    before = path.read_bytes() if path.exists() else None
     result = study.run(target)
     assert result.returncode != 0
     assert re.search(message, result.stdout), result.stdout
-    assert not (study.directory / target).exists()
-    assert not list((study.directory / target).parent.glob(".*"))
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert not list(path.parent.glob(".headcount-*"))
 
 
 def test_more_shots_than_examples_is_told(study):
