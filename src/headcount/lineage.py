@@ -211,7 +211,7 @@ def settle(jobs: Iterable[Job], take_back: bool) -> list[Stale]:
         newest = max(times, default=0)
         for path in there:
             time = OLD if problem else max(newest, os.stat(path).st_mtime_ns)
-            with suppress(PermissionError):  # of a folder that is only read
+            with suppress(OSError):  # of a folder that is only read
                 os.utime(path, ns=(time, time))
     return stale
 
