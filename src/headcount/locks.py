@@ -25,9 +25,13 @@ _files: dict[str, int] = {}
 def take(directory: str | Path) -> str | None:
     """Become the one Snakemake that writes in `directory`; else who is, in words.
 
-    Whoever only looks is waited for a moment. The lock is kept until the process ends.
+    Whoever only looks is waited for a moment. The lock is kept until the process ends. Where
+    nothing can be written nobody needs one.
     """
-    file = _file(directory)
+    try:
+        file = _file(directory)
+    except OSError:
+        return None
     until = time.monotonic() + MOMENT
     while not _lock(file, 0, wait=False):
         if time.monotonic() > until:
