@@ -18,6 +18,8 @@ from headcount import artifacts
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS = [*product(("job", "client", "server", "main", "group"), SIGNALS)] * 2
+# Below `artifacts`, what no job has for its output.
+NOT_OF_A_JOB = {".earlier", "evaluations"}
 
 
 # --- kills ---
@@ -28,7 +30,7 @@ def jobs(finished) -> list[list[str]]:
     directory = finished.directory / "artifacts"
     of_key = {}
     for path in sorted(directory.glob("*/**/*.*")):
-        if path.suffix in (".parquet", ".json") and ".earlier" not in path.parts:
+        if path.suffix in (".parquet", ".json") and not NOT_OF_A_JOB & {*path.parts}:
             made = artifacts.provenance(path)
             figures = [f"tiny/figures/{name}" for name in made.get("files", {})]
             of_key.setdefault(made["key"], []).extend([str(path.relative_to(directory)), *figures])
