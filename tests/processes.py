@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from study import Study
@@ -62,6 +63,14 @@ class Run:
             return [pid for pid, (_, command) in there.items() if ".snakemake/scripts" in command]
         forked = role == "job"
         return sorted(pid for pid in of_server if (there[pid][0] in of_server) == forked)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, and again if Snakemake was where it takes no notice."""
+        for _ in range(3):
+            if self.main.poll() is None:
+                os.killpg(self.main.pid, signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    self.main.wait(4)
 
     def ended(self) -> float:
         """Wait until no process is left; the seconds that it took."""

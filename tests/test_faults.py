@@ -75,17 +75,17 @@ def test_thirty_kills_cost_nothing_that_was_finished(finished, tmp_path, record_
     seconds = {}
     while left:
         run = Run(study, tmp)
-        struck = strike(run, *left[-1], random)
-        if struck and left[-1][0] in ("job", "client", "server"):
+        role, number = left[-1]
+        struck = strike(run, role, number, random)
+        if struck and (role in ("job", "client", "server") or number == signal.SIGINT):
             time.sleep(random.uniform(0, 0.5))
-            if run.main.poll() is None:
-                os.killpg(run.main.pid, signal.SIGINT)  # as who sees the error and presses Ctrl-C
+            run.interrupt()  # as who sees the error
         took = run.ended()
         after = written(study, of_jobs)
         assert before.items() <= after.items(), run.told
         before = after
         if struck:
-            role, number = left.pop()
+            left.pop()
             seconds.setdefault(f"{role} {number.name}", []).append(round(took, 1))
             print(role, number.name, f"{took:.1f} s", len(after), flush=True)
         elif run.main.returncode == 0:  # finished before all kills: another of the same
