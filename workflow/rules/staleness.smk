@@ -81,12 +81,12 @@ class ByTimes(type(workflow)):
         self.__dict__["execution_settings"] = settings
 
     @property
-    def executor_plugin(self):
-        return self.__dict__.get("executor_plugin")
+    def _executor_plugin(self):
+        return self.__dict__["_executor_plugin"]
 
-    @executor_plugin.setter
-    def executor_plugin(self, plugin):
-        self.__dict__["executor_plugin"] = plugin
+    @_executor_plugin.setter
+    def _executor_plugin(self, plugin):
+        self.__dict__["_executor_plugin"] = plugin
         asked = any(model["gpus"] for model in config["models"].values())
         if asked and self.local_exec and "gpu" not in self.global_resources:
             # Snakemake does not limit what it was not told of: jobs would share a GPU.
