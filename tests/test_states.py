@@ -2,12 +2,23 @@
 
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
 import torch
 
 from headcount.sweep.states import States
+
+HELD = """
+import time, torch
+from headcount.sweep.states import States
+with States(capacity=0) as states:
+    states.put("key", torch.ones(2**20))
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 def test_those_that_do_not_fit_lie_in_a_file_without_a_name(tmp_path, monkeypatch):
@@ -50,3 +61,13 @@ def test_a_full_temporary_directory_is_named_with_what_to_do(monkeypatch):
     with States(capacity=0) as states, pytest.raises(OSError, match=r"TMPDIR.*`memory`") as caught:
         states.put("key", torch.randn(2, 5))
     assert tempfile.gettempdir() in str(caught.value)
+
+
+def test_nothing_is_left_by_a_process_that_is_killed(tmp_path):
+    job = subprocess.Popen(
+        [sys.executable, "-c", HELD], env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=-1
+    )
+    assert job.stdout.readline() == b"held\n"
+    job.kill()
+    job.wait()
+    assert not list(tmp_path.iterdir())
