@@ -36,11 +36,15 @@ include: "workflow/rules/correlation.smk"
 include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/parity.smk"
+
+
+sys.path.insert(0, f"{workflow.basedir}/scripts")
+import job
+import preloaded
+
+
 include: "workflow/rules/staleness.smk"
 
-
-sys.path.insert(0, str(SCRIPTS))
-import preloaded
 
 # On a node of a cluster, the jobs of a submission share the seconds that importing torch and lm-eval
 # takes; each of them is run by a Snakemake below this one.
@@ -49,6 +53,10 @@ if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
 
 
 onstart:
+    if OTHER:
+        raise WorkflowError(
+            f"{config['artifacts']} is being written by another run of headcount: {OTHER}"
+        )
     for warning in TASK_WARNINGS:
         logger.warning(f"Note: {warning}.")
     # So do the jobs on this machine.

@@ -1,5 +1,6 @@
 """What every script of a rule does around its library call."""
 
+import json
 import logging
 import os
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import preloaded
 
+HERE = Path(__file__).parent
+CODE = "HEADCOUNT_CODE"  # environment variable: the code as the run began
 # Of a model's facts, those that stand in what was made with it.
 MODEL = ("name", "source", "revision", "fingerprint", "architecture", "layers", "heads", "ffns")
 MODEL += ("converted", "trust_remote_code", "layout", "window")
@@ -15,13 +18,19 @@ MODEL += ("converted", "trust_remote_code", "layout", "window")
 def begin(snakemake) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
-    What the job prints and logs goes to its log file; an error, and what the library warns of, is
-    told on the terminal too. The job reads nothing from the terminal.
+    What the job prints and logs goes to its log file; an error, what the library warns of, and how
+    far a long job is are told on the terminal too (the last only where it is one). The job reads
+    nothing from the terminal.
     """
-    preloaded.hand_over(snakemake)  # before anything is imported that takes long
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        preloaded.hand_over()  # before anything is imported that takes long
+    except preloaded.KilledError as error:
+        killed = _killed(snakemake, error)
+        log.write_text(f"{killed}\n", encoding="utf-8")
+        sys.exit(f"{killed} (log: {log})")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
     terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
@@ -30,19 +39,79 @@ def begin(snakemake) -> None:
     warnings = logging.StreamHandler(terminal)
     warnings.setLevel(logging.WARNING)
     logging.getLogger("headcount").addHandler(warnings)
+    if terminal.isatty():
+        progress = logging.StreamHandler(terminal)
+        name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+        progress.setFormatter(logging.Formatter(f"{name.replace('%', '%%')}: %(message)s"))
+        logging.getLogger("headcount.progress").addHandler(progress)
 
     def report(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
         print(f"{kind.__name__}: {error}\n(traceback in {log})", file=terminal, flush=True)
 
     sys.excepthook = report
+    check_code()
+    from headcount import gpus, locks
+
     global task
     task = described(snakemake)
+    locks.take_output(task.directory, task.outputs[0])
     if task.problem() is None:
         sys.exit(0)  # an input was made anew, and is what it was
     if task.earlier():
         sys.exit(task.take_back())
     task.keep()
+    gpus.take(int(snakemake.resources.get("gpu", 0)))
+
+
+def _killed(snakemake, error: preloaded.KilledError) -> str:
+    """What to say of a job that was killed; twice, the second time with half of the memory."""
+    resources = snakemake.resources
+    if not error.by_itself:
+        return "the job was killed with the server that it ran in: run it again"
+    if "engine_mb" not in dict(resources.items()):
+        return "the job was killed, and killed again"
+    return (
+        f"the job was killed, with {resources.engine_mb} MB for the computation and again with "
+        f"{resources.engine_mb // 2} MB; most often that is want of memory. It was planned to take "
+        f"{resources.mem_mb} MB: lower `memory` of its model in the configuration, or run fewer "
+        "jobs at once"
+    )
+
+
+def engine_memory(snakemake) -> float:
+    """MB that the computation may hold: half of `memory` once the job was killed."""
+    return snakemake.resources.engine_mb / (2 if preloaded.KILLED in os.environ else 1)
+
+
+# --- the code that a run began with ---
+
+
+def note_code() -> None:
+    """Note for the jobs of a run what the code means as it begins."""
+    os.environ.setdefault(CODE, json.dumps([_changes(), _meaning()]))
+
+
+def check_code() -> None:
+    """Exit when the code was changed since the run began: two versions would mix."""
+    changes, meaning = json.loads(os.environ.get(CODE, "[null, null]"))
+    if changes not in (None, _changes()) and meaning != _meaning():
+        sys.exit("headcount's code was changed while it ran: run it again")
+
+
+def _changes() -> list[int]:
+    """What changes with any file of code: their number, and the time of the last change."""
+    files = [*HERE.glob("*.py"), *HERE.parent.glob("src/headcount/**/*.py")]
+    return [len(files), max(file.stat().st_mtime_ns for file in files)]
+
+
+def _meaning() -> str:
+    from headcount import source_code
+
+    return source_code.reached([(HERE, script.stem) for script in HERE.glob("*.py")]).hash()
+
+
+# --- what the job is ---
 
 
 def described(snakemake):
@@ -72,6 +141,7 @@ def prompts(snakemake):
 
 def provenance(snakemake, **facts) -> dict:
     """What made an artifact: the job's key, what it is the hash of, wildcards and `facts`."""
+    check_code()
     wildcards = dict(snakemake.wildcards.items())
     if "shots" in wildcards:
         wildcards["shots"] = int(wildcards["shots"])

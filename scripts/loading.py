@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from headcount import artifacts, checkpoints, model
+import job
+
+from headcount import artifacts, checkpoint_files, checkpoints, model
+from headcount.families import ModelError
 
 
 def model_facts(snakemake) -> dict:
@@ -16,13 +19,19 @@ def load_model(snakemake):
     """The model that `resolve_model` found, as the job's parameters and resources say.
 
     Its prompts go through the layers the way that `verify_model` proved.
+
+    Raises `ModelError` when other weights lie there by now, and what `model.load` raises.
     """
     facts = model_facts(snakemake)
+    if checkpoint_files.fingerprint(facts["path"]) != facts["fingerprint"]:
+        raise ModelError(
+            f"the model in {facts['path']} is not what it was when the study began: run it again"
+        )
     loaded = model.load(
         facts["path"],
         dtype=snakemake.params.dtype,
         device_map=snakemake.params.place["device_map"],
-        memory=snakemake.resources.engine_mb,
+        memory=job.engine_memory(snakemake),
         trust_remote_code=facts["trust_remote_code"],
         layout=facts["layout"],
     )

@@ -1,29 +1,40 @@
 """Jobs that find torch, transformers and lm-eval already imported.
 
-Importing them costs several CPU seconds, more than most jobs of a small study compute. `start` runs
-a server beside the main Snakemake process; `hand_over`, in the process of a job, asks it to fork a
-child that runs the job's script, waits for it, and leaves with its exit status. Each job remains a
-process of its own: it can be killed, it frees its memory, it holds its own GPU. Without a server
-(on a node of a cluster) the script simply goes on where it is.
+Importing them costs several CPU seconds, more than most jobs of a small study compute. What runs
+where:
 
-Snakemake's service rules are not used for this: all consumers of a service start at once.
+- Snakemake calls `start`, which runs a *server*, this file, beside it. It imports what the scripts
+  import when the first job comes, and ends with Snakemake.
+- Snakemake starts each job's script in a process of its own, the *client*. `hand_over` sends the
+  name of the script, the working directory and the environment (JSON) and the standard output and
+  error (descriptors) to the server, waits, and leaves with the job's exit status.
+- The server forks a *child* for it, which runs that very file from the beginning; the file itself
+  sets up `snakemake`. The child is a process of its own: it can be killed, it frees its memory, it
+  holds its own GPU. It ends when the client, the server or Snakemake does.
+
+Without a server the script simply goes on in the client. Snakemake's service rules are not used for
+this: all consumers of a service start at once. Nor is multiprocessing's forkserver: its children
+get what they run by pickle, in the environment and with the standard output of the server.
 """
 
 import ast
+import contextlib
+import ctypes
 import importlib
+import json
 import os
-import pickle
 import runpy
 import signal
 import socket
 import socketserver
 import subprocess
 import sys
-import tempfile
 import threading
+import uuid
 from pathlib import Path
 
-ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the path of the server's socket
+ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the name of the server's socket
+KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
     "headcount.tasks": ["lm_eval.api.task", "lm_eval.tasks", "datasets"],
@@ -33,54 +44,94 @@ LAZY = {
 
 def start() -> None:
     """Start the server; it ends with this process, however that ends."""
-    os.environ[ADDRESS] = str(Path(tempfile.mkdtemp(prefix="headcount-"), "socket"))
-    subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
-    )  # its standard input closes when this process is gone
+    if sys.platform == "linux":  # only Linux has sockets that leave nothing behind
+        os.environ[ADDRESS] = f"headcount-{uuid.uuid4()}"
+        subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
+        )  # its standard input closes when this process is gone
 
 
-def hand_over(snakemake) -> None:
-    """Have the server run the current script and exit; return at once where there is no server."""
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(os.environ.get(ADDRESS, ""))
-    except OSError:
-        return
-    script = sys.modules["__main__"].__file__
-    job = pickle.dumps((snakemake, script, os.getcwd(), dict(os.environ)))
-    socket.send_fds(connection, [len(job).to_bytes(8, "big")], [1, 2])
-    connection.sendall(job)
-    status = connection.recv(1)  # empty when the child was killed
-    os._exit(status[0] if status else 1)
+def _place(name: str) -> str:
+    """Where the socket of that name is: not among the files, but in Linux's abstract namespace."""
+    return f"\0{name}"
 
 
-class Job(socketserver.BaseRequestHandler):
+# --- the client ---
+
+
+class KilledError(Exception):
+    """A job was killed, and once more when it was tried again; or the server was."""
+
+    def __init__(self, by_itself: bool):
+        super().__init__("killed twice" if by_itself else "killed with its server")
+        self.by_itself = by_itself
+
+
+def hand_over() -> None:
+    """Have the server run the current script, and leave; return where there is no server.
+
+    A job that is killed, most often for want of memory, is tried once more: with `KILLED` in its
+    environment, so that it takes less. Raises `SystemExit`, or `KilledError`.
+    """
+    script = sys.argv[0]  # what Snakemake wrote; `__file__` names what it was made from
+    for environment in ({}, {KILLED: "1"}):
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(_place(os.environ[ADDRESS]))
+        except (KeyError, OSError):
+            if environment:
+                raise KilledError(by_itself=False) from None
+            return
+        environment |= os.environ
+        job = {"script": script, "directory": os.getcwd(), "environment": environment}
+        status = b""
+        with contextlib.suppress(ConnectionError):  # when the child is killed
+            socket.send_fds(connection, [b"\n"], [1, 2])
+            connection.sendall(json.dumps(job).encode() + b"\n")
+            status = connection.recv(1)
+        if status:
+            sys.exit(status[0])
+    raise KilledError(by_itself=True)
+
+
+# --- the server ---
+
+
+class Job(socketserver.StreamRequestHandler):
     """One connection, handled in a forked child: one job."""
 
     def handle(self) -> None:
-        size, fds, _, _ = socket.recv_fds(self.request, 8, 2)
-        with self.request.makefile("rb") as stream:
-            job = pickle.loads(stream.read(int.from_bytes(size, "big")))
-        for number, fd in enumerate(fds, start=1):
-            os.dup2(fd, number)
-        threading.Thread(target=self.die_with_client, daemon=True).start()
-        self.request.sendall(bytes([run(*job)]))
+        _end_with_server()
+        _, descriptors, _, _ = socket.recv_fds(self.request, 1, 2)
+        if not (message := self.rfile.readline()):
+            return  # the client is gone
+        job = json.loads(message)
+        for number, descriptor in enumerate(descriptors, start=1):
+            os.dup2(descriptor, number)
+        threading.Thread(target=self.end_with_client, daemon=True).start()
+        self.request.sendall(bytes([run(**job)]))
 
-    def die_with_client(self) -> None:
+    def end_with_client(self) -> None:
         self.request.recv(1)  # returns when the other end is closed
         os._exit(1)
 
 
-def run(snakemake, script: str, directory: str, environment: dict[str, str]) -> int:
+def _end_with_server() -> None:
+    """Have the kernel kill this process when the one that forked it is gone."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def run(script: str, directory: str, environment: dict[str, str]) -> int:
     """Run a job's script as Snakemake would; the exit status."""
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
     del os.environ[ADDRESS]  # here the script goes on
     if "torch" in sys.modules:  # imported before this job's OMP_NUM_THREADS was known
-        sys.modules["torch"].set_num_threads(snakemake.threads)
+        sys.modules["torch"].set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
     try:
-        runpy.run_path(script, init_globals={"snakemake": snakemake}, run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
         return 0
     except SystemExit as leaving:
         return int(leaving.code or 0)
@@ -103,6 +154,7 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 def preload(scripts: Path) -> None:
     """Import, once, what the job scripts import; only import: threads would not survive a fork."""
+    importlib.import_module("snakemake.script")
     for script in scripts.glob("*.py"):
         for node in ast.walk(ast.parse(script.read_bytes())):
             if isinstance(node, ast.ImportFrom) and node.module == "headcount":
@@ -113,17 +165,14 @@ def preload(scripts: Path) -> None:
 
 
 def serve() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    with Server(os.environ[ADDRESS], Job) as server:
-        threading.Thread(target=leave_with_parent, daemon=True).start()
+    with Server(_place(os.environ[ADDRESS]), Job) as server:
+        threading.Thread(target=end_with_parent, daemon=True).start()
         server.serve_forever()
 
 
-def leave_with_parent() -> None:
+def end_with_parent() -> None:
     sys.stdin.buffer.read()  # returns when the main process is gone
-    Path(os.environ[ADDRESS]).unlink(missing_ok=True)
-    Path(os.environ[ADDRESS]).parent.rmdir()
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)  # this process and all jobs
 
 
 if __name__ == "__main__":

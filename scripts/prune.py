@@ -6,18 +6,17 @@ import job
 
 job.begin(snakemake)
 
+import evaluating
 import loading
 
-from headcount import artifacts, correlation, proof, pruning
-from headcount.evaluation import Evaluation, fit_ablation
+from headcount import artifacts, correlation, pruning
+from headcount.evaluation import Evaluation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
-yaml = parameters.place["yaml"]
 facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
-model = loading.load_model(snakemake)
-proof.prove_on(model, prompts, yaml)
-evaluation = Evaluation(prompts, "evaluation", yaml, parameters.metric)
+model = evaluating.outline(snakemake)
+evaluation = Evaluation(prompts, "evaluation", parameters.place["yaml"], parameters.metric)
 
 # (ranking, component) -> table
 tables = {}
@@ -42,13 +41,15 @@ elif wildcards.component == "heads":
 else:
     ffns = parameters.levels
 
-rows = pruning.prune(
-    model,
-    evaluation,
-    {ranking: tables[ranking] for ranking in by.values()},
-    list(itertools.product(heads, ffns)),
-    fit_ablation(model, prompts, **parameters.ablation, yaml=yaml),
-)
+with evaluating.store(snakemake, prompts) as store:
+    rows = pruning.prune(
+        model,
+        evaluation,
+        {ranking: tables[ranking] for ranking in by.values()},
+        list(itertools.product(heads, ffns)),
+        evaluating.stand_ins(snakemake, prompts, store),
+        store,
+    )
 for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
     artifacts.write(
         path,

@@ -6,16 +6,18 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, checkpoints, model
+from headcount import artifacts, model
 
 parameters, output = snakemake.params, Path(snakemake.output[0])
+# Of each source, so that a study that comes back to an earlier one finds what was made of it.
+checkpoint = f"checkpoint-{artifacts.hash_json(parameters.content)[:12]}"
 facts = model.resolve(
     **parameters.place,
-    converted=output.parent / checkpoints.CONVERTED,
+    converted=output.parent / checkpoint,
     trust_remote_code=parameters.trust_remote_code,
     layout=parameters.layout,
 )
 facts = {"name": snakemake.wildcards.model, **facts}
 read = {key: facts[key] for key in facts if key not in ("source", "revision", "path", "converted")}
-del facts["path"]
+facts["path"] = checkpoint if facts["converted"] else None  # where others lie the study says
 artifacts.write_json(output, facts | job.provenance(snakemake, content=artifacts.hash_json(read)))

@@ -4,27 +4,24 @@ import job
 
 job.begin(snakemake)
 
+import evaluating
 import loading
 
-from headcount import artifacts, importance, proof
-from headcount.evaluation import Evaluation, fit_ablation
+from headcount import artifacts, importance
+from headcount.evaluation import Evaluation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
-yaml = parameters.place["yaml"]
 facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
-model = loading.load_model(snakemake)
-proof.prove_on(model, prompts, yaml)
-evaluation = Evaluation(prompts, parameters.documents, yaml, parameters.metric)
-ablation = fit_ablation(model, prompts, **parameters.ablation, yaml=yaml)
-rows = [
-    {"estimator": estimator, **row}
-    for estimator in importance.ESTIMATORS
-    for row in importance.estimate(estimator, model, evaluation, component, ablation).rows(
-        model, component
-    )
-]
+model = evaluating.outline(snakemake)
+evaluation = Evaluation(prompts, parameters.documents, parameters.place["yaml"], parameters.metric)
+rows = []
+with evaluating.store(snakemake, prompts) as store:
+    ablation = evaluating.stand_ins(snakemake, prompts, store)
+    for estimator in importance.ESTIMATORS:
+        scores = importance.estimate(estimator, model, evaluation, component, ablation, store)
+        rows += [{"estimator": estimator, **row} for row in scores.rows(model, component)]
 artifacts.write(
     snakemake.output[0],
     rows,

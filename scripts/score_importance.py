@@ -4,21 +4,23 @@ import job
 
 job.begin(snakemake)
 
+import evaluating
 import loading
 
-from headcount import artifacts, importance, proof
-from headcount.evaluation import Evaluation, fit_ablation
+from headcount import artifacts, importance
+from headcount.evaluation import Evaluation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
-yaml = parameters.place["yaml"]
 facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
-model = loading.load_model(snakemake)
-proof.prove_on(model, prompts, yaml)
-evaluation = Evaluation(prompts, parameters.documents, yaml, parameters.metric)
-ablation = fit_ablation(model, prompts, **parameters.ablation, yaml=yaml)
-scores = importance.estimate(parameters.estimator, model, evaluation, component, ablation)
+model = evaluating.outline(snakemake)
+evaluation = Evaluation(prompts, parameters.documents, parameters.place["yaml"], parameters.metric)
+with evaluating.store(snakemake, prompts) as store:
+    ablation = evaluating.stand_ins(snakemake, prompts, store)
+    scores = importance.estimate(
+        parameters.estimator, model, evaluation, component, ablation, store
+    )
 artifacts.write(
     snakemake.output[0],
     scores.rows(model, component),

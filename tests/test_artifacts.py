@@ -1,5 +1,7 @@
 """Artifacts appear complete or not at all; hashes follow content and imports."""
 
+import subprocess
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -119,3 +121,37 @@ def test_every_split_has_a_content_of_its_own(tmp_path):
     a, b = (content(tmp_path / "a.parquet", calibration + rows, schema) for rows in (few, many))
     assert a["calibration"] == b["calibration"]
     assert a["evaluation"] != b["evaluation"]
+
+
+# --- no place ---
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """The folder of a file system of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_told_and_the_old_file_stays(small_disk):
+    path = small_disk / "a.json"
+    artifacts.write_json(path, {"seed": 0})
+    with pytest.raises(OSError, match=r"a\.json cannot be written: No space left.*Make room"):
+        artifacts.write_json(path, {"seed": 1, "text": "0" * 100_000})
+    assert artifacts.read_json(path)["seed"] == 0
+    assert list(small_disk.iterdir()) == [path]
+
+
+def test_a_folder_that_is_only_read_is_told(small_disk):
+    path = small_disk / "deep" / "a.json"
+    artifacts.write_json(path, {"seed": 0})
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for other in (path, small_disk / "new" / "a.json"):
+        with pytest.raises(OSError, match=r"a\.json cannot be written: Read-only.*writable"):
+            artifacts.write_json(other, {"seed": 1})
+    assert artifacts.read_json(path)["seed"] == 0

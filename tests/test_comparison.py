@@ -122,7 +122,8 @@ def write(directory, **tables):
     home = directory / "m" / "tables"
     home.mkdir(parents=True, exist_ok=True)
     for name, rows in (GOOD | tables).items():
-        pl.DataFrame(rows, infer_schema_length=None).write_parquet(home / f"{name}.parquet")
+        table = pl.DataFrame(rows, infer_schema_length=None).to_arrow()
+        artifacts.write(home / f"{name}.parquet", table, table.schema, {"model": "m"})
     return home
 
 

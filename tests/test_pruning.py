@@ -49,7 +49,7 @@ def test_equal_sets_of_components_are_evaluated_once(opt, evaluation, monkeypatc
     seen = []
     run = Evaluation.run
     monkeypatch.setattr(
-        Evaluation, "run", lambda s, m, masks: seen.append(masks) or run(s, m, masks)
+        Evaluation, "run", lambda s, m, masks, _: seen.append(masks) or run(s, m, masks)
     )
     both = {name: {"ffns": order(opt, "ffns", seed)} for name, seed in (("a", 0), ("b", 1))}
     rows = pruning.prune(opt, evaluation, both, [(0.0, level) for level in (0, 10, 20, 34, 100)])

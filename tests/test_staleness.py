@@ -332,7 +332,8 @@ def test_documents_are_seen_wherever_they_are(study, kind):
 
 
 @pytest.mark.slow
-def test_what_a_tasks_code_reaches_is_seen(study):
+def test_what_a_tasks_code_reaches_is_seen(study, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(study.directory / "lm_tasks"))
     code_of_a_task(study)
     assert study.stale()["prepare_task"] == 2
     assert study.run("artifacts/tasks/tiny_a/0-shot.parquet").returncode == 0

@@ -411,6 +411,13 @@ def test_calibration_and_evaluation_have_no_document_in_common(kind, mirror, yam
         assert row["context"].count(json.loads(row["doc"])["question"]) == 1
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_without_documents_is_refused(split, mirror, yaml_of, monkeypatch):
+    monkeypatch.setattr(task_kinds, "_counts", lambda rows: {split: 0})
+    with pytest.raises(tasks.TaskError, match=f"kind: its split '{split}' holds no documents"):
+        task_kinds.examine(yaml_of(""), Wanted([0], FEW, mirror))
+
+
 @pytest.mark.parametrize("kind", ["one split", "the training split is evaluated"])
 def test_no_document_is_left_for_calibration(kind, mirror, yaml_of):
     wanted = Wanted([2], Limits(4, None), mirror)

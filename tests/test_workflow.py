@@ -43,6 +43,8 @@ def test_two_runs_give_equal_artifacts(finished, tmp_path):
     again = Study.create(tmp_path / "again")
     assert again.run("artifacts/tiny/tables/retention.parquet").returncode == 0
     made = sorted(again.directory.glob("artifacts/**/*.parquet"))
+    # Which rows are in a part, and its name, are left to chance.
+    made = [path for path in made if "evaluations" not in path.parts]
     assert len(made) > 20
     for path in made:
         first = finished.directory / path.relative_to(again.directory)
@@ -136,12 +138,14 @@ def test_a_mistake_in_the_configuration_is_named(study, changes, message):
 
 
 def fails(study, target, message):
-    """The target is not made, the reason is told, and nothing half-written stays."""
+    """The reason is told, what was there stays, and nothing half-written is added."""
+    path = study.directory / target
+    before = path.read_bytes() if path.exists() else None
     result = study.run(target)
     assert result.returncode != 0
     assert re.search(message, result.stdout), result.stdout
-    assert not (study.directory / target).exists()
-    assert not list((study.directory / target).parent.glob(".*"))
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert not list(path.parent.glob(".headcount-*"))
 
 
 def test_more_shots_than_examples_is_told(study):
@@ -169,7 +173,11 @@ def test_scores_that_are_not_finite_are_told(study):
     model = study.directory / "model"
     tiny.save_model(model)
     tiny.spoil(model)
-    fails(study, "artifacts/tiny/verified.parquet", r"its own log-likelihoods are not finite")
+    fails(
+        study,
+        "artifacts/tiny/verified.parquet",
+        r"its own log-likelihoods are not finite.* weights that are not finite",
+    )
 
 
 DOUBLED = """

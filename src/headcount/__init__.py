@@ -15,6 +15,8 @@ The library behind the Snakemake workflow, importable in a notebook. One noun of
 - `resampling`: scores under resamples and halves of the documents
 - `tables`, `figures`, `summary`: what people look at
 - `paper`, `comparison`: the numbers of the paper, and whether they hold in a study
+- `evaluations`, `parts`: what was ever swept, by content, and the files that it lies in
+- `progress`: how far a long computation is
 - `source_code`: what the code that a job runs means, and the packages that it uses
 - `artifacts`: Parquet schemas, atomic writes, provenance
 """

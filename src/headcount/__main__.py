@@ -30,6 +30,15 @@ def main() -> None:
     why.add_argument("--configfile", help="the study that asks for it, if not config.yaml")
     why.set_defaults(run=_why)
 
+    cache = commands.add_parser("cache", help="what is kept of earlier computations, and its size")
+    cache.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
+    cache.add_argument(
+        "--remove",
+        choices=["unused", "all"],
+        help="evaluations that no study takes any more, or everything, earlier versions included",
+    )
+    cache.set_defaults(run=_cache)
+
     verify = commands.add_parser(
         "verify", help="whether headcount computes what a model computes, property by property"
     )
@@ -125,6 +134,15 @@ def _why(arguments: argparse.Namespace) -> None:
     try:
         reasons.show(arguments.path, arguments.configfile)
     except reasons.NoReasonError as error:
+        sys.exit(f"headcount: {error}")
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from headcount import cache
+
+    try:
+        cache.show(arguments.artifacts, arguments.remove)
+    except cache.NoCacheError as error:
         sys.exit(f"headcount: {error}")
 
 

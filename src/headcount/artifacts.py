@@ -8,11 +8,11 @@ checksums leave out the footer, where names, types and this provenance are. What
 not written, or is in the format of another version, is refused.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from headcount import temporaries
+
 FORMAT = 2  # of all artifacts: raised whenever an older one can no longer be read as it is
 UNSEALED = b"sha256:" + b"0" * 64
 SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
+# What can be wrong with the place where an artifact is to lie.
+NO_PLACE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make that folder writable"),
+}
 # What is said of how an artifact was made, which nobody computes with.
 UNREAD = {"key", "made_of", "packages", "model", "prompts", "remarks", "files", "seed"}
 
@@ -101,6 +108,25 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("results", pa.string(), nullable=False),  # lm-eval's process_results as JSON
         ]
     ),
+    # A prompt under a mask, of `headcount.evaluations`, which has the keys.
+    "evaluations": pa.schema(
+        [
+            pa.field("mask", pa.binary(16), nullable=False),
+            pa.field("prompt", pa.binary(16), nullable=False),
+            pa.field("log_likelihood", pa.float64(), nullable=False),
+            pa.field("is_greedy", pa.bool_(), nullable=False),
+        ]
+    ),
+    # A prompt: sums over its tokens of |<A_t, d loss / d A_t>|, and without the bars, for each of
+    # the N components.
+    "gradients": pa.schema(
+        [
+            pa.field("prompt", pa.binary(16), nullable=False),
+            pa.field("component", pa.string(), nullable=False),
+            pa.field("absolute", pa.list_(pa.float32()), nullable=False),
+            pa.field("signed", pa.list_(pa.float32()), nullable=False),
+        ]
+    ),
     # A request, by headcount unpruned and by lm-eval's own model.
     "parity": pa.schema(
         [
@@ -169,21 +195,24 @@ class DamagedError(OSError):
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` on success and goes on failure.
 
-    On success both the file and its name are on the disk, whatever happens next.
+    On success both the file and its name are on the disk, whatever happens next. Raises `OSError`
+    with the remedy when there is no room for it, or no right to write.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        _flush(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporaries.file(path) as temporary:
+            yield temporary
+            _flush(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            _flush(path.parent)
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        what = f"{path} cannot be written: {os.strerror(error.errno)}: {path.parent.absolute()}"
+        remedy = f"{NO_PLACE[error.errno]}, or let `artifacts` name another, and run it again"
+        raise OSError(f"{what}. {remedy}; what was there before is still there") from error
 
 
 def _flush(path: Path) -> None:

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from headcount.checkpoint_files import ADAPTER
 from headcount.families import ModelError
 
-CONVERTED = "checkpoint"  # beside a model's artifacts, what had to be converted
 # Prefixes that programs put before the names of a model's weights, and how to be rid of them.
 WRAPPERS = {
     "_orig_mod.": "the model was compiled (torch.compile) when it was saved",
@@ -161,13 +160,14 @@ def fetch(source: str, revision: str | None, gguf_file: str | None) -> tuple[Pat
 def place(facts: dict, home: Path) -> Path:
     """Where a model lies that was resolved before, by its `facts`, which lie in `home`.
 
-    A hub model is looked for in the hub's cache, without network, before it is downloaded again.
+    What was converted lies in `home` as well. A hub model is looked for in the hub's cache, without
+    network, before it is downloaded again.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if facts["converted"]:
-        return home / CONVERTED
+        return home / facts["path"]
     if Path(facts["source"]).is_dir():
         return Path(facts["source"])
     try:

@@ -15,8 +15,8 @@ as bitsandbytes' 8 bits do, is not imitated: only weights are what it made of th
 
 import json
 import logging
+import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.quantizers.auto import AutoQuantizationConfig
 
+from headcount import temporaries
 from headcount.checkpoint_files import ADAPTER
 from headcount.checkpoints import (
     complete,
@@ -122,15 +123,12 @@ def _write(hf: PreTrainedModel, tokenizer, target: Path) -> None:
         plain = type(hf)(type(hf.config).from_dict(config))
     plain.load_state_dict(hf.state_dict(), assign=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with temporaries.Directory(target.parent) as beside:
         plain.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         shutil.rmtree(target, ignore_errors=True)
-        beside.chmod(0o755)
-        beside.replace(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        os.chmod(beside, 0o755)
+        os.replace(beside, target)
 
 
 def _read_gguf(path: Path, gguf_file: str) -> tuple[PreTrainedModel, str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from headcount.evaluations import Store, log_likelihoods
 from headcount.metrics import Metrics
 from headcount.model import LanguageModel, Prompt, PromptError
-from headcount.sweep import Masks, ablation, log_likelihoods
+from headcount.sweep import Masks, ablation
 from headcount.sweep.removal import Ablation
 from headcount.task_files import TaskError, task_name
 from headcount.tasks import split_rows
@@ -69,11 +70,11 @@ class Evaluation:
         index = {doc_id: i for i, doc_id in enumerate(self.doc_ids)}
         return prompts, np.array([index[row["doc_id"]] for row in rows])
 
-    def run(self, model: LanguageModel, masks: Masks) -> Scores:
-        """Score every document under every mask."""
+    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> Scores:
+        """Score every document under every mask; what `store` knows is taken from there."""
         encoded = encode(model, self.requests, self.yaml)
         self.truncated = sum(prompt.truncated for prompt in encoded)
-        sums, greedy = log_likelihoods(model, encoded, masks)
+        sums, greedy = log_likelihoods(model, encoded, masks, store)
         starts = [i for i, row in enumerate(self.requests) if row["choice"] == 0][1:]
         sums = [[part.tolist() for part in np.split(row, starts)] for row in sums.numpy()]
         greedy = [[part.tolist() for part in np.split(row, starts)] for row in greedy.numpy()]

@@ -65,7 +65,8 @@ class Examination:
                 if not scores[0].isfinite().all():
                     raise VerificationError(
                         f"model {self.model.hf.name_or_path}: its own log-likelihoods are not "
-                        f"finite ({batch}, {of_mask}); try dtype: float32 or bfloat16"
+                        f"finite ({batch}, {of_mask}){self.model.unfit_weights()}; "
+                        "try dtype: float32 or bfloat16"
                     )
                 results[name, f"{batch}, {of_mask}"] = scores
                 results[GREEDY, f"{batch}, {of_mask}"] = margins

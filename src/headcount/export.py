@@ -105,10 +105,10 @@ def _model(name: str, directory: Path) -> dict:
         known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
         raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
     facts = artifacts.read_json(path)
-    # A study names local models from the directory that it runs in, where its artifacts are.
-    source = directory.parent / facts["source"]
-    here = {"source": str(source)} if source.is_dir() else {}
-    return facts | {"path": str(checkpoints.place(facts | here, path.parent))}
+    # A study names local models from the directory that it runs in, which its artifacts are below.
+    places = [parent / facts["source"] for parent in (Path(), *directory.resolve().parents)]
+    source = next((str(place) for place in places if place.is_dir()), facts["source"])
+    return facts | {"path": str(checkpoints.place(facts | {"source": source}, path.parent))}
 
 
 def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:

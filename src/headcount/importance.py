@@ -9,14 +9,12 @@ have their components in the order (layer, head).
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from headcount import rankings
+from headcount import evaluations, rankings
 from headcount.evaluation import Evaluation
+from headcount.evaluations import Store
 from headcount.model import LanguageModel, Prompt
-from headcount.sweep import Masks, log_likelihoods
-from headcount.sweep.gradients import gate_gradients
+from headcount.sweep import Masks
 from headcount.sweep.removal import Ablation
 
 # The configuration's `estimator` and what it varies in: `reduction` or `metric`.
@@ -73,22 +71,25 @@ def estimate(
     evaluation: Evaluation,
     component: str,
     ablation: Ablation | None = None,
+    store: Store | None = None,
 ) -> Importance:
     """Importance by one of `ESTIMATORS` over the documents of `evaluation`, a row a document.
 
-    What an oracle removes leaves what `ablation` says, zero by default.
+    What an oracle removes leaves what `ablation` says, zero by default. What `store` knows is taken
+    from there.
 
     Raises `ValueError` for another estimator, and what `gradient` and the oracles raise.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is none of {', '.join(ESTIMATORS)}")
     if estimator == "oracle-task":
-        return oracle(model, evaluation, component, ablation)
+        return oracle(model, evaluation, component, ablation, store)
     prompts, documents = evaluation.gold(model)
     if estimator == "oracle-loss":
-        of_prompts = loss_oracle(model, prompts, component, ablation)
+        of_prompts = loss_oracle(model, prompts, component, ablation, store)
     else:
-        of_prompts = gradient(model, prompts, component, estimator.removeprefix("gradient-"))
+        reduction = estimator.removeprefix("gradient-")
+        of_prompts = gradient(model, prompts, component, reduction, store)
     return of_prompts.by_document(documents, len(evaluation.doc_ids))
 
 
@@ -100,6 +101,7 @@ def gradient(
     prompts: list[Prompt],
     component: str,
     reduction: str,
+    store: Store | None = None,
 ) -> Importance:
     """How much the loss of the gold targets changes with a gate on each component.
 
@@ -116,36 +118,15 @@ def gradient(
     """
     if reduction not in ("token", "example"):
         raise ValueError(f"reduction {reduction!r} is neither token nor example")
-    found = components(model, component)
-    sums: dict[int, Tensor] = {}  # layer -> [prompts, H or 1], where the layer is computed
-    for layer, block, products in gate_gradients(model, prompts, component):
-        terms = products[block.real.to(products.device)]  # [tokens, H or 1]
-        terms = terms.abs() if reduction == "token" else terms
-        if layer not in sums:
-            sums[layer] = terms.new_zeros(len(prompts), terms.shape[1])
-        sums[layer].index_add_(0, block.owners[block.real].to(terms.device), terms)
-    by_layer = [sums[layer].to(model.device) for layer in sorted(sums)]
-    # One copy from the device: until here nothing waits for it.
-    contributions = torch.cat(by_layer, dim=1).cpu().double().abs()  # [prompts, N]
-    _check_finite(contributions, model, component)
-    weights = np.ones(contributions.shape)
-    if reduction == "token":
-        positions = np.array([len(prompt.tokens) for prompt in prompts])
-        targets = np.array([len(prompt.targets) for prompt in prompts])
-        weights *= positions[:, None]
-        weights[:, [layer == model.num_layers - 1 for layer, _ in found]] = targets[:, None]
-    return Importance(contributions.numpy(), weights)
-
-
-def _check_finite(scores: Tensor, model: LanguageModel, component: str) -> None:
-    if not scores.isfinite().all():
-        index = int((~scores.isfinite()).any(0).nonzero()[0])
-        layer, head = components(model, component)[index]
-        where = f"layer {layer}" + ("" if head is None else f", head {head}")
-        raise FloatingPointError(
-            f"model {model.hf.name_or_path}: the gradient score of {where} is not finite; "
-            "try dtype: float32 or bfloat16 (config key `models`)"
-        )
+    absolute, signed = evaluations.contributions(model, prompts, component, store)  # [prompts, N]
+    if reduction == "example":
+        return Importance(np.abs(signed), np.ones(signed.shape))
+    positions = np.array([len(prompt.tokens) for prompt in prompts])
+    targets = np.array([len(prompt.targets) for prompt in prompts])
+    weights = np.ones(absolute.shape) * positions[:, None]
+    last = [layer == model.num_layers - 1 for layer, _ in components(model, component)]
+    weights[:, last] = targets[:, None]
+    return Importance(absolute, weights)
 
 
 # --- oracles ---
@@ -156,10 +137,11 @@ def oracle(
     evaluation: Evaluation,
     component: str,
     ablation: Ablation | None = None,
+    store: Store | None = None,
 ) -> Importance:
     """Metric of the whole model minus metric with the component removed, for every document."""
     masks = each_removed(model, component, ablation)
-    metric = evaluation.run(model, masks).metric  # [1 + N, documents]
+    metric = evaluation.run(model, masks, store).metric  # [1 + N, documents]
     contributions = (metric[0] - metric[1:]).T  # [documents, N]
     return Importance(contributions, np.ones_like(contributions))
 
@@ -169,6 +151,7 @@ def loss_oracle(
     prompts: list[Prompt],
     component: str,
     ablation: Ablation | None = None,
+    store: Store | None = None,
 ) -> Importance:
     """Loss with the component removed minus loss of the whole model, for every gold prompt.
 
@@ -176,7 +159,7 @@ def loss_oracle(
     moves with every removal, where an accuracy over few documents mostly stays as it is.
     """
     masks = each_removed(model, component, ablation)
-    sums, _ = log_likelihoods(model, prompts, masks)  # [1 + N, prompts]
+    sums, _ = evaluations.log_likelihoods(model, prompts, masks, store)  # [1 + N, prompts]
     losses = -sums.numpy() / [len(prompt.targets) for prompt in prompts]
     contributions = (losses[1:] - losses[0]).T  # [prompts, N]
     return Importance(contributions, np.ones_like(contributions))

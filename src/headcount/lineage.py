@@ -121,6 +121,16 @@ def content_of(path: str | Path, splits: Sequence[str] | None = None) -> str | l
     return content
 
 
+def from_directory(path: str | Path, source: str) -> bool:
+    """Whether the model of the artifact at `path` was found in the directory `source`."""
+    try:
+        made = artifacts.read_json(path)
+    except (FileNotFoundError, DamagedError):
+        return False
+    content = made.get("made_of", {}).get("parameters", {}).get("content")
+    return made.get("source") == source and isinstance(content, str)  # a hub model has a revision
+
+
 def problem_of(outputs: Iterable[str], key: str) -> str | None:
     """Why `outputs`, all those of a job, are not what `key` stands for; None if they are."""
     try:
@@ -201,7 +211,7 @@ def settle(jobs: Iterable[Job], take_back: bool) -> list[Stale]:
         newest = max(times, default=0)
         for path in there:
             time = OLD if problem else max(newest, os.stat(path).st_mtime_ns)
-            with suppress(PermissionError):  # of a folder that is only read
+            with suppress(OSError):  # of a folder that is only read
                 os.utime(path, ns=(time, time))
     return stale
 

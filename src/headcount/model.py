@@ -17,6 +17,7 @@ Layers may differ in their number of heads H, which is 0 in a layer without atte
 size; `LanguageModel.parts` says both.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,6 +54,12 @@ class Prompt:
     tokens: list[int]
     targets: list[int]
     truncated: bool
+
+    @property
+    def key(self) -> bytes:
+        """16 bytes that stand for what is scored."""
+        numbers = np.array([len(self.targets), *self.targets, *self.tokens], dtype="<i8")
+        return hashlib.sha256(numbers.tobytes()).digest()[:16]
 
 
 class PromptError(ValueError):
@@ -195,6 +202,13 @@ class LanguageModel:
                 "(`resize_token_embeddings`) or give the tokenizer that it was trained with"
             )
 
+    def unfit_weights(self) -> str:
+        """For a message: the first weights that are not finite; empty if all are, or not loaded."""
+        for name, weights in self.hf.named_parameters():
+            if not weights.is_meta and not weights.isfinite().all():
+                return f"; {name} has weights that are not finite"
+        return ""
+
     @torch.no_grad()
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""
@@ -306,6 +320,17 @@ def load(
     return LanguageModel(hf, tokenizer, memory, layout and Layout(**layout))
 
 
+def outline(
+    path: str | Path, trust_remote_code: bool = False, layout: dict[str, str] | None = None
+) -> LanguageModel:
+    """The model in the directory `path` without its weights, of which none is read.
+
+    It knows its components and encodes prompts, and computes nothing. Raises as `load` does.
+    """
+    hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
+    return LanguageModel(hf, tokenizer, layout=layout and Layout(**layout))
+
+
 def _room(memory: float) -> dict[int | str, int]:
     """Bytes for weights on each device: what is free there, less what a sweep may hold."""
     return {device: max(0, int(free - memory * 2**20)) for device, free in get_max_memory().items()}
@@ -332,8 +357,8 @@ def resolve(
     """
     path, revision = checkpoints.fetch(source, revision, gguf_file)
     path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)
-    hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
-    model = LanguageModel(hf, tokenizer, layout=layout and Layout(**layout))
+    model = outline(path, trust_remote_code, layout)
+    tokenizer = model.tokenizer
     if beyond := [t for t, i in tokenizer.get_vocab().items() if i >= model.vocabulary_size]:
         logger.warning(
             "%s: %d tokens are beyond the %d embeddings, %s; a prompt that has one will be refused",
@@ -350,6 +375,6 @@ def resolve(
         "trust_remote_code": trust_remote_code,
         "layout": layout,
         "fingerprint": fingerprint(path),
-        "architecture": type(hf).__name__,
+        "architecture": type(model.hf).__name__,
         **model.facts,
     }

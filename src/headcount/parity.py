@@ -17,7 +17,6 @@ log-likelihoods by d. All are within d max(1, 4 |value|).
 """
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml as pyyaml
 
-from headcount import artifacts, tasks
+from headcount import artifacts, tasks, temporaries
 from headcount.evaluation import Evaluation, Scores, request_pairs, split_rows
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
@@ -181,7 +180,7 @@ def _lm_eval(reference, batch_size: int, yaml, shots: int, limit: int, datasets)
     config = {"include": str(tasks.installed(yaml).resolve()), "task": task.task}
     config |= {key: getattr(task, key) for key in ("dataset_path", "dataset_name")}
     config["dataset_kwargs"] = task.dataset_kwargs
-    with tempfile.TemporaryDirectory() as directory:
+    with temporaries.Directory() as directory:
         path = Path(directory, "task.yaml")
         path.write_text(pyyaml.safe_dump(config))
         reference.batch_size_per_gpu = batch_size

@@ -5,6 +5,7 @@ import json
 import polars as pl
 
 from headcount.evaluation import Evaluation, Scores
+from headcount.evaluations import Store
 from headcount.model import LanguageModel
 from headcount.rankings import removed
 from headcount.sweep import Masks
@@ -19,12 +20,13 @@ def prune(
     rankings: dict[str, dict[str, pl.DataFrame]],
     levels: list[tuple[float, float]],
     ablation: Ablation | None = None,
+    store: Store | None = None,
 ) -> dict[str, list[dict]]:
     """Evaluate every (heads level, FFNs level), in percent, under every ranking.
 
     `rankings` maps a name to the ranking table of each component that is pruned ("heads", "ffns").
     Equal sets of components are evaluated once, whichever levels and rankings ask for them; what
-    they leave is `ablation`'s, zero by default.
+    they leave is `ablation`'s, zero by default. What `store` knows is taken from there.
 
     Returns rows of the artifact `pruning` for each ranking.
     """
@@ -34,7 +36,7 @@ def prune(
         for level in levels
     }
     distinct = list(dict.fromkeys(wanted.values()))
-    scores = evaluation.run(model, Masks.removing(model, distinct, ablation))
+    scores = evaluation.run(model, Masks.removing(model, distinct, ablation), store)
     rows: dict[str, list[dict]] = {name: [] for name in rankings}
     for (name, level), gone in wanted.items():
         rows[name] += _rows(name, level, gone, evaluation, scores, distinct.index(gone))

@@ -8,7 +8,7 @@ Only files are read: lm-eval is not imported, nothing is downloaded.
 
 import ast
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
     counts = {} if config.get("process_docs") else _counts(rows)
     split, beyond, problem = _calibration(config, wanted, counts)
     problems += [problem] if problem else []
+    problems += _empty(counts, (evaluated, split))
     problems += _shots(config, wanted.shots, counts, split)
     problems += _fields(config, rows)
     if problems:
@@ -182,6 +183,11 @@ def _calibration(
         )
         return evaluated, 0, problem
     return evaluated, limit, None
+
+
+def _empty(counts: dict[str, int], splits: Iterable[str | None]) -> list[str]:
+    """What speaks against splits that are read: they hold no document."""
+    return [f"its split {split!r} holds no documents" for split in splits if counts.get(split) == 0]
 
 
 def _counts(rows: dict[str, pl.LazyFrame | None]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from functools import cache
 
 import jsonschema
 import yaml
-from headcount import artifacts, checkpoint_files, source_code, task_files, task_kinds
+from headcount import checkpoint_files, lineage, source_code, task_files, task_kinds
 from headcount import tasks as lm_eval_tasks
 from snakemake.exceptions import WorkflowError
 
@@ -163,6 +163,29 @@ def task_meaning(task):
 def task_documents(task):
     """What decides a task's documents."""
     return lm_eval_tasks.documents(task_yaml(task), config["datasets"])
+
+
+def check_models():
+    """A directory that is away is not taken for a model of the hub."""
+    for model, entry in config["models"].items():
+        source = entry["source"]
+        if Path(source).exists():
+            continue
+        made = Path(config["artifacts"], model, "model.json")
+        # A hub model's name has one slash at most; a directory's can look the same.
+        if source.startswith((".", "/", "~")) or source.count("/") > 1:
+            known = ""
+        elif lineage.from_directory(made, source):
+            known = f", as it was when {made} was made"
+        else:
+            continue
+        raise WorkflowError(
+            f"models.{model}.source: {source} is not there{known}. Put it back, or correct the "
+            "name, and start again: what was computed with it is kept."
+        )
+
+
+check_models()
 
 
 @cache

@@ -1,8 +1,9 @@
 # What is stale, decided by content. Snakemake goes by times alone; `settle` gives the artifacts times
 # by what they are made of, before Snakemake looks at them. See headcount.lineage.
 from itertools import product
+from tempfile import gettempdir
 
-from headcount import lineage
+from headcount import gpus, lineage, locks, temporaries
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import RerunTrigger
 
@@ -76,14 +77,35 @@ class ByTimes(type(workflow)):
             # Artifacts are written whole: what a group has finished before one of its jobs fails
             # is as good as any other.
             settings.keep_incomplete = True
+            settings.lock = False  # headcount.locks are given back however a run ends
         self.__dict__["execution_settings"] = settings
+
+    @property
+    def _executor_plugin(self):
+        return self.__dict__["_executor_plugin"]
+
+    @_executor_plugin.setter
+    def _executor_plugin(self, plugin):
+        self.__dict__["_executor_plugin"] = plugin
+        asked = any(model["gpus"] for model in config["models"].values())
+        if asked and self.local_exec and "gpu" not in self.global_resources:
+            # Snakemake does not limit what it was not told of: jobs would share a GPU.
+            self.global_resources["gpu"] = len(gpus.visible()) or 1
 
 
 if workflow.is_main_process:
     workflow.__class__ = ByTimes
-    stale = lineage.settle(
-        (job for step in MADE for job in jobs_of(step)), take_back=True
-    )
+    OTHER = locks.take(config["artifacts"])  # another run on the same artifacts
+    job.note_code()
+    # Half-written files of jobs that were killed; those of jobs that still run stay.
+    temporaries.sweep(config["artifacts"], below=True)
+    temporaries.sweep(gettempdir())
+    try:
+        stale = lineage.settle(
+            (job for step in MADE for job in jobs_of(step)), take_back=not OTHER
+        )
+        lineage.ask(stale, config["artifacts"])
+    except OSError as error:
+        raise WorkflowError(str(error))
     for damage in filter(None, (one.damage for one in stale)):
         logger.warning(f"Note: {damage}; it is made anew.")
-    lineage.ask(stale, config["artifacts"])

@@ -10,14 +10,18 @@ The first token is a class of its own, in the mean and in the draw: attention re
 activations are many times those of other tokens.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import headcount
 from headcount.model import LanguageModel, Prompt
+from headcount.source_code import reached
 from headcount.sweep.layers import is_offloaded, resident
 from headcount.sweep.memory import Budget
 from headcount.sweep.removal import Ablation
@@ -48,7 +52,7 @@ def fit(
     terms = _means(positions) if kind == "mean" else _draws(positions, seed)
     L, C = model.num_layers, int(terms.classes.max()) + 1
     z = [torch.zeros(C, part.heads, part.head_dim) for part in model.parts]
-    sums = Ablation(z, torch.zeros(L, C, model.d_model))
+    sums = Ablation(z, torch.zeros(L, C, model.d_model), _made(prompts, kind, seed))
     of_blocks, first = [], 0
     for block in packing:
         of_blocks.append(terms.between(first, first + len(block.real)))
@@ -60,7 +64,18 @@ def fit(
             for block, of_block in zip(packing, of_blocks, strict=True):
                 _add(Wave(model, through, [block], budget), [of_block], sums)
     dtype = model.hf.dtype
-    return Ablation([of_layer.to(dtype) for of_layer in sums.z], sums.ffn.to(dtype))
+    return Ablation([of_layer.to(dtype) for of_layer in sums.z], sums.ffn.to(dtype), sums.made)
+
+
+def _made(prompts: Sequence[Prompt], kind: str, seed: int) -> str:
+    """A hash of what decides the stand-ins of a model, this code included."""
+    drawn = seed if kind == "resample" else None
+    library = Path(headcount.__file__).parents[1]
+    code = reached([(library, __name__)]).hash()
+    made = hashlib.sha256(f"{kind} {drawn} {code}".encode())
+    for prompt in prompts:
+        made.update(prompt.key)
+    return made.hexdigest()
 
 
 @dataclass

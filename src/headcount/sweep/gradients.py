@@ -5,14 +5,17 @@ kept until the backward pass where memory allows; else the layer's input alone i
 layer is computed once more. So a model that streams from disk is read twice, forward and backward.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from headcount.model import LanguageModel, Prompt
+from headcount.progress import Progress
 from headcount.sweep.block import Block
 from headcount.sweep.layers import is_offloaded, outside, resident
 from headcount.sweep.memory import Budget
@@ -28,6 +31,55 @@ class Graph:
     before: State
     activation: Tensor | None  # the component's output: z [.., H, e], or what the FFN adds [.., d]
     after: State
+
+
+class Contributions(NamedTuple):
+    """What is finished of p prompts: sums over tokens of <A_t, d loss / d A_t>, by component."""
+
+    prompts: Tensor  # [p]
+    absolute: Tensor  # [p, N] float32, sum_t |<A_t, d loss / d A_t>|
+    signed: Tensor  # [p, N] float32, sum_t <A_t, d loss / d A_t>
+
+
+def contributions(
+    model: LanguageModel, prompts: Sequence[Prompt], component: str
+) -> Iterator[Contributions]:
+    """Those of the N components in the order (layer, head), a block of prompts at a time.
+
+    Raises `FloatingPointError` naming the layer when one is not finite.
+    """
+    having = [i for i, H in enumerate(model.heads) if H] if component == "heads" else model.ffns
+    unfinished: dict[int, dict[int, Tensor]] = defaultdict(dict)  # block -> layer -> [2, p, H or 1]
+    for layer, block, products in gate_gradients(model, prompts, component):
+        of_block, places = block.owners[block.real].unique(return_inverse=True)
+        terms = products[block.real.to(products.device)]  # [tokens, H or 1]
+        sums = terms.new_zeros(2, len(of_block), terms.shape[1])
+        for total, of_token in zip(sums, (terms.abs(), terms), strict=True):
+            total.index_add_(0, places.to(terms.device), of_token)
+        unfinished[id(block)][layer] = sums
+        if layer == having[0]:  # the last one on the way back
+            by_layer = unfinished.pop(id(block))
+            # One copy from the device: until here nothing waits for it.
+            found = torch.cat([by_layer[i].to(model.device) for i in having], dim=-1).cpu()
+            _check_finite(found, model, component, having)
+            yield Contributions(of_block, *found)
+
+
+def _check_finite(
+    found: Tensor, model: LanguageModel, component: str, having: Sequence[int]
+) -> None:
+    if found.isfinite().all():
+        return
+    places = [
+        f"layer {layer}" + (f", head {head}" if component == "heads" else "")
+        for layer in having
+        for head in range(model.heads[layer] if component == "heads" else 1)
+    ]
+    where = places[int((~found.isfinite()).flatten(0, 1).any(0).nonzero()[0])]
+    raise FloatingPointError(
+        f"model {model.hf.name_or_path}: the gradient score of {where} is not finite; "
+        "try dtype: float32 or bfloat16 (config key `models`)"
+    )
 
 
 def gate_gradients(
@@ -48,17 +100,21 @@ def gate_gradients(
     rows = budget.graph_rows if keep else max(1, budget.rows // 2)
     through = way(model, longest)
     packing = through.blocks(model, prompts, rows, share=False)
+    progress = Progress(f"gradients of {component}", len(prompts), "prompt")
     with through.attention(model):
         for blocks in [packing] if streams else [[block] for block in packing]:
             with Wave(model, through, blocks, budget) as wave:
-                yield from _gradients(wave, component, keep)
+                yield from _gradients(wave, component, keep, progress)
 
 
-def _gradients(wave: Wave, component: str, keep: bool) -> Iterator[tuple[int, Block, Tensor]]:
+def _gradients(
+    wave: Wave, component: str, keep: bool, progress: Progress
+) -> Iterator[tuple[int, Block, Tensor]]:
     """Forward, loss, backward, each layer by layer."""
     model, held = wave.model, wave.held
     graphs: dict[tuple[int, int], Graph] = {}
     last, indices = model.num_layers, range(len(wave.blocks))
+    of_pass = [len(block.prompts.unique()) / (2 * last) for block in wave.blocks]  # prompts
     for layer in range(last):
         with torch.set_grad_enabled(keep), resident(*model.layers[layer].modules()):
             for i in indices:
@@ -66,6 +122,7 @@ def _gradients(wave: Wave, component: str, keep: bool) -> Iterator[tuple[int, Bl
                 held.put((layer + 1, 0, i), tree_map(torch.detach, graph.after))
                 if keep:
                     graphs[layer, i] = graph
+                progress.advance(of_pass[i])
     with resident(*outside(model)):
         for i in indices:
             state = held.get((last, 0, i))
@@ -78,6 +135,7 @@ def _gradients(wave: Wave, component: str, keep: bool) -> Iterator[tuple[int, Bl
                 held.drop((layer, 0, i))
                 gradient = held.get(("gradient", i))
                 held.drop(("gradient", i))
+                progress.advance(of_pass[i])
                 if not layer and graph.activation is None:
                     continue
                 of_activation, of_before = _backward(graph, gradient, further=layer > 0)

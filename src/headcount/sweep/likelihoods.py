@@ -2,14 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from headcount.model import LanguageModel, Prompt
+from headcount.progress import Progress
 from headcount.sweep.block import Block
 from headcount.sweep.layers import is_offloaded, outside, resident
-from headcount.sweep.memory import Budget
+from headcount.sweep.memory import Budget, with_less
 from headcount.sweep.removal import Ablation
 from headcount.sweep.sharing import Masks, Step, Tree, tree
 from headcount.sweep.states import State
@@ -17,7 +19,15 @@ from headcount.sweep.wave import Wave
 from headcount.sweep.ways import way
 
 
-@torch.inference_mode()
+class Swept(NamedTuple):
+    """What is finished of a sweep: m of its masks on p of its prompts."""
+
+    masks: list[int]
+    prompts: Tensor  # [p]
+    log_likelihoods: Tensor  # [m, p] float64, summed over a prompt's targets, in nats
+    is_greedy: Tensor  # [m, p] whether greedy decoding would produce the targets
+
+
 def log_likelihoods(
     model: LanguageModel,
     prompts: Sequence[Prompt],
@@ -28,34 +38,67 @@ def log_likelihoods(
     `model.memory` bounds what is held beside the weights; results differ by rounding alone.
 
     Returns log-likelihoods [M, prompts] (float64) and whether greedy decoding would produce the
-    targets [M, prompts] (bool). Raises `FloatingPointError` when a log-likelihood is not finite.
+    targets [M, prompts] (bool). Raises `FloatingPointError` when a log-likelihood is not finite,
+    and `MemoryError` when memory runs out even with half of `model.memory`.
+    """
+
+    def collected() -> tuple[Tensor, Tensor]:
+        total = torch.zeros(len(masks), len(prompts), dtype=torch.float64)
+        greedy = torch.ones(len(masks), len(prompts), dtype=torch.bool)
+        for part in in_parts(model, prompts, masks):
+            where = torch.tensor(part.masks)[:, None], part.prompts
+            total[where], greedy[where] = part.log_likelihoods, part.is_greedy
+        return total, greedy
+
+    return with_less(model, collected)
+
+
+@torch.inference_mode()
+def in_parts(model: LanguageModel, prompts: Sequence[Prompt], masks: Masks) -> Iterator[Swept]:
+    """The same, in parts as they are finished: some masks on the prompts of a wave at a time.
+
+    Raises `FloatingPointError` when a log-likelihood is not finite.
     """
     budget = Budget.of(model)
     through = way(model, max(len(prompt.tokens) for prompt in prompts))
-    total = torch.zeros(len(masks), len(prompts), dtype=torch.float64)
-    greedy = torch.ones(len(masks), len(prompts), dtype=torch.bool)
     packing = through.blocks(model, prompts, budget.rows, share=True)
+    progress = Progress("masks x prompts", len(masks) * len(prompts), "evaluation")
     with through.attention(model):
         for part in _mask_parts(model, masks, packing, budget):
             states = tree(masks[part])
-            ending = defaultdict(list)  # the masks of each last state
-            for mask, leaf in zip(part, states.leaves, strict=True):
-                ending[leaf].append(mask)
             for blocks in _waves(model, packing, states, budget):
                 with Wave(model, through, blocks, budget) as wave:
-                    for leaf, block, scores, hits in _sweep(wave, states, masks.ablation):
-                        for mask in ending[leaf]:
-                            total[mask].index_add_(0, block.prompts, scores)
-                            misses = torch.zeros_like(total[mask])
-                            misses.index_add_(0, block.prompts, (~hits).double())
-                            greedy[mask] &= misses == 0
-    if not total.isfinite().all():
-        mask, prompt = (~total.isfinite()).nonzero()[0].tolist()
+                    swept = _of_wave(wave, states, masks.ablation, progress)
+                _check_finite(model, swept)
+                yield swept._replace(masks=part)
+
+
+def _of_wave(wave: Wave, states: Tree, ablation: Ablation | None, progress: Progress) -> Swept:
+    """What all masks of a tree come to on the prompts of a wave."""
+    of_wave = torch.cat([block.prompts for block in wave.blocks]).unique()
+    ending = defaultdict(list)  # the masks of each last state
+    for mask, leaf in enumerate(states.leaves):
+        ending[leaf].append(mask)
+    M, p = len(states.leaves), len(of_wave)
+    total = torch.zeros(M, p, dtype=torch.float64)
+    misses = torch.zeros(M, p, dtype=torch.float64)
+    for leaf, block, scores, hits in _sweep(wave, states, ablation, progress):
+        columns = torch.searchsorted(of_wave, block.prompts)
+        for mask in ending[leaf]:
+            total[mask].index_add_(0, columns, scores)
+            misses[mask].index_add_(0, columns, (~hits).double())
+    return Swept(list(range(M)), of_wave, total, misses == 0)
+
+
+def _check_finite(model: LanguageModel, swept: Swept) -> None:
+    finite = swept.log_likelihoods.isfinite()
+    if not finite.all():
+        mask, column = (~finite).nonzero()[0].tolist()
         raise FloatingPointError(
-            f"model {model.hf.name_or_path}: the log-likelihood of prompt {prompt} under mask "
-            f"{mask} is {total[mask, prompt]}; try dtype: float32"
+            f"model {model.hf.name_or_path}: the log-likelihood of prompt "
+            f"{int(swept.prompts[column])} is {swept.log_likelihoods[mask, column]} (mask {mask} "
+            f"of those swept together){model.unfit_weights()}; try dtype: float32"
         )
-    return total, greedy
 
 
 def _mask_parts(
@@ -90,19 +133,22 @@ def _waves(
 
 
 def _sweep(
-    wave: Wave, states: Tree, ablation: Ablation | None
+    wave: Wave, states: Tree, ablation: Ablation | None, progress: Progress
 ) -> Iterator[tuple[int, Block, Tensor, Tensor]]:
     """Every (leaf, block): log-probability [targets] of each target, and whether it is the best.
 
     All are copied from the device at once: until then nothing waits for it.
     """
     model, held, indices = wave.model, wave.held, range(len(wave.blocks))
+    prompts = sum(len(block.prompts.unique()) for block in wave.blocks)
+    of_pass = prompts * len(states.leaves) / states.passes  # evaluations
     for layer, steps in enumerate(states.steps):
         waiting = Counter(parent for step in steps for parent in step.parents)
         with resident(*model.layers[layer].modules()):
             for step in steps:
                 for index in indices:
                     _pass(wave, layer, step, index, ablation)
+                progress.advance(len(step.parents) * of_pass)
                 for parent in step.parents:
                     waiting[parent] -= 1
                     if not waiting[parent]:

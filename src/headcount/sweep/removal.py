@@ -39,6 +39,7 @@ class Ablation:
 
     z: list[Tensor]
     ffn: Tensor
+    made: str  # a hash of what decided them
 
     def at(self, layer: int, positions: Tensor) -> StandIn:
         """What removed components of a layer leave at `positions`.

@@ -1,0 +1,43 @@
+"""What the scripts do that evaluate prompts: of the others that code is no part."""
+
+from pathlib import Path
+
+import loading
+
+from headcount import artifacts, evaluations, model, proof
+from headcount.evaluation import fit_ablation
+
+
+def outline(snakemake):
+    """The job's model without its weights: its components and its tokenizer."""
+    facts = loading.model_facts(snakemake)
+    return model.outline(facts["path"], facts["trust_remote_code"], facts["layout"])
+
+
+def store(snakemake, prompts):
+    """What was ever computed of the job's task, at its number of shots.
+
+    The model is loaded if something is missing, and proved on `prompts` before it computes.
+    """
+
+    def proved():
+        loaded = loading.load_model(snakemake)
+        proof.prove_on(loaded, prompts, snakemake.params.place["yaml"])
+        return loaded
+
+    facts, wildcards = loading.model_facts(snakemake), snakemake.wildcards
+    way = artifacts.provenance(snakemake.input.verified)["way"]
+    context = evaluations.context(
+        facts["fingerprint"], snakemake.params.dtype, way, facts["layout"]
+    )
+    of_model = Path(snakemake.input.model).parent
+    directory = of_model / "evaluations" / wildcards.task / f"{wildcards.shots}-shot"
+    return evaluations.Store(directory, context, proved)
+
+
+def stand_ins(snakemake, prompts, store):
+    """What removed components leave, from the calibration documents among `prompts`."""
+    ablation = snakemake.params.ablation
+    if ablation["kind"] == "zero":
+        return None
+    return fit_ablation(store.model, prompts, **ablation, yaml=snakemake.params.place["yaml"])

@@ -1,0 +1,104 @@
+"""One run, and one process an output, at a time; GPUs for one job each."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from headcount import gpus, locks
+
+HOLD = """
+import sys, time
+from headcount import locks
+directory, output = sys.argv[1:]
+print(locks.take_output(directory, output) if output else locks.take(directory), flush=True)
+time.sleep(600)
+"""
+TAKE = """
+import json, os, sys, time
+from headcount import gpus
+gpus.take(int(sys.argv[1]))
+begin = time.monotonic()
+time.sleep(1)
+print(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], begin, time.monotonic()]))
+"""
+
+
+def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Starts a process that takes the lock of a run, or of an output, and keeps it."""
+    started = []
+
+    def hold(output: str = "") -> subprocess.Popen:
+        started.append(start(HOLD, str(tmp_path), output))
+        assert started[-1].stdout.readline() == "None\n"
+        return started[-1]
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_second_run_is_told_of_the_first_until_that_ends(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "MOMENT", 0.5)
+    first = holder()
+    assert f"process {first.pid} on " in locks.take(tmp_path)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert locks.take(tmp_path) is None
+    assert locks.take(tmp_path) is None  # it is ours
+
+
+def test_an_output_is_waited_for_and_others_are_not(holder, tmp_path):
+    first = holder("a/b.parquet")
+    second = holder("a/c.parquet")
+    third = start(HOLD, str(tmp_path), "a/b.parquet")
+    try:
+        assert not select.select([third.stdout], [], [], 2)[0]  # it says nothing yet
+        first.send_signal(signal.SIGKILL)
+        assert third.stdout.readline() == "None\n"
+        assert second.poll() is None
+    finally:
+        third.kill()
+        third.wait()
+
+
+def test_where_nothing_can_be_written_there_is_no_lock(tmp_path):
+    (tmp_path / "file").touch()
+    assert locks.take(tmp_path / "file" / "artifacts") is None
+
+
+def turns(count: int, devices: str, temporary) -> list[list]:
+    """Three jobs that take `count` GPUs at once: the devices of each, its begin and end."""
+    environment = {"CUDA_VISIBLE_DEVICES": devices, "TMPDIR": str(temporary)}
+    jobs = [start(TAKE, str(count), **environment) for _ in range(3)]
+    return [json.loads(job.communicate(timeout=120)[0]) for job in jobs]
+
+
+@pytest.mark.parametrize("count,devices,together", [(1, "0", 1), (1, "0,1", 2), (2, "0,3,5", 1)])
+def test_no_two_jobs_have_a_gpu_at_the_same_time(tmp_path, monkeypatch, count, devices, together):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    found = turns(count, devices, tmp_path)
+    for names, begin, end in found:
+        assert len(names.split(",")) == count and {*names.split(",")} <= {*devices.split(",")}
+        others = [job for job in found if job[1] < end and begin < job[2] and job[1] != begin]
+        assert not {*names.split(",")} & {name for job in others for name in job[0].split(",")}
+        assert len(others) < 2 * together
+
+
+def test_a_scheduler_has_chosen(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    gpus.take(1)
+    assert gpus.visible() == ["2", "3"]
