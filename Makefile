@@ -5,7 +5,7 @@ SNAKEMAKE = .venv/bin/snakemake
 STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
 TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 
-.PHONY: all test test-cpus test-slow test-slurm lint bench parity train-opt-mini clean
+.PHONY: all test test-cpus test-slow test-kills test-slurm lint bench parity train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: $(STUDY)
@@ -16,10 +16,14 @@ all: $(STUDY)
 PYTEST = .venv/bin/python -m pytest $(if $(RESULTS),--junitxml=$(RESULTS)/$@.xml)
 
 test: $(TEST)
-	$(PYTEST) -m "not slow and not slurm"
+	$(PYTEST) -m "not slow and not slurm and not kills"
 
 test-slow: $(TEST)
 	$(PYTEST) -m slow
+
+# Thirty kills at random moments, each followed by the same command again.
+test-kills: $(TEST)
+	$(PYTEST) -m kills
 
 # On a throwaway SLURM (tests/cluster.py); skipped without root, and elsewhere than on Debian.
 test-slurm: $(TEST) .venv/slurm

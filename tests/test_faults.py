@@ -66,7 +66,7 @@ def strike(run: Run, role: str, number: int, random: Random) -> bool:
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_thirty_kills_cost_nothing_that_was_finished(finished, tmp_path, record_property):
     study, tmp = Study.create(tmp_path / "study"), tmp_path / "tmp"
     tmp.mkdir()

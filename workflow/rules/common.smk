@@ -168,12 +168,12 @@ def task_documents(task):
 def check_models():
     """A directory that is away is not taken for a model of the hub."""
     for model, entry in config["models"].items():
-        source = entry["source"]
-        if Path(source).exists():
+        source, path = entry["source"], Path(entry["source"])
+        if path.exists():
             continue
         made = Path(config["artifacts"], model, "model.json")
         # A hub model's name has one slash at most; a directory's can look the same.
-        if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        if path.is_absolute() or source[0] in ".~" or len(path.parts) > 2:
             known = ""
         elif lineage.from_directory(made, source):
             known = f", as it was when {made} was made"

@@ -1,5 +1,5 @@
 # What a job asks for, by the model that it loads, and with whom it travels on a cluster.
-from headcount import plan
+from headcount import artifacts, plan
 
 # The jobs of a model that takes less memory than this take seconds or minutes.
 SMALL_MB = 8000
