@@ -1,4 +1,4 @@
-"""What a job of a SLURM cluster lacked when it failed, and what its next try gets."""
+"""What ended a job of a SLURM cluster that failed, and what its next try gets."""
 
 import logging
 import re
@@ -9,10 +9,12 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 # What SLURM leaves in the log of a job that held more memory than it had asked for.
 OUT_OF_MEMORY = re.compile(r"exceeded memory limit|exceeded job memory|oom.kill", re.IGNORECASE)
+# Ends that the job is not to blame for. Of a group Snakemake does not say what the plugin tells it.
+ENDED = {"CANCELLED": "cancelled", "NODE_FAIL": "on a node that failed"}
 
 
 class Handler(logging.Handler):
-    """Says of each failed job of a workflow what it lacked, after Snakemake's own message."""
+    """Says of each failed job of a workflow what ended it, after Snakemake's own message."""
 
     def __init__(self, dag, growth: int):
         super().__init__()
@@ -52,6 +54,8 @@ def lacked(job: dict[str, str], growth: int | None) -> str | None:
     elif job.get("JobState") == "OUT_OF_MEMORY" or OUT_OF_MEMORY.search(text):
         amount, unit, key = megabytes(job["MinMemoryNode"]), "MB", "mem_mb"
         lack = f"over its memory of {amount} MB"
+    elif end := ENDED.get(job.get("JobState")):
+        return f"{end}: tried again" if growth else f"{end}, on its last try"
     else:
         return None
     if growth is None:

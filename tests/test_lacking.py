@@ -45,6 +45,12 @@ def test_memory_is_found_in_the_log_where_the_state_does_not_tell(lacking, line,
     assert said == "over its memory of 1500 MB: tried again with 3000 MB"
 
 
+def test_a_cancelled_job_and_a_failed_node_are_named(lacking):
+    assert lacking.lacked(FAILED | {"JobState": "CANCELLED"}, 2) == "cancelled: tried again"
+    said = lacking.lacked(FAILED | {"JobState": "NODE_FAIL"}, None)
+    assert said == "on a node that failed, on its last try"
+
+
 def test_of_other_failures_it_says_nothing(lacking, tmp_path):
     log = tmp_path / "58.log"
     log.write_text("ModelError: no weights\n")

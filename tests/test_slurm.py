@@ -105,7 +105,7 @@ def said(study: Study) -> str:
 
 def finish(study: Study, process: subprocess.Popen) -> str:
     """Wait for a Snakemake that has to succeed; what it said."""
-    assert process.wait(timeout=400) == 0, said(study)
+    assert process.wait(timeout=1200) == 0, said(study)
     return said(study)
 
 
@@ -195,7 +195,7 @@ def test_a_cancelled_job_and_a_dead_node_cost_only_what_ran(interrupted, local, 
     cluster.kill_node(node)
     cluster.start_node(node)
     text = finish(interrupted, process)
-    assert f"SLURM-job '{cancelled}' failed, SLURM status is: 'CANCELLED'" in text
+    assert f"Job {cancelled} of the cluster was cancelled: tried again." in text
     assert [times_computed(interrupted, *job) for job in IMPORTANCE] == [3, 1, 1, 1]
     assert hashes(interrupted) == hashes(local)
 

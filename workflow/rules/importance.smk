@@ -21,6 +21,7 @@ rule score_importance:
     resources:
         mem_mb=memory,
         runtime=minutes("importance of {}"),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -61,6 +62,7 @@ rule score_estimators:
     resources:
         mem_mb=memory,
         runtime=minutes("importance of {}"),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -19,6 +19,7 @@ rule score_induction:
     resources:
         mem_mb=memory,
         runtime=minutes(),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -16,6 +16,7 @@ rule resolve_model:
     resources:
         mem_mb=memory,
         runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
+        turn=1,
     params:
         place=lambda wildcards: {
             key: config["models"][wildcards.model][key]
@@ -46,6 +47,7 @@ rule verify_model:
     resources:
         mem_mb=memory,
         runtime=minutes(),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

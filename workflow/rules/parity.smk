@@ -18,6 +18,7 @@ rule check_parity:
     resources:
         mem_mb=memory,
         runtime=minutes("pruning of heads", "pruning of FFNs"),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

@@ -26,6 +26,7 @@ rule prune:
     resources:
         mem_mb=memory,
         runtime=minutes("pruning of {}"),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:
@@ -98,6 +99,7 @@ rule prune_transfer:
     resources:
         mem_mb=memory,
         runtime=minutes("pruning of {}"),
+        turn=1,
         gpu=of_model("gpus"),
         engine_mb=of_model("memory"),
     params:

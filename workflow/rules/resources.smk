@@ -4,8 +4,7 @@ from headcount import artifacts, plan
 # The jobs of a model that takes less memory than this take seconds or minutes.
 SMALL_MB = 8000
 GROWTH = 2  # of time and memory, from one try of a job to the next
-# What is known of a job before a model and prompts are there, and all that matters on one machine.
-MINUTES = 30
+MINUTES = 30  # of a job that loads no model, or whose model and prompts are not there yet
 
 
 def of_model(key):

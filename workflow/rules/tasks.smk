@@ -15,6 +15,7 @@ rule prepare_task:
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * GROWTH ** (attempt - 1),
         runtime=lambda wildcards, attempt: MINUTES * GROWTH ** (attempt - 1),
+        turn=1,
     params:
         place=task_place,
         task=lambda wildcards: task_meaning(wildcards.task),
