@@ -1,10 +1,17 @@
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from snakemake.utils import min_version, validate
 
 min_version("9.0")
+
+# Snakemake's own temporary directory, which a kill would leave behind: it stays empty, or is kept.
+if workflow.is_main_process:
+    with suppress(OSError):
+        workflow.snakemake_tmp_dir.rmdir()
 
 
 # `--configfile` names another study, which replaces config.yaml: merged, the two would mix.
@@ -59,6 +66,9 @@ onstart:
         )
     for warning in TASK_WARNINGS:
         logger.warning(f"Note: {warning}.")
+    # Snakemake's handler waits for a lock that the thread which it interrupts may hold, then for ever.
+    # To end at once loses nothing.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # So do the jobs on this machine.
     if workflow.local_exec:
         preloaded.start()

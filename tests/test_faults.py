@@ -102,6 +102,31 @@ def test_thirty_kills_cost_nothing_that_was_finished(finished, tmp_path, record_
     assert [*(study.directory / "artifacts").rglob(".headcount-*")] == []
 
 
+TERMINATED = """
+import signal
+from snakemake.persistence.file import FilePersistence
+noted = FilePersistence._write_record
+def note(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    noted(*arguments)
+FilePersistence._write_record = note
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_terminated_while_it_notes_a_job_ends(tmp_path):
+    study, tmp = Study.create(tmp_path / "study"), tmp_path / "tmp"
+    tmp.mkdir()
+    study.append("Snakefile", TERMINATED)
+    run = Run(study, tmp)
+    try:
+        assert run.main.wait(120) == -signal.SIGTERM, run.told
+        run.ended()
+    finally:
+        run.main.kill()
+    assert [*tmp.iterdir()] == []
+
+
 def equal(study, finished):
     """Every artifact has the bytes of an undisturbed run's."""
     names = [Path(name) for names in jobs(finished) for name in names]
