@@ -97,6 +97,20 @@ def test_no_two_jobs_have_a_gpu_at_the_same_time(tmp_path, monkeypatch, count, d
         assert len(others) < 2 * together
 
 
+def test_two_jobs_that_want_all_gpus_have_them_in_turn(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    slowly = "gpus._lock = lambda *which, lock=gpus._lock: lock(*which) and not time.sleep(1)\n"
+    code = TAKE.replace("gpus.take", f"{slowly}gpus.take", 1)
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(tmp_path)}
+    jobs = [start(code, "2", **environment) for _ in range(2)]
+    try:
+        found = [json.loads(job.communicate(timeout=30)[0]) for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+    assert [{*names.split(",")} for names, _, _ in found] == [{"0", "1"}] * 2
+
+
 def test_a_scheduler_has_chosen(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")

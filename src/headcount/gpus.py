@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+COLLECTS = 0  # the byte that a job locks while it collects its GPUs; theirs are others
 
 
 def visible() -> list[str]:
@@ -33,12 +34,15 @@ def take(count: int) -> None:
     file = os.open(
         Path(tempfile.gettempdir(), f"headcount-gpus-{os.getuid()}"), os.O_RDWR | os.O_CREAT
     )
+    # One job collects at a time: two with half of their GPUs would wait for each other for ever.
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, COLLECTS)
     taken: list[str] = []
     while len(taken) < count:
         for name in names:
             if len(taken) < count and name not in taken and _lock(file, name):
                 taken.append(name)
         time.sleep(0 if len(taken) == count else 0.5)
+    fcntl.lockf(file, fcntl.LOCK_UN, 1, COLLECTS)
     os.environ[VISIBLE] = ",".join(taken)
 
 
@@ -48,6 +52,6 @@ def _lock(file: int, name: str) -> bool:
         fcntl.lockf(
             file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int.from_bytes(name.encode()[-7:], "big")
         )
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
     return True
