@@ -93,10 +93,10 @@ def note_code() -> None:
 
 
 def check_code() -> None:
-    """Exit when the code was changed since the run began: two versions would mix."""
+    """Raise `RuntimeError` when the code was changed since the run began: versions would mix."""
     changes, meaning = json.loads(os.environ.get(CODE, "[null, null]"))
     if changes not in (None, _changes()) and meaning != _meaning():
-        sys.exit("headcount's code was changed while it ran: run it again")
+        raise RuntimeError("headcount's code was changed while it ran: run it again")
 
 
 def _changes() -> list[int]:

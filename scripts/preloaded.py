@@ -75,12 +75,9 @@ def hand_over() -> None:
     """
     script = sys.argv[0]  # what Snakemake wrote; `__file__` names what it was made from
     for environment in ({}, {KILLED: "1"}):
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(_place(os.environ[ADDRESS]))
-        except (KeyError, OSError):
+        if not (connection := _connected()):
             if environment:
-                raise KilledError(by_itself=False) from None
+                break
             return
         environment |= os.environ
         job = {"script": script, "directory": os.getcwd(), "environment": environment}
@@ -91,7 +88,18 @@ def hand_over() -> None:
             status = connection.recv(1)
         if status:
             sys.exit(status[0])
-    raise KilledError(by_itself=True)
+    # A server that is killed is connected to for some microseconds more: the last word counts.
+    raise KilledError(by_itself=_connected() is not None)
+
+
+def _connected() -> socket.socket | None:
+    """A connection to the server, if there is one."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(_place(os.environ[ADDRESS]))
+    except (KeyError, OSError):
+        return None
+    return connection
 
 
 # --- the server ---
@@ -134,6 +142,9 @@ def run(script: str, directory: str, environment: dict[str, str]) -> int:
         runpy.run_path(script, run_name="__main__")
         return 0
     except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+            return 1
         return int(leaving.code or 0)
     except BaseException:
         sys.excepthook(*sys.exc_info())

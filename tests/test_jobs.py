@@ -127,6 +127,14 @@ def test_a_killed_job_is_tried_once_more(main, tmp_path):
     assert len((tmp_path / "child").read_text().split()) == 2
 
 
+@pytest.mark.parametrize("where", [[], ["without"]])
+def test_a_job_that_leaves_with_a_message_was_not_killed(main, tmp_path, where):
+    process = main("sys.exit('no such thing')", *where)
+    assert process.communicate(timeout=60)[0] == "no such thing\n"
+    assert process.returncode == 1
+    assert len((tmp_path / "child").read_text().split()) == 1
+
+
 def test_a_job_that_is_killed_twice_says_so(main, tmp_path):
     process = main("os.kill(os.getpid(), 9)")
     assert process.communicate(timeout=60)[0] == "killed twice\n"

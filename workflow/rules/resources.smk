@@ -4,7 +4,8 @@ from headcount import artifacts, plan
 # The jobs of a model that takes less memory than this take seconds or minutes.
 SMALL_MB = 8000
 GROWTH = 2  # of time and memory, from one try of a job to the next
-MINUTES = 30  # of a job that loads no model, or whose model and prompts are not there yet
+# Of a job that loads no model, or whose model and prompts are not there yet.
+MINUTES = 30
 
 
 def of_model(key):
