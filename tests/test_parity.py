@@ -20,6 +20,7 @@ from headcount.__main__ import main
 REPOSITORY = Path(__file__).parents[1]
 OPT_MINI = REPOSITORY / "workflow" / "resources" / "opt-mini"
 EMBEDDED = tasks.expand(["mini"], OPT_MINI / "tasks")
+MADE_OF = {"parameters": {"code": {"packages": {"torch": "2"}}}}  # of a table, as it is shown
 MIRROR = Path(os.environ.get("HEADCOUNT_DATASETS", REPOSITORY.parent / "shared" / "datasets"))
 
 
@@ -260,7 +261,7 @@ def test_the_page_says_which_rows_differ_and_the_command_fails(tmp_path, monkeyp
         artifacts.write(files[-1], rows, artifacts.SCHEMAS["parity"], made)
     for rows, status in ((files[:1], None), (files, "not all rows are equal")):
         table = parity.table(rows).to_arrow()
-        made = {"model": "m", "config": {"dtype": "float32"}, "packages": {"torch": "2"}}
+        made = {"model": "m", "dtype": "float32", "made_of": MADE_OF}
         path = tmp_path / "m" / "tables" / "parity.parquet"
         artifacts.write(path, table, table.schema, made)
         if status:
@@ -304,7 +305,7 @@ def test_the_page_is_written_when_every_model_on_it_was_compared(tmp_path, monke
     page = tmp_path / "parity.md"
     for model, kept in (("small", False), ("real", False), (None, True)):
         if model:
-            made = {"model": model, "config": {"dtype": "float32"}, "packages": {"torch": "2"}}
+            made = {"model": model, "dtype": "float32", "made_of": MADE_OF}
             path = tmp_path / "artifacts" / model / "tables" / "parity.parquet"
             artifacts.write(path, table, table.schema, made)
         else:
