@@ -12,10 +12,10 @@ Where the model lies, on what device and with how much memory it computed decide
 study with other documents, levels or rankings sweeps what is new alone, and a job that was killed
 goes on from the last part that it wrote (`headcount.parts`).
 
-A number that was swept together with other prompts or masks may differ by rounding. On a CPU in
-float32 none was seen to: equal bits, whatever was swept together. What a killed job has left to do
-is packed as it would have been. On a GPU or in half precision, expect differences in the last bits
-between a study that takes numbers from here and one that sweeps them all.
+A number that was swept together with other prompts or masks may differ by rounding, and what a
+killed job has left to do may be packed otherwise than it would have been. So expect differences in
+the last bits between a study that takes numbers from here and one that sweeps them all, fewest on a
+CPU in float32 with one thread.
 """
 
 import hashlib
