@@ -135,6 +135,7 @@ def test_curves_grid_and_oracle_share_their_masks(opt, store, swept, evaluation)
     with store() as opened:
         grid = pruning.prune(opt, evaluation, ranking, levels, store=opened)
     assert len(swept) == documents  # (50, 34) alone
+    assert grid.keys() == expected.keys()
     for found, row in zip(grid["own"], expected["own"], strict=True):
         sums = torch.tensor(found.pop("log_likelihoods")), torch.tensor(row.pop("log_likelihoods"))
         assert same(opt, *sums)
