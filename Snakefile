@@ -4,7 +4,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from snakemake.utils import min_version, validate
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
 
 min_version("9.0")
 
@@ -14,17 +15,27 @@ if workflow.is_main_process:
         workflow.snakemake_tmp_dir.rmdir()
 
 
-# `--configfile` names another study, which replaces config.yaml: merged, the two would mix.
-if not workflow.overwrite_configfiles:
-
-    configfile: "config.yaml"
-
-
+# The top of the repository, also where this file is a module of another workflow.
+HOME = Path(str(workflow.current_basedir))
 # The library is found without being installed, in this process and in the jobs.
-sys.path.insert(0, f"{workflow.basedir}/src")
-library = f"{workflow.basedir}/src:{os.environ.get('PYTHONPATH', '')}"
+sys.path.insert(0, f"{HOME}/src")
+library = f"{HOME}/src:{os.environ.get('PYTHONPATH', '')}"
 # Jobs read and write UTF-8 whatever the locale, lm-eval's and datasets' own files included.
 os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
+
+from headcount import yaml_files
+
+# `--configfile` names another study, which replaces config.yaml: merged, the two would mix. From
+# another directory without a study of its own it is the embedded one. A module has its
+# configuration from the workflow that uses it.
+if not workflow.overwrite_configfiles and not workflow.modifier.skip_configfile:
+    DEFAULT = "config.yaml" if os.path.exists("config.yaml") else f"{HOME}/config.yaml"
+    try:
+        yaml_files.load(DEFAULT)  # says where a slip is
+    except yaml_files.SlipError as error:
+        raise WorkflowError(str(error))
+
+    configfile: DEFAULT
 
 
 # Of the resource `turn` there is one to each submission to a cluster: its jobs take turns.
@@ -42,12 +53,14 @@ include: "workflow/rules/pruning.smk"
 include: "workflow/rules/correlation.smk"
 include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/explorer.smk"
 include: "workflow/rules/parity.smk"
 
 
-sys.path.insert(0, f"{workflow.basedir}/scripts")
+sys.path.insert(0, f"{HOME}/scripts")
 import job
 import preloaded
+import terminal
 
 
 include: "workflow/rules/staleness.smk"
@@ -59,12 +72,16 @@ if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
     preloaded.start()
 
 
+if workflow.is_main_process:
+    DISPLAY = terminal.attach(workflow, show_summary)
+
+
 onstart:
     if OTHER:
         raise WorkflowError(
             f"{config['artifacts']} is being written by another run of headcount: {OTHER}"
         )
-    for warning in TASK_WARNINGS:
+    for warning in CHECKED.notes:
         logger.warning(f"Note: {warning}.")
     # Snakemake's handler waits for a lock that the thread which it interrupts may hold, then for ever.
     # To end at once loses nothing.
@@ -75,15 +92,27 @@ onstart:
     else:
         import lacking
 
-        logger.addHandler(lacking.Handler(workflow.dag, GROWTH))
+        DISPLAY.explain = lacking.Explanation(workflow.dag, GROWTH)
+
+
+onsuccess:
+    DISPLAY.end(succeeded=True)
+
+
+onerror:
+    DISPLAY.end(succeeded=False)
 
 
 rule all:
-    default_target: True
+    default_target: workflow.modifier.is_main_snakefile()
     input:
         collect(
             "<artifacts>/{model}/figures/{name}.{format}",
             model=config["models"],
             name=FIGURES,
-            format=["png", "svg", "html"],
+            format=FORMATS,
         ),
+        collect(
+            "<artifacts>/across/figures/{name}.{format}", name=ACROSS, format=FORMATS
+        ),
+        collect("<artifacts>/{model}/report/index.html", model=config["models"]),

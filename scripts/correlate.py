@@ -12,5 +12,9 @@ artifacts.write(
     snakemake.output[0],
     function(list(snakemake.input), snakemake.params.resamples, snakemake.params.seed),
     artifacts.SCHEMAS["reliability" if across == "reliability" else "correlation"],
-    job.provenance(snakemake, model=artifacts.provenance(snakemake.input[0])["model"]),
+    job.provenance(
+        snakemake,
+        model=artifacts.provenance(snakemake.input[0])["model"],
+        documents=artifacts.most_documents(snakemake.input),
+    ),
 )

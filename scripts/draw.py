@@ -1,18 +1,26 @@
-"""Make a figure's table from the artifacts that it shows, and draw the figure from the table."""
+"""Make a table from the artifacts that it shows, and draw its figures."""
+
+from pathlib import Path
 
 import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, figures, lineage, tables
+from headcount import across, artifacts, figures, lineage, tables
+from headcount.pages import pages
 
 name, output = snakemake.params.figure, snakemake.output
+style = figures.Style(**snakemake.params.style)
 inputs = {
     key: files if isinstance(files, str) else list(files) for key, files in snakemake.input.items()
 }
-rows = getattr(tables, name)(**inputs, **snakemake.params.options)
-drawn = [output.png, output.svg, output.html]
-figures.save(getattr(figures, name)(rows), *drawn)
+tabulate = getattr(tables, name, None) or getattr(across, name)
+rows = tabulate(**inputs, **snakemake.params.options)
+drawn = []
+for page in pages(name):
+    files = [path for path in output[1:] if Path(path).stem == page]
+    figures.save(getattr(figures, page)(rows, style), files)
+    drawn += files
 table = rows.to_arrow()
 made = job.provenance(snakemake, files=lineage.seals(drawn))
 artifacts.write(output.table, table, table.schema, made)

@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
+import job_log
 import preloaded
 
 HERE = Path(__file__).parent
@@ -18,36 +20,31 @@ MODEL += ("converted", "trust_remote_code", "layout", "window")
 def begin(snakemake) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
-    What the job prints and logs goes to its log file; an error, what the library warns of, and how
-    far a long job is are told on the terminal too (the last only where it is one). The job reads
-    nothing from the terminal.
+    What the job prints and logs goes to its log file, from which Snakemake's side tells on the
+    terminal what it warns of, how far it is, and why it failed. The job reads nothing from the
+    terminal.
     """
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # who waits has nothing to say
     try:
         preloaded.hand_over()  # before anything is imported that takes long
     except preloaded.KilledError as error:
-        killed = _killed(snakemake, error)
-        log.write_text(f"{killed}\n", encoding="utf-8")
-        sys.exit(f"{killed} (log: {log})")
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{job_log.FAILED}{_killed(snakemake, error)}\n")
+        sys.exit(1)
+    signal.signal(signal.SIGINT, on_interrupt)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
-    terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
-    with log.open("w", encoding="utf-8") as file:
+    again = preloaded.KILLED in os.environ  # what the first try has said stays
+    with log.open("a" if again else "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    warnings = logging.StreamHandler(terminal)
-    warnings.setLevel(logging.WARNING)
-    logging.getLogger("headcount").addHandler(warnings)
-    if terminal.isatty():
-        progress = logging.StreamHandler(terminal)
-        name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
-        progress.setFormatter(logging.Formatter(f"{name.replace('%', '%%')}: %(message)s"))
-        logging.getLogger("headcount.progress").addHandler(progress)
 
     def report(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
-        print(f"{kind.__name__}: {error}\n(traceback in {log})", file=terminal, flush=True)
+        if issubclass(kind, Exception):  # else it was interrupted
+            print(f"{job_log.FAILED}{job_log.reason(error)}", file=sys.stderr, flush=True)
 
     sys.excepthook = report
     check_code()

@@ -13,28 +13,25 @@ OUT_OF_MEMORY = re.compile(r"exceeded memory limit|exceeded job memory|oom.kill"
 ENDED = {"CANCELLED": "cancelled", "NODE_FAIL": "on a node that failed"}
 
 
-class Handler(logging.Handler):
+class Explanation:
     """Says of each failed job of a workflow what ended it, after Snakemake's own message."""
 
     def __init__(self, dag, growth: int):
-        super().__init__()
         self.dag = dag
         self.growth = growth  # of time and memory, from one try to the next
 
-    def emit(self, record: logging.LogRecord) -> None:
-        event = getattr(record, "event", None)
-        if event == LogEvent.JOB_ERROR:
+    def __call__(self, record: logging.LogRecord) -> str | None:
+        """Of the event that a job or a group failed; None where SLURM is not to blame."""
+        if record.event == LogEvent.JOB_ERROR:
             failed, of_cluster = record.jobid, record.aux.get("external_jobid")
-        elif event == LogEvent.GROUP_ERROR:
-            failed, of_cluster = record.job_error_info[0]["jobid"], record.external_jobid
         else:
-            return
+            failed, of_cluster = record.job_error_info[0]["jobid"], record.external_jobid
         if of_cluster is None:
-            return
+            return None
         job = next(job for job in self.dag.jobs if self.dag.jobid(job) == failed)
         tries_left = job.restart_times >= job.attempt
-        if lack := lacked(described(of_cluster), self.growth if tries_left else None):
-            logging.getLogger(record.name).error(f"Job {of_cluster} of the cluster was {lack}.")
+        lack = lacked(described(of_cluster), self.growth if tries_left else None)
+        return lack and f"job {of_cluster} of the cluster was {lack}"
 
 
 def described(job: str) -> dict[str, str]:

@@ -20,9 +20,14 @@ def load_model(snakemake):
 
     Its prompts go through the layers the way that `verify_model` proved.
 
-    Raises `ModelError` when other weights lie there by now, and what `model.load` raises.
+    Raises `ModelError` when no weights, or others, lie there by now, and what `model.load` raises.
     """
     facts = model_facts(snakemake)
+    if not Path(facts["path"]).is_dir():
+        raise ModelError(
+            f"the model in {facts['path']} is gone: put it back and run it again, or delete "
+            f"{snakemake.input.model} if it lies elsewhere now"
+        )
     if checkpoint_files.fingerprint(facts["path"]) != facts["fingerprint"]:
         raise ModelError(
             f"the model in {facts['path']} is not what it was when the study began: run it again"

@@ -59,6 +59,7 @@ for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
             snakemake,
             model={**facts, "window": model.window},
             ranking=name,
+            order=pruning.order(name, wildcards.task),
             heldout=parameters.heldout,
             metric=evaluation.metrics.name,
             chance=evaluation.chance,

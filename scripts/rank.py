@@ -17,5 +17,6 @@ artifacts.write(
         ranking=snakemake.params.ranking,
         model=made["model"],
         scored_by=made["estimator"],
+        documents=artifacts.most_documents(snakemake.input),
     ),
 )

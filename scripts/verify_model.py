@@ -6,11 +6,11 @@ job.begin(snakemake)
 
 import loading
 
-from headcount import artifacts, verify
+from headcount import artifacts, verification
 
 facts = loading.model_facts(snakemake)
 model = loading.load_model(snakemake)
-table = verify.prove(model, snakemake.params.seed)
+table = verification.prove(model, snakemake.params.seed)
 artifacts.write(
     snakemake.output[0],
     table.to_arrow(),

@@ -4,12 +4,13 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before it is imported: no test needs the hub
 
+import explored
 import pytest
 import tiny
 import torch
 from study import Study
 
-from headcount import artifacts, tasks
+from headcount import artifacts, explorer, tasks
 from headcount import model as models
 
 
@@ -31,7 +32,7 @@ if "OMP_NUM_THREADS" not in os.environ:
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--write-readme", action="store_true", help="write the table of families that passed"
+        "--write-families", action="store_true", help="write the table of families that passed"
     )
 
 
@@ -71,7 +72,7 @@ def prompts(yaml, tmp_path_factory):
     """The artifact `tasks` of tiny_a at two shots."""
     path = tmp_path_factory.mktemp("prompts") / "2-shot.parquet"
     rows = tasks.prepare(yaml, 2, tasks.Limits(calibration=24, evaluation=8), seed=0)
-    artifacts.write(path, rows, artifacts.SCHEMAS["tasks"], {})
+    artifacts.write(path, rows, artifacts.ROWS["tasks"], {})
     return artifacts.read(path)
 
 
@@ -82,7 +83,7 @@ def write_prompts(tmp_path):
     def write(yaml, shots, limits):
         path = tmp_path / f"{shots}-shot.parquet"
         rows = tasks.prepare(yaml, shots, limits, seed=0)
-        artifacts.write(path, rows, artifacts.SCHEMAS["tasks"], {})
+        artifacts.write(path, rows, artifacts.ROWS["tasks"], {})
         return artifacts.read(path)
 
     return write
@@ -95,3 +96,22 @@ def finished(tmp_path_factory):
     result = study.run()
     assert result.returncode == 0, result.stdout
     return study
+
+
+@pytest.fixture(scope="session")
+def large_page(tmp_path_factory):
+    """The explorer of a study of OPT-66B's size: 64 layers of 72 heads, 14 tasks, three shots."""
+    directory = tmp_path_factory.mktemp("large")
+    size = explored.Size(
+        layers=64,
+        heads=72,
+        tasks=tuple(f"task_{i:02}" for i in range(14)),
+        shots=(0, 1, 5),
+        levels=(0, 40, 80),
+        documents=40,
+        context="Some words of a question. " * 50 + "{}",
+    )
+    page = explorer.page(explorer.gather(explored.Invented(directory, size).files))
+    path = directory / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path

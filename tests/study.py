@@ -10,6 +10,8 @@ from pathlib import Path
 import tiny
 import yaml
 
+from headcount.pages import pages
+
 REPOSITORY = Path(__file__).parents[1]
 STUDY = {
     "models": {"tiny": {"source": "model", "device_map": "cpu"}},
@@ -40,6 +42,8 @@ FIGURES = {
     "retention",
     "summary",
 }
+PAGES = {page for name in FIGURES for page in pages(name)}
+FORMATS = ("png", "svg", "pdf", "html")
 
 
 class Study:

@@ -2,6 +2,7 @@
 
 import subprocess
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -34,6 +35,19 @@ def test_a_null_where_none_may_be_names_file_and_column(tmp_path):
     with pytest.raises(ValueError, match=r"a\.parquet: column 'layer' holds nulls"):
         artifacts.write(tmp_path / "a.parquet", [{"layer": None}], SCHEMA, {})
     assert not (tmp_path / "a.parquet").exists()
+
+
+def test_what_all_rows_are_about_stands_in_each_of_them(tmp_path):
+    rows = [{"layer": layer, "head": 0, "rank": layer, "score": 0.5} for layer in range(3)]
+    about = {"model": {"name": "m", "layers": 3}, "ranking": "copa", "shots": 1}
+    schema = artifacts.SCHEMAS["rankings"]
+    artifacts.write(tmp_path / "r.parquet", rows, schema, about | {"component": "heads"})
+    table = pl.read_parquet(tmp_path / "r.parquet")
+    assert table.schema == pl.Schema(schema)
+    labels = table.select("model", "ranking", "shots", "component").unique().rows()
+    assert labels == [("m", "copa", 1, "heads")]
+    with pytest.raises(ValueError, match=r"r\.parquet: column 'component' holds nulls"):
+        artifacts.write(tmp_path / "r.parquet", rows, schema, about)
 
 
 def test_equal_rows_give_equal_files(tmp_path):

@@ -162,7 +162,7 @@ def test_a_verdict_is_that_of_all_intervals(bounds, expected):
     assert findings.at_least([-interval for interval in intervals], -0.5) == expected
 
 
-# --- how much can go ---
+# --- how much can be removed ---
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from scipy.stats import permutation_test, spearmanr
 from headcount import artifacts, correlation
 
 LAYERS, HEADS, DOCUMENTS = 3, 4, 12
+ABOUT = {"model": "m", "component": "heads", "estimator": "gradient-token"}
 
 
 def table(scores: np.ndarray) -> pl.DataFrame:
@@ -38,7 +39,7 @@ def importance_files(directory):
                 "contributions": list(contributions),
                 "weights": list(weights),
             }
-            made_by = {"task": task, "shots": shots}
+            made_by = {**ABOUT, "task": task, "shots": shots}
             artifacts.write(path, columns, artifacts.SCHEMAS["importance"], made_by)
             paths.append(path)
     return paths, arrays
@@ -207,7 +208,7 @@ def test_constant_scores_have_no_rho_and_no_interval(tmp_path):
         columns |= {"standard_error": [0, 0], "n": [2, 2]}
         columns |= {"contributions": [[0.0, 0.0], [step, step]], "weights": [[1.0, 1.0]] * 2}
         paths.append(tmp_path / f"{task}.parquet")
-        made_by = {"task": task, "shots": 0}
+        made_by = {**ABOUT, "task": task, "shots": 0}
         artifacts.write(paths[-1], columns, artifacts.SCHEMAS["importance"], made_by)
     row = correlation.cross_task(paths, resamples=10, seed=0).row(0, named=True)
     assert [row[name] for name in ("rho", "rho_low", "rho_high")] == [None] * 3

@@ -12,7 +12,7 @@ from devices import Devices, MixedDevicesError, split
 from test_sweep import random_prompts
 from transformers import AutoModelForCausalLM
 
-from headcount import export, importance, induction, verify
+from headcount import export, importance, induction, verification
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, ablation, log_likelihoods
 from headcount.sweep.removal import without
@@ -61,7 +61,7 @@ BACKWARD = {
     "gradient: heads, example": gradient("heads", "example"),
     "gradient: FFNs, token": gradient("ffns", "token"),
     "gradient: FFNs, example": gradient("ffns", "example"),
-    "verify": lambda model: verify.verify(model)["passed"],
+    "verify": lambda model: verification.verify(model)["passed"],
 }
 CASES = [(name, places) for name in FUNCTIONS for places in (["gpu:0"], ["gpu:0", "gpu:1"])]
 # autograd knows a single make-believe device: the CPU is the other one

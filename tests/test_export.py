@@ -18,6 +18,7 @@ from headcount.__main__ import main
 from headcount.evaluation import Evaluation
 from headcount.importance import components
 from headcount.model import LanguageModel
+from headcount.rankings import Cut
 from headcount.sweep import Masks
 from headcount.sweep.removal import without
 
@@ -39,7 +40,7 @@ def study(model: LanguageModel, directory):
             path = directory / "m" / "rankings" / name / f"{component}.parquet"
             table = ranking(model, component).to_arrow()
             made = {"ranking": name.split("/")[0], "code": "c0de"}
-            artifacts.write(path, table, artifacts.SCHEMAS["rankings"], made)
+            artifacts.write(path, table, artifacts.ROWS["rankings"], made)
     return directory
 
 
@@ -51,7 +52,7 @@ def artifacts_of_opt(opt, tmp_path):
 @pytest.mark.numerical
 def test_plain_transformers_gives_the_pruned_models_logits(model, tmp_path):
     directory = study(model, tmp_path / "artifacts")
-    cuts = {"heads": export.Cut("task", 60), "ffns": export.Cut("aggregate/5-shot", 34)}
+    cuts = {"heads": Cut("task", 60), "ffns": Cut("aggregate/5-shot", 34)}
     report = export.export("m", cuts, tmp_path / "out", directory)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     removed = pruning.removal({name: ranking(model, name) for name in cuts}, 60, 34)
@@ -87,7 +88,7 @@ def test_stock_lm_eval_on_the_export_gives_the_accuracies_of_our_pruning(
     by = {name: ranking(opt, name) for name in ("heads", "ffns")}
     evaluation = Evaluation(prompts, "evaluation", yaml)  # two shots, eight documents
     rows = pl.DataFrame(pruning.prune(opt, evaluation, {"task": by}, [(50.0, 34.0)])["task"])
-    cuts = {"heads": export.Cut("task", 50), "ffns": export.Cut("task", 34)}
+    cuts = {"heads": Cut("task", 50), "ffns": Cut("task", 34)}
     export.export("m", cuts, tmp_path / "out", artifacts_of_opt)
     stock = HFLM(str(tmp_path / "out"), device="cpu", batch_size=4)
     reference = evaluate(stock, ["tiny_a"], task_path, num_fewshot=2, limit=8)
@@ -106,7 +107,7 @@ def test_weights_keep_the_dtype_that_they_are_stored_in(opt, artifacts_of_opt, t
     opt.tokenizer.save_pretrained(half)
     path = artifacts_of_opt / "m" / "model.json"
     artifacts.write_json(path, artifacts.read_json(path) | {"source": str(half)})
-    export.export("m", {"heads": export.Cut("task", 0)}, tmp_path / "out", artifacts_of_opt)
+    export.export("m", {"heads": Cut("task", 0)}, tmp_path / "out", artifacts_of_opt)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert loaded.dtype == torch.bfloat16
     assert all(map(torch.equal, loaded.parameters(), stored.parameters()))  # 0 %: bit for bit
@@ -117,10 +118,10 @@ def command(monkeypatch, *arguments):
     main()
 
 
-def test_a_level_belongs_to_the_component_before_it(artifacts_of_opt, tmp_path, monkeypatch):
+def test_each_component_is_cut_at_its_own_level(artifacts_of_opt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # artifacts/ is where a study runs
     out = tmp_path / "deep" / "out"
-    cuts = ["--ffns", "task", "--level", "34", "--heads", "task", "--level", "50"]
+    cuts = ["--ffns", "task@34", "--heads", "task@50"]
     command(monkeypatch, "--model", "m", *cuts, out)
     report = json.loads((out / "headcount.json").read_text())
     assert {name: cut["level"] for name, cut in report["rankings"].items()} == {
@@ -133,18 +134,20 @@ def test_a_level_belongs_to_the_component_before_it(artifacts_of_opt, tmp_path, 
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ("--model m --heads task OUT", "--level PERCENT follows each of"),
-        ("--model m OUT", "--level PERCENT follows each of"),
-        ("--model m --level 5 --heads task OUT", "--level PERCENT follows each of"),
-        ("--model other --heads task --level 5 OUT", r"no model 'other' in .*\(there: m\)"),
-        ("--model m --heads tsk --level 5 OUT", "'tsk' is not there: .*aggregate/0-shot, .*task/0"),
+        ("--model m --heads task OUT", "'task' is no RANKING@LEVEL.*: aggregate/5-shot@70, say"),
+        ("--model m --heads task@ OUT", "'task@' is no RANKING@LEVEL"),
+        ("--model m --heads task@101 OUT", "'task@101' is no RANKING@LEVEL"),
+        ("--model m OUT", "name what is removed: --heads RANKING@LEVEL"),
+        ("--model mm --heads task@50 OUT", r"no model 'mm' in .*\(there: m\): did you mean m\?"),
+        ("--model m --heads tsk@50 OUT", "'tsk' is not there: .*aggregate/0-shot, .*task/0"),
         (
-            "--model m --heads aggregate --level 5 OUT",
+            "--model m --heads aggregate@50 OUT",
             "several numbers of shots: .* aggregate/0-shot, aggregate/5-shot$",
         ),
-        ("--model m --heads no.parquet --level 5 OUT", "heads: no.parquet is not a Parquet file"),
-        ("--model m --heads task --level 101 OUT", "heads: pruning level 101.0 is not a percent"),
-        ("--model m --ffns task --level 5 FULL", "FULL exists and is not an empty directory"),
+        ("--model m --heads no.parquet@50 OUT", "heads: no.parquet is not a Parquet file"),
+        ("--model m --heads task@0.7 OUT", "0.7 % of 12 heads removes none: did you mean 70"),
+        ("--model m --ffns task@5 OUT", "5 % of 3 ffns removes none: 33.4 % removes one"),
+        ("--model m --ffns task@34 FULL", "FULL exists and is not an empty directory"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_loaded(
@@ -166,6 +169,6 @@ def test_an_export_that_fails_leaves_nothing(artifacts_of_opt, tmp_path, monkeyp
 
     monkeypatch.setattr(export, "card", fail)
     with pytest.raises(OSError, match="disk full"):
-        export.export("m", {"heads": export.Cut("task", 5)}, tmp_path / "out", artifacts_of_opt)
+        export.export("m", {"heads": Cut("task", 50)}, tmp_path / "out", artifacts_of_opt)
     shutil.rmtree(artifacts_of_opt)
     assert list(tmp_path.iterdir()) == []

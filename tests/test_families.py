@@ -3,7 +3,6 @@
 import copy
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import rounding
@@ -18,7 +17,6 @@ from headcount.sweep.removal import without
 
 pytestmark = pytest.mark.numerical
 
-README = Path(__file__).parents[1] / "README.md"
 TOKENS = torch.tensor([[2, *range(8, 30)], [2, *range(47, 25, -1)]])
 
 

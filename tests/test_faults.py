@@ -223,7 +223,7 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(study):
         if name.endswith(".parquet"):
             assert (study.directory / "artifacts/tiny" / name).read_bytes() == data
     again = {path for path in before if after[path] != before[path]}
-    figure = {f"figures/retention.{kind}" for kind in ("png", "svg", "html")}
+    figure = {f"figures/retention.{kind}" for kind in ("png", "svg", "pdf", "html")}
     expected = {*DAMAGED, *figure, "tables/retention.parquet"}
     assert again == {str(study.directory / "artifacts/tiny" / name) for name in expected}
     assert study.stale() == {}
@@ -234,7 +234,7 @@ def test_an_input_damaged_while_the_study_runs_stops_its_readers(study, tmp_path
     name = "artifacts/tiny/pruning/tiny_a/0-shot/heads/by-aggregate.parquet"
     (study.directory / "artifacts/tiny/tables/head_pruning.parquet").unlink()
     run = Run(study, tmp_path)
-    while "Execute" not in run.told and run.main.poll() is None:
+    while " jobs: " not in run.told and run.main.poll() is None:
         time.sleep(0.05)
     flip(study.directory / name)
     assert run.main.wait() != 0
@@ -311,7 +311,7 @@ def test_a_broken_heldout_task_stops_what_depends_on_it_alone(study):
     assert {"tiny/correlation/cross_task/heads.parquet", "tiny/figures/summary.png"} <= again
     assert not [name for name in again if "tiny_c" in name or "transfer" in name]
     data.write_text(whole)
-    assert study.stale() == {"draw_transfer": 1}  # it has new resamples too
+    assert study.stale() == {"draw_transfer": 1, "explore": 1}  # which have new resamples too
     result = study.run()
     assert result.returncode == 0, result.stdout
     assert study.stale() == {}
@@ -322,7 +322,7 @@ def test_code_that_is_changed_while_it_runs_does_not_mix(study, tmp_path):
     study.configure(bootstrap={"resamples": 30})
     before = written(study, jobs(study))
     run = Run(study, tmp_path)
-    while "Execute" not in run.told and run.main.poll() is None:
+    while " jobs: " not in run.told and run.main.poll() is None:
         time.sleep(0.05)
     study.append("src/headcount/correlation.py", "\nEDITED = 1\n")
     assert run.main.wait() != 0

@@ -306,7 +306,7 @@ def test_scores_are_artifacts(opt, tmp_path):
     for function in (induction.prefix_matching, induction.copying):
         found = function(opt, SEQUENCES, SEED)
         path = tmp_path / "i.parquet"
-        artifacts.write(path, found.to_arrow(), artifacts.SCHEMAS["induction"], {})
+        artifacts.write(path, found.to_arrow(), artifacts.ROWS["induction"], {})
         assert pl.read_parquet(path).rows() == found.rows()
 
 

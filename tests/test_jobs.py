@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study import REPOSITORY
@@ -166,3 +167,24 @@ def test_a_job_ends_with_its_server(main, tmp_path):
     assert process.communicate(timeout=60)[0] == "killed with its server\n"
     assert process.returncode == 1
     assert all_gone(tmp_path)
+
+
+def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    import job
+    import job_log
+
+    def killed():
+        raise job.preloaded.KilledError(by_itself=True)
+
+    monkeypatch.setattr(job.preloaded, "hand_over", killed)
+    log = tmp_path / "a.log"
+    log.write_text("INFO headcount.progress: masks x prompts: 5 of 9\n")
+    planned = {"engine_mb": 500, "mem_mb": 1500}
+    resources = SimpleNamespace(**planned, items=planned.items)
+    read = job_log.JobLog(log)
+    with pytest.raises(SystemExit, match="1"):
+        job.begin(SimpleNamespace(log=[log], resources=resources))
+    assert read.follow() == []
+    assert read.progress == "masks x prompts: 5 of 9"
+    assert read.failure.startswith("the job was killed, with 500 MB for the computation and again")

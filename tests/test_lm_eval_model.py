@@ -1,6 +1,8 @@
 """lm-eval's `--model headcount`: unpruned it is HFLM, pruned it is HFLM with weights of zero."""
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from headcount import artifacts, rankings
 from headcount import model as models
 from headcount.__main__ import main
-from headcount.lm_eval_model import HeadcountLM
+from headcount.lm_eval_model import ArgumentError, HeadcountLM
 from headcount.rankings import RankingError
 
 pytestmark = pytest.mark.numerical
@@ -33,7 +35,7 @@ def write_ranking(path, components):
     """A ranking in which the components are removed in a random order."""
     table = pl.DataFrame(components, schema={"layer": pl.Int32, "head": pl.Int32}, orient="row")
     order = rankings.random_order(table, seed=0, index=0)
-    artifacts.write(path, order.to_arrow(), artifacts.SCHEMAS["rankings"], {})
+    artifacts.write(path, order.to_arrow(), artifacts.ROWS["rankings"], {})
     return str(path)
 
 
@@ -112,9 +114,9 @@ def test_unpruned_equals_hflm_on_the_embedded_tasks_and_their_group(monkeypatch)
 def test_pruned_equals_hflm_with_zeroed_weights(family, task_path, heads, ffns, level, ffns_level):
     arguments = {"device": "cpu"}
     if level is not None:
-        arguments |= {"heads": heads, "level": level}
+        arguments |= {"heads": f"{heads}@{level}"}
     if ffns_level is not None:
-        arguments |= {"ffns": ffns, "ffns_level": ffns_level}
+        arguments |= {"ffns": f"{ffns}@{ffns_level}"}
     model = HeadcountLM(family, **arguments)
     order = pl.read_parquet(heads).head(12 * (level or 0) // 100)
     layers = pl.read_parquet(ffns)["layer"].to_list()[: 3 * (ffns_level or 0) // 100]
@@ -158,16 +160,16 @@ def test_generation_without_any_head_of_the_first_layer(family, tmp_path):
             for rank, (layer, head) in enumerate(first + rest)
         ],
     )
-    artifacts.write(tmp_path / "r.parquet", table.to_arrow(), artifacts.SCHEMAS["rankings"], {})
+    artifacts.write(tmp_path / "r.parquet", table.to_arrow(), artifacts.ROWS["rankings"], {})
     contexts = [generation(f"Q: w{i} w{i + 1} w{i + 5} A:") for i in range(5)]
-    model = HeadcountLM(family, device="cpu", heads=str(tmp_path / "r.parquet"), level=34)
+    model = HeadcountLM(family, device="cpu", heads=f"{tmp_path}/r.parquet@34")
     assert model.generate_until(contexts, disable_tqdm=True) == by_hand(
         family, first, []
     ).generate_until(contexts, disable_tqdm=True)
 
 
 def test_generation_and_rolling_windows_honour_the_mask(family, heads, ffns):
-    removed = {"heads": heads, "level": 50, "ffns": ffns, "ffns_level": 34}
+    removed = {"heads": f"{heads}@50", "ffns": f"{ffns}@34"}
     pruned = HeadcountLM(family, device="cpu", batch_size=2, **removed)
     whole = HeadcountLM(family, device="cpu", batch_size=2)
     order = pl.read_parquet(heads).head(6).select("layer", "head").rows()
@@ -193,20 +195,23 @@ def test_generation_and_rolling_windows_honour_the_mask(family, heads, ffns):
 
 def test_an_answer_cache_that_ignores_the_mask_is_refused(family, heads, tmp_path):
     with pytest.raises(ValueError, match="--use_cache"):
-        CachingLM(HeadcountLM(family, device="cpu", heads=heads, level=50), str(tmp_path / "a.db"))
+        CachingLM(HeadcountLM(family, device="cpu", heads=f"{heads}@50"), str(tmp_path / "a.db"))
     CachingLM(HeadcountLM(family, device="cpu"), str(tmp_path / "b.db"))
 
 
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"heads": "HEADS"}, "heads=RANKING and level=PERCENT go together"),
-        ({"ffns_level": 20}, "ffns=RANKING and ffns_level=PERCENT go together"),
-        ({"heads": "HEADS", "level": 170}, "heads: pruning level 170 is not a percentage"),
-        ({"heads": "FFNS", "level": 50}, "ranks ffns, not heads"),
-        ({"heads": "nowhere.parquet", "level": 50}, "heads: nowhere.parquet is not a Parquet"),
-        ({"heads": "NO_RANKING", "level": 50}, "is not a ranking, it has no column rank"),
-        ({"heads": "OTHER", "level": 50}, "ranking of 2 heads .* which has 12 in 3 layers"),
+        ({"heads": "HEADS"}, "is no RANKING@LEVEL, with a level in percent"),
+        ({"heads": "HEADS@170"}, "is no RANKING@LEVEL, with a level in percent"),
+        ({"heads": "HEADS@0.7"}, "0.7 % of 12 heads removes none: did you mean 70"),
+        ({"heads": "FFNS@50"}, "ranks ffns, not heads"),
+        ({"heads": "nowhere.parquet@50"}, "heads: nowhere.parquet is not a Parquet"),
+        ({"heads": "aggregate/5-shot@50"}, "the ranking 'aggregate/5-shot' is not there"),
+        ({"heads": "NO_RANKING@50"}, "is not a ranking, it has no column rank"),
+        ({"heads": "OTHER@50"}, "ranking of 2 heads .* which has 12 in 3 layers"),
+        ({"head": "HEADS@50"}, "there is no argument head: did you mean heads"),
+        ({"heads": "HEADS@50", "level": 50}, "no argument level: write heads=RANKING@LEVEL"),
         ({"softmax_dtype": "float32"}, "no mixed_precision_dtype or softmax_dtype"),
     ],
 )
@@ -218,10 +223,13 @@ def test_bad_arguments_are_named(family, heads, ffns, tmp_path, arguments, messa
         "NO_RANKING": str(tmp_path / "scores"),
         "OTHER": write_ranking(tmp_path / "other", [(0, 0), (0, 1)]),
     }
-    arguments = {key: files.get(value, value) for key, value in arguments.items()}
+    named = {key: str(value).partition("@") for key, value in arguments.items()}
+    arguments = {
+        key: files.get(name, name) + at + level for key, (name, at, level) in named.items()
+    }
     with pytest.raises(ValueError, match=message) as raised:
         HeadcountLM(family, device="cpu", **arguments)
-    assert isinstance(raised.value, RankingError) or "dtype" in message
+    assert isinstance(raised.value, RankingError | ArgumentError)
 
 
 def test_the_command_is_lm_evals_own_with_one_model_more(
@@ -232,7 +240,7 @@ def test_the_command_is_lm_evals_own_with_one_model_more(
     monkeypatch.setattr("lm_eval.tasks.TaskManager", alone)
 
     def run(level):
-        given = f"pretrained={checkpoint},heads={heads},level={level}"
+        given = f"pretrained={checkpoint},heads={heads}@{level}"
         command = f"headcount lm-eval --model headcount --model_args {given} --tasks tiny_a"
         options = f"--include_path {task_path} --limit 8 --device cpu"
         monkeypatch.setattr("sys.argv", [*command.split(), *options.split()])
@@ -241,9 +249,29 @@ def test_the_command_is_lm_evals_own_with_one_model_more(
     run(level=50)
     table = [line.split("|") for line in capsys.readouterr().out.splitlines()]
     [value] = [cells[7] for cells in table if len(cells) > 7 and cells[5].strip() == "acc"]
-    model = HeadcountLM(str(checkpoint), heads=heads, level=50, device="cpu")
+    model = HeadcountLM(str(checkpoint), heads=f"{heads}@50", device="cpu")
     reference = evaluate(model, ["tiny_a"], task_path, limit=8)
     # The table has four decimals.
     assert float(value) == pytest.approx(reference["results"]["tiny_a"]["acc,none"], abs=5e-5)
-    with pytest.raises(SystemExit, match="headcount: heads: pruning level 500 is not a percentage"):
+    with pytest.raises(SystemExit, match=r"headcount: .*@500' is no RANKING@LEVEL"):
         run(level=500)
+
+
+ENTRY_POINT = """
+import sys, tomllib
+from importlib.metadata import EntryPoint
+from lm_eval.api.registry import get_model, model_registry
+
+group = "lm_eval.models"
+points = tomllib.load(open(sys.argv[1], "rb"))["project"]["entry-points"][group]
+for name, value in points.items():
+    model_registry.register(name, target=EntryPoint(name, value, group))
+print(get_model("headcount").__name__)
+"""
+
+
+@pytest.mark.slow
+def test_an_lm_eval_that_reads_entry_points_finds_the_model():
+    command = [sys.executable, "-c", ENTRY_POINT, REPOSITORY / "pyproject.toml"]
+    result = subprocess.run(command, text=True, capture_output=True)
+    assert result.stdout == "HeadcountLM\n", result.stderr

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import yaml
 from invented import save_mirror
-from study import FIGURES, REPOSITORY, Study
+from study import FIGURES, FORMATS, PAGES, REPOSITORY, Study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headcount.tables import MEAN
@@ -65,7 +65,7 @@ def headcount(study, *arguments):
 @pytest.mark.slow
 def test_opt_66b_ends_in_all_its_figures(opt_66b):
     drawn = {path.name for path in (opt_66b.directory / "artifacts/opt-66b/figures").iterdir()}
-    assert drawn == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "html")}
+    assert drawn == {f"{name}.{kind}" for name in PAGES for kind in FORMATS}
     assert opt_66b.stale() == {}
 
 
@@ -87,8 +87,7 @@ def test_opt_66b_is_held_against_the_paper(opt_66b):
 
 @pytest.mark.slow
 def test_opt_66b_pruned_is_a_checkpoint_of_plain_transformers(opt_66b):
-    cuts = ["--heads", "aggregate/5-shot", "--level", "70"]
-    cuts += ["--ffns", "copa/1-shot", "--level", "20"]
+    cuts = ["--heads", "aggregate/5-shot@70", "--ffns", "copa/1-shot@20"]
     headcount(opt_66b, "export", "--model", "opt-66b", *cuts, "pruned")
     pruned = AutoModelForCausalLM.from_pretrained(opt_66b.directory / "pruned")
     tokenizer = AutoTokenizer.from_pretrained(opt_66b.directory / "pruned")

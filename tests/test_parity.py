@@ -33,13 +33,13 @@ def no_report_of_the_machine(monkeypatch):
 def compared(model, reference, yaml, shots, limits, tmp_path, datasets=None):
     """The task's row in the table, through the artifact."""
     prompts = tasks.prepare(yaml, shots, limits, seed=0, datasets=datasets)
-    table = pa.Table.from_pylist(prompts, artifacts.SCHEMAS["tasks"])
+    table = pa.Table.from_pylist(prompts, artifacts.ROWS["tasks"])
     rows, metrics = parity.compare(model, reference, table, yaml, shots, datasets)
     return tabulated(tmp_path / "p.parquet", rows, metrics)[0]
 
 
 def tabulated(path, rows, metrics, **made):
-    made = {"task": "t", "shots": 0, "metrics": metrics, **made}
+    made = {"model": "m", "task": "t", "shots": 0, "metrics": metrics, **made}
     artifacts.write(path, rows, artifacts.SCHEMAS["parity"], made)
     return parity.table([path]).to_dicts()
 
@@ -174,7 +174,7 @@ def test_edge_cases_of_every_family(model, yaml, tmp_path):
     reference = parity.recorder(model.hf.name_or_path, "float32", "cpu")
     reference.tokenizer = model.tokenizer
     prompts = tasks.prepare(yaml, 1, tasks.Limits(2, 4), seed=0)
-    table = pa.Table.from_pylist(prompts, artifacts.SCHEMAS["tasks"])
+    table = pa.Table.from_pylist(prompts, artifacts.ROWS["tasks"])
     rows = parity.edge_cases(model, reference, table)
     found = {row["task"]: row for row in tabulated(tmp_path / "p.parquet", rows, {})}
     assert len(found) == 6 and all(row["equal"] for row in found.values()), found
@@ -257,7 +257,7 @@ def test_the_page_says_which_rows_differ_and_the_command_fails(tmp_path, monkeyp
     files = []
     for task, rows in (("one", good), ("two", bad)):
         files.append(tmp_path / f"{task}.parquet")
-        made = {"task": task, "shots": 1, "metrics": {"perplexity": PERPLEXITY}}
+        made = {"model": "m", "task": task, "shots": 1, "metrics": {"perplexity": PERPLEXITY}}
         artifacts.write(files[-1], rows, artifacts.SCHEMAS["parity"], made)
     for rows, status in ((files[:1], None), (files, "not all rows are equal")):
         table = parity.table(rows).to_arrow()
@@ -299,7 +299,7 @@ def test_what_a_difference_makes_of_a_smooth_metric_stays_within_the_bound(shift
 
 def test_the_page_is_written_when_every_model_on_it_was_compared(tmp_path, monkeypatch, capsys):
     request = tmp_path / "request.parquet"
-    made = {"task": "t", "shots": 0, "metrics": {"acc": CHOICE}}
+    made = {"model": "m", "task": "t", "shots": 0, "metrics": {"acc": CHOICE}}
     artifacts.write(request, [REQUEST], artifacts.SCHEMAS["parity"], made)
     table = parity.table([request]).to_arrow()
     page = tmp_path / "parity.md"
@@ -335,7 +335,7 @@ def test_rows_hold_the_texts_that_lm_eval_asked_for(tiny_opt, yaml, tmp_path, mo
     rows = tasks.prepare(yaml, 0, tasks.Limits(2, 8), seed=0)
     rows[0] = {**rows[0], "context": rows[0]["context"].replace("Q: ", "Q:  ")}
     assert json.loads(rows[0]["doc"])
-    table = pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
+    table = pa.Table.from_pylist(rows, artifacts.ROWS["tasks"])
     found = pl.DataFrame(parity.compare(*tiny_opt, table, yaml, 0)[0])
     assert found["same_request"].to_list() == [False] + [True] * 23
     difference = (found["log_likelihood"] - found["hflm_log_likelihood"]).abs()

@@ -1,6 +1,7 @@
 """The costs that a plan adds up are those of the sweep's own trees of states."""
 
 import io
+import re
 
 import gguf
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from study import STUDY
 from transformers import AutoConfig
 
-from headcount import plan
+from headcount import configuration, plan
 from headcount.sweep import Masks
 from headcount.sweep.sharing import tree
 
@@ -24,8 +25,9 @@ def config(tmp_path, task_path, checkpoint):
     path = tmp_path / "config.yaml"
     models = {"tiny": {"source": str(checkpoint)}}
     study = {**STUDY, "models": models, "task_path": str(task_path), "heldout_tasks": []}
+    study["artifacts"] = str(tmp_path)
     path.write_text(yaml.safe_dump(study))
-    return plan.read_config(path)
+    return configuration.read(path)
 
 
 def test_a_size_counts_the_weights(size, opt):
@@ -83,12 +85,26 @@ def test_a_job_is_allowed_more_than_it_is_planned_to_take(size):
     assert plan.minutes(size, entry | {"gpus": 1}, [hour]) == 11
 
 
-def test_the_plan_of_a_study_lists_every_stage(config, tmp_path):
+def test_a_plan_begins_with_the_whole_and_has_stages_on_request(config):
     out = io.StringIO()
-    plan.show(config, tmp_path, Console(file=out, width=200))
-    for words in ("tiny_a", "tiny_b", "importance of FFNs", "pruning of both", "GB from disk"):
+    plan.show(config, console=Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert re.match(r"tiny: [\d.]+ [MG]FLOP in all; [\d.]+ kB of weights in float32", lines[0])
+    assert "here, " in out.getvalue() and "pruning" not in out.getvalue()
+    assert max(map(len, lines)) <= 80
+    plan.show(config, with_stages=True, console=Console(file=out, width=80))
+    for words in ("tiny_a", "tiny_b", "importance of FFNs", "pruning of both"):
         assert words in out.getvalue()
     assert out.getvalue().count("pruning of heads") == 4  # two tasks, two numbers of shots
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "hours,shown",
+    [(0.0001, "< 2 s"), (0.01, "36 s"), (0.1, "6.0 min"), (20, "20 h"), (1000, "42 days")],
+)
+def test_a_time_has_the_unit_that_suits_it(hours, shown):
+    assert plan.duration(hours) == shown
 
 
 def test_a_gguf_model_is_planned_from_its_header(config, tmp_path, checkpoint):
@@ -106,5 +122,5 @@ def test_a_gguf_model_is_planned_from_its_header(config, tmp_path, checkpoint):
     writer.close()
     tiny = config["models"]["tiny"] | {"source": str(tmp_path), "gguf_file": "m.gguf"}
     out = io.StringIO()
-    plan.show(config | {"models": {"tiny": tiny}}, tmp_path, Console(file=out, width=200))
-    assert "tiny: 3 layers, 12 heads" in out.getvalue()
+    plan.show(config | {"models": {"tiny": tiny}}, console=Console(file=out, width=80))
+    assert "3 layers, 12 heads, 3 FFNs" in out.getvalue()

@@ -7,7 +7,7 @@ import pytest
 import yaml as pyyaml
 from study import Study
 
-from headcount import metrics, task_files, task_kinds
+from headcount import metrics, task_files, task_kinds, tasks
 from headcount.task_files import TaskError
 from headcount.task_kinds import Limits, Wanted
 
@@ -43,6 +43,7 @@ def examine(yaml, shots=(0, 1), limits=LIMITS, **wanted):
         ({"num_fewshot": 0}, r"gives no examples .*use shots: \[0\]"),
         ({"fewshot_config": {"samples": [{}], "sampler": "first_n"}, "fewshot_split": None}, None),
         ({"metric_list": [{"metric": "mcc"}]}, "reports mcc of it, of which none is a mean"),
+        ({"metric_list": [{"metric": "accc"}]}, "better when higher: did you mean acc"),
         ({"metric_list": [{**ACC, "higher_is_better": False}]}, "none is a mean"),
         ({"metric_list": [{**ACC, "metric": "perplexity"}]}, "none is a mean"),
         ({"validation_split": None}, "neither test_split nor validation_split"),
@@ -53,6 +54,13 @@ def examine(yaml, shots=(0, 1), limits=LIMITS, **wanted):
         ({"doc_to_choice": "{{[a, choices[1]]}}"}, "doc_to_choice names 'a'"),
         ({"doc_to_text": "{% for c in choices %}{{c}}{% endfor %}{{question}}"}, None),
         ({"doc_to_text": "{{question"}, "doc_to_text is no template"),
+        ({"doc_to_target": "id"}, "names a choice in no document of 'validation' .*'validation-0'"),
+        ({"doc_to_target": "{{question}}"}, "names a choice in no document"),
+        ({"doc_to_target": "{{answer}}"}, None),
+        ({"doc_to_target": "{{choices[answer]}}"}, None),
+        ({"doc_to_txt": "x"}, "doc_to_txt is no key of lm-eval's tasks: did you mean doc_to_text"),
+        ({"training_split": "trian"}, "training_split is 'trian', .*: did you mean train"),
+        ({"output_type": "multiple_choices"}, "did you mean multiple_choice"),
         ({"doc_to_choice": ["one"], "doc_to_target": "answer"}, None),
         ({"filter_list": [{"name": "x", "filter": [{"function": "regex"}]}]}, "by regex"),
         ({"filter_list": [{"name": "x", "filter": [{"function": "take_first"}]}]}, None),
@@ -187,6 +195,49 @@ def test_a_data_file_that_is_not_there_is_named(edited, task_path, data_files, t
         examine(path)
 
 
+def test_data_that_are_no_json_are_told_with_their_place(edited, task_path, tmp_path):
+    files = {
+        split: str(task_path / f"data/tiny_a/{split}.jsonl") for split in ("train", "validation")
+    }
+    slips = {'{"id": 1}\n{"id": ': "slip.jsonl, line 2, column 8 is not valid JSON", "": "is empty"}
+    for text, told in slips.items():
+        (tmp_path / "slip.jsonl").write_text(text)
+        data_files = files | {"validation": str(tmp_path / "slip.jsonl")}
+        with pytest.raises(TaskError, match=told):
+            examine(edited(dataset_kwargs={"data_files": data_files}))
+
+
+def test_paths_of_data_are_found_from_above_the_task_too(edited, task_path, monkeypatch):
+    data_files = {split: f"data/tiny_a/{split}.jsonl" for split in ("train", "validation")}
+    config = pyyaml.safe_load(edited(dataset_kwargs={"data_files": data_files}).read_text())
+    path = task_path / "deeper" / "edited.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(pyyaml.safe_dump(config))
+    assert examine(path).evaluated == "validation"
+    task = tasks.load(path)
+    assert len(task.eval_docs) == 12
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "name,told",
+    [
+        ("nowhere.process", "nowhere.py is not there"),
+        ("there.proces", "there.py defines no proces: did you mean process"),
+        ("there.process", None),
+    ],
+)
+def test_a_function_that_is_not_there_is_named(edited, tmp_path, name, told):
+    (tmp_path / "there.py").write_text("def process(docs):\n    return docs\n")
+    path = edited()
+    path.write_text(path.read_text() + f"process_docs: !function {name}\n")
+    if told is None:
+        assert examine(path).task == "edited"
+        return
+    with pytest.raises(TaskError, match=told):
+        examine(path)
+
+
 def test_a_package_that_a_tasks_functions_need_is_named(edited, tmp_path):
     (tmp_path / "needy.py").write_text("import json\nimport no_such_package.inner\n")
     path = edited()
@@ -233,7 +284,10 @@ BAD = {
     "no_examples": ({"num_fewshot": 0}, "use shots: [0]"),
     "no_mean": ({"metric_list": [{"metric": "mcc"}]}, "none is a mean over documents"),
     "no_field": ({"doc_to_text": "{{qestion}}"}, "doc_to_text names 'qestion'"),
-    "hidden_labels": ({"doc_to_choice": [], "doc_to_target": "answer"}, "labels are hidden?"),
+    "hidden_labels": (
+        {"doc_to_choice": [], "doc_to_target": "answer"},
+        "names a choice in no document",
+    ),
     "few_documents": ({"training_split": "validation"}, "set limits: evaluation below"),
     "no_data": ({"dataset_kwargs": {"data_files": {"train": "gone.jsonl"}}}, "gone.jsonl"),
 }

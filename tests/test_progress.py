@@ -5,7 +5,7 @@ import logging
 import pytest
 from test_sweep import random_prompts, within
 
-from headcount import importance, progress
+from headcount import importance, induction, progress, verification
 from headcount.sweep import Masks, log_likelihoods
 
 REMOVALS = [([], []), ([(0, 1)], []), ([], [1])]
@@ -65,5 +65,16 @@ def test_a_sweep_and_gradients_count_all_that_they_do(opt, counted, memory):
     distinct = len({prompt.key for prompt in prompts})  # gradients are computed once of each
     totals = [counting.total for counting in counted]
     assert totals == [len(REMOVALS) * len(prompts), distinct, distinct]
+    for counting in counted:
+        assert counting.done == pytest.approx(counting.total)
+
+
+def test_induction_and_verification_count_all_that_they_do(opt, counted):
+    induction.prefix_matching(opt, 3, seed=0)
+    induction.copying(opt, 2, seed=0)
+    assert [(counting.done, counting.total) for counting in counted] == [(3, 3), (2, 2)]
+    counted.clear()
+    verification.verify(opt)
+    assert {counting.what for counting in counted} >= {"the unmodified model", "masks x prompts"}
     for counting in counted:
         assert counting.done == pytest.approx(counting.total)

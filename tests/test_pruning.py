@@ -61,7 +61,7 @@ def test_equal_sets_of_components_are_evaluated_once(opt, evaluation, monkeypatc
 def test_rows_conform_to_the_schema(opt, evaluation, tmp_path):
     ranking = {"by": {"heads": order(opt, "heads")}}
     rows = pruning.prune(opt, evaluation, ranking, [(0.0, 0.0), (50.0, 0.0)])["by"]
-    artifacts.write(tmp_path / "p.parquet", rows, artifacts.SCHEMAS["pruning"], {"task": "t"})
+    artifacts.write(tmp_path / "p.parquet", rows, artifacts.ROWS["pruning"], {"task": "t"})
     table = pl.read_parquet(tmp_path / "p.parquet")
     assert table.height == 2 * len(evaluation.docs)
     results = [json.loads(result) for result in table["results"]]

@@ -55,9 +55,7 @@ def test_every_ranking_is_an_artifact(components, tmp_path):
         rankings.depth(components),
         rankings.random_order(components, seed=0, index=0),
     ):
-        artifacts.write(
-            tmp_path / "r.parquet", ranking.to_arrow(), artifacts.SCHEMAS["rankings"], {}
-        )
+        artifacts.write(tmp_path / "r.parquet", ranking.to_arrow(), artifacts.ROWS["rankings"], {})
         assert pl.read_parquet(tmp_path / "r.parquet").rows() == ranking.rows()
 
 

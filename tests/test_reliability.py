@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import spearmanr
-from test_correlation import DOCUMENTS, HEADS, LAYERS, importance_files, plain_overlap
+from test_correlation import ABOUT, DOCUMENTS, HEADS, LAYERS, importance_files, plain_overlap
 
 from headcount import artifacts, correlation
 
@@ -61,7 +61,7 @@ def write_importance(path, contributions, task="copa"):
         "contributions": list(contributions),
         "weights": list(np.ones((N, n))),
     }
-    made_by = {"task": task, "shots": 0}
+    made_by = {**ABOUT, "task": task, "shots": 0}
     artifacts.write(path, columns, artifacts.SCHEMAS["importance"], made_by)
     return path
 
@@ -129,7 +129,7 @@ def test_estimators_are_compared_as_tasks_are(study, tmp_path):
         ]
     )
     path = tmp_path / "estimators.parquet"
-    made_by = {"component": "heads", "task": "copa", "shots": 0}
+    made_by = {**ABOUT, "task": "copa", "shots": 0}
     artifacts.write(path, rows.to_arrow(), artifacts.SCHEMAS["estimators"], made_by)
     found = correlation.cross_estimator([path], resamples=30, seed=5)
     names = ["gradient-token", "oracle-loss"]
@@ -137,11 +137,10 @@ def test_estimators_are_compared_as_tasks_are(study, tmp_path):
     assert set(found.select("component", "task", "shots").rows()) == {("heads", "copa", 0)}
 
     filed = tmp_path / "other.parquet"
-    artifacts.write(
-        filed, other.to_arrow(), artifacts.SCHEMAS["importance"], made_by | {"shots": 1}
-    )
+    elsewhere = other.with_columns(shots=pl.lit(1)).to_arrow()
+    artifacts.write(filed, elsewhere, artifacts.SCHEMAS["importance"], {})
     as_shots = correlation.cross_shot([one, filed], resamples=30, seed=5)
-    statistics = as_shots.columns[4:]
+    statistics = as_shots.columns[as_shots.columns.index("rho") :]
     assert found.row(0, named=True) == {
         **found.row(0, named=True),
         **as_shots.select(statistics).row(0, named=True),

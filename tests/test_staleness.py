@@ -1,7 +1,7 @@
 """What runs again after an edit: nothing but what means something else, and all of that.
 
 Each row of the tables is an edit of the finished tiny study, and the jobs that a dry run would
-then execute. The whole study has 69.
+then execute. The whole study has 70.
 """
 
 import json
@@ -16,7 +16,7 @@ from study import FIGURES, STUDY, Study
 from headcount import artifacts
 from headcount.__main__ import main
 
-ALL = 69
+ALL = 70
 DRAWN = {f"draw_{name}": 1 for name in FIGURES}
 MODEL_JOBS = {"verify_model", "score_importance", "score_induction", "prune"}
 MODEL_JOBS |= {"prune_heldout", "prune_transfer"}
@@ -228,6 +228,11 @@ def truncated(study):
     path.write_text(path.read_text()[:1000])
 
 
+def page_truncated(study):
+    path = study.directory / "artifacts/tiny/report/index.html"
+    path.write_text(path.read_text()[:1000])
+
+
 def deleted(study):
     (study.directory / "artifacts/tiny/importance/tiny_a/0-shot/heads.parquet").unlink()
 
@@ -297,6 +302,11 @@ SEEN = {  # all jobs, or some of them
     "documents": (ANSWER, {"prepare_task": 2}),
     "a bit": (flipped, {"score_importance": 1}),
     "a figure cut short": (truncated, {"draw_summary": 1}),
+    "a page cut short": (page_truncated, {"explore": 1}),
+    "a line of the page's script": (
+        append("src/headcount/explorer/assets/map.js", "\n// a comment\n"),
+        {"explore": 1},
+    ),
     "an artifact deleted": (deleted, {"score_importance": 1}),
     "another format": (of_another_format, {"rank_by_aggregate": 1, **ONE_RANKING}),
     "made by nobody": (of_nobody, {"rank_by_aggregate": 1, **ONE_RANKING}),
@@ -385,3 +395,6 @@ def test_why_tells_what_is_different(study, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["headcount", "why", "artifacts/tiny/figures/induction.png"])
     main()
     assert "current" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["headcount", "why", "artifacts/tiny/report/index.html"])
+    main()
+    assert "tables/cross_task.parquet" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from headcount import artifacts, summary, tables
+from headcount import artifacts, curves, summary, tables
 
 MODEL = {"name": "m", "layers": 2, "heads": [5, 5], "ffns": [0, 1]}
 HEADS = [(layer, head) for layer in range(2) for head in range(5)]
@@ -49,7 +49,8 @@ def write_pruning(directory, metric):
                 "model": MODEL,
                 "task": task,
                 "shots": 1,
-                "ranking": ranking,
+                "component": "heads",
+                "order": order.split("-")[0],
                 "metric": "acc",
                 "chance": 0.25,
                 "heldout": False,
@@ -150,6 +151,7 @@ def points(drops):
     return pl.DataFrame(
         [
             {"heads_level": h, "ffns_level": f, "heads_removed": h, "ffns_removed": f, "drop": drop}
+            | {"shots": 1, "task": tables.MEAN, "order": "own"}
             for (h, f), drop in drops.items()
         ]
     )
@@ -166,7 +168,7 @@ def points(drops):
     ],
 )
 def test_as_much_goes_as_stays_within_five_points_all_the_way(drops, expected):
-    (found,) = tables._furthest(points(drops)).iter_rows(named=True)
+    (found,) = curves.shares_removed(points(drops)).iter_rows(named=True)
     assert (found["heads_level"], found["ffns_level"]) == expected
 
 
@@ -175,7 +177,7 @@ def ranking(path, name, order):
         {"layer": layer, "head": head, "rank": rank, "score": float(rank)}
         for rank, (layer, head) in enumerate(order)
     ]
-    made = {"ranking": name, "shots": 0}
+    made = {"ranking": name, "shots": 0, "component": "heads", "model": MODEL, "documents": 9}
     artifacts.write(path, rows, artifacts.SCHEMAS["rankings"], made)
     return str(path)
 
@@ -190,7 +192,7 @@ def scores(tmp_path):
             for (layer, head), value in zip(HEADS, values, strict=True)
         ]
         paths.append(str(tmp_path / f"{name}.parquet"))
-        artifacts.write(paths[-1], rows, artifacts.SCHEMAS["induction"], {})
+        artifacts.write(paths[-1], rows, artifacts.ROWS["induction"], {})
     return paths
 
 
@@ -229,7 +231,7 @@ def test_the_matrix_of_tasks_has_their_reliability_on_its_diagonal(tmp_path):
         itself |= {"spearman_brown": 0.75, "spearman_brown_low": 0.1, "overlap": 0.8}
         for name, one in (("correlation", pair), ("reliability", itself)):
             files[name].append(str(tmp_path / f"{name}-{component}.parquet"))
-            made = {"component": component}
+            made = {"component": component, "model": MODEL, "documents": 9}
             artifacts.write(files[name][-1], [one], artifacts.SCHEMAS[name], made)
     table = tables.cross_task(**files)
     for component in ("heads", "ffns"):
@@ -242,9 +244,9 @@ def test_the_matrix_of_tasks_has_their_reliability_on_its_diagonal(tmp_path):
 def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
     home = tmp_path / "artifacts" / "m" / "tables"
     made = {"model": "m"}
-    curves = tables.head_pruning(pruning, resamples=20, seed=0)
+    pruned = tables.head_pruning(pruning, resamples=20, seed=0)
     for name in ("head_pruning", "ffn_pruning", "combined_pruning"):
-        table = curves.to_arrow()
+        table = pruned.to_arrow()
         artifacts.write(home / f"{name}.parquet", table, table.schema, made)
     files = [
         str(home / f"{n}.parquet") for n in ("head_pruning", "ffn_pruning", "combined_pruning")
@@ -257,18 +259,46 @@ def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
     own = row(table, component="heads", order="own")
     line = next(line for line in text.splitlines() if " heads " in line)
     lost = [f"{100 * own[name] + 0.0:.1f}" for name in ("drop", "drop_low", "drop_high")]
-    expected = [f"{own['whole']:.3f}", f"{own['heads_removed']:.0f}"]
-    expected += [lost[0], f"[{lost[1]},", f"{lost[2]}]"]
-    assert line.split()[2:7] == expected and line.split()[-1] == "70"
+    expected = [f"{own['unpruned']:.3f}", f"{own['heads_removed']:.0f}"]
+    expected += [lost[0], f"{own['area']:.2f}"]
+    assert line.split()[2:6] == expected and line.split()[-1] == "70"
+    assert f"[{lost[1]}, {lost[2]}]" in text
+    assert f"{own['area_low']:.2f}-{own['area_high']:.2f}" in text
     assert "a, 1-shot: 3 prompts are cut" in text and "figures" in text
     with pytest.raises(summary.NoSummaryError, match="make all"):
         summary.show(tmp_path / "nothing")
 
 
+def test_the_area_is_the_mean_metric_over_what_is_removed(pruning):
+    table = tables.head_pruning(pruning, resamples=300, seed=0)
+    rows = table.filter(task="a", order="own").sort("heads_removed")
+    values = rows["value"].to_list()
+    trapezoids = (values[0] + values[1]) / 2 * 0.5 + (values[1] + values[2]) / 2 * 0.5
+    assert rows["area"].to_list() == pytest.approx([trapezoids / values[0]] * 3)
+    assert (rows["area_low"] <= rows["area"]).all() and (rows["area"] <= rows["area_high"]).all()
+
+
+def test_a_curve_that_never_falls_has_an_area_of_one(tmp_path):
+    files = write_pruning(tmp_path, lambda task, order, level: metric(task, order, 0.0))
+    table = tables.head_pruning(files, resamples=50, seed=0).filter(order="own")
+    for name in ("area", "area_low", "area_high"):
+        assert table[name].to_list() == pytest.approx([1.0] * table.height)
+    assert set(table["heads_removable_low"]) == {100.0}
+
+
+def test_what_is_removable_has_the_interval_of_its_resamples():
+    """In a replicate that loses six points at half, nothing can be removed; in others, half."""
+    levels = np.array([[0.0, 0.0], [50.0, 0.0]])
+    replicates = np.array([[0.9] * 100, [0.84] * 10 + [0.9] * 90])
+    found = curves.removable(curves.Curve(levels, replicates[:, -1], replicates), levels)
+    assert found["heads_removable_low"] == 0.0 and found["heads_removable_high"] == 50.0
+    assert found["ffns_removable_low"] == found["ffns_removable_high"] == 0.0
+
+
 def test_a_drop_of_exactly_five_points_is_within():
     """0.9 - 0.85 is 0.05 and a rounding error more."""
     drop = 0.9 - 0.85
-    assert drop > tables.TOLERANCE
+    assert drop > curves.TOLERANCE
     points = pl.DataFrame(
         {
             "heads_level": [0.0, 50.0, 90.0],
@@ -276,6 +306,9 @@ def test_a_drop_of_exactly_five_points_is_within():
             "heads_removed": [0.0, 50.0, 90.0],
             "ffns_removed": [0.0, 0.0, 0.0],
             "drop": [0.0, drop, 0.0501],
+            "shots": 1,
+            "task": tables.MEAN,
+            "order": "own",
         }
     )
-    assert tables._furthest(points)["heads_level"].item() == 50
+    assert curves.shares_removed(points)["heads_level"].item() == 50

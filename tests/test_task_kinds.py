@@ -267,7 +267,7 @@ def forget_modules():
 
 def prompts(yaml, shots, mirror, limits=FEW, calibrate=False):
     rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror, calibrate=calibrate)
-    return pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
+    return pa.Table.from_pylist(rows, artifacts.ROWS["tasks"])
 
 
 def by_lm_eval(recorder, yaml, shots):

@@ -9,7 +9,7 @@ import torch
 from test_families import module_name
 
 from headcount import model as models
-from headcount import proof, verify
+from headcount import proof, verification
 from headcount.examination import AFTERWARDS
 from headcount.model import LanguageModel
 from headcount.projections import matrix
@@ -32,7 +32,7 @@ def fresh(all_models):
 
 
 def test_every_family_is_verified(model):
-    table = verify.prove(model, seed=1)
+    table = verification.prove(model, seed=1)
     assert table["property"].to_list()[:3] == [proof.WHOLE, proof.GREEDY, AFTERWARDS]
     assert len(table) == 9 and (table["bound"] > 0).all()
 
@@ -41,13 +41,13 @@ def test_every_family_is_verified(model):
 def test_half_precision_is_verified(fresh, family):
     model = fresh(family)
     model.hf.to(torch.bfloat16)
-    verify.prove(model)
+    verification.prove(model)
     assert model.way == "packed"
 
 
 def test_a_model_on_disk_is_verified(checkpoint):
     model = models.load(checkpoint, device_map="disk")
-    verify.prove(model)
+    verification.prove(model)
     assert all(parameter.is_meta for parameter in model.hf.parameters())
 
 
@@ -63,7 +63,7 @@ def test_the_longest_prompt_of_a_study_is_compared_before_it_computes(
         return [state._replace(hidden=state.hidden * (1.01 if long else 1)) for state in after]
 
     monkeypatch.setattr(likelihoods.Wave, "through", off)
-    with pytest.raises(verify.VerificationError, match=r"a prompt of the study, .* tokens"):
+    with pytest.raises(verification.VerificationError, match=r"a prompt of the study, .* tokens"):
         proof.prove_on(fresh("opt"), prompts, yaml)
 
 
@@ -188,12 +188,12 @@ def test_an_engine_that_is_wrong_is_not_used(fresh, monkeypatch, caplog, sabotag
     model.way = "packed"
     sabotage(monkeypatch, model)
     if right_way:
-        verify.prove(model)
+        verification.prove(model)
         message = caplog.text
         assert model.way == right_way and "own attention is tried" in message
     else:
-        with pytest.raises(verify.VerificationError) as stopped:
-            verify.prove(model)
+        with pytest.raises(verification.VerificationError) as stopped:
+            verification.prove(model)
         message = str(stopped.value)
     assert model.hf.config.model_type in message and "What to do" in message
     assert "removed: " in message

@@ -6,7 +6,7 @@ import re
 import polars as pl
 import pytest
 import tiny
-from study import FIGURES, STUDY, Study
+from study import FORMATS, PAGES, STUDY, Study
 
 from headcount import parity
 
@@ -19,9 +19,32 @@ def study(finished, tmp_path):
 
 def test_every_figure_is_made_in_three_formats(finished):
     directory = finished.directory / "artifacts" / "tiny" / "figures"
-    expected = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "html")}
+    expected = {f"{name}.{kind}" for name in PAGES for kind in FORMATS}
     assert {path.name for path in directory.iterdir()} == expected
     assert all(path.stat().st_size > 1000 for path in directory.iterdir())
+
+
+def test_many_files_read_as_one_table_without_their_names(finished):
+    home = finished.directory / "artifacts"
+    scores = pl.read_parquet(f"{home}/*/importance/**/*.parquet")
+    about = scores.unique(["model", "task", "shots", "component", "estimator"])
+    assert about.height == 8 and set(about["model"]) == {"tiny"}
+    by_kind = set(about.select("component", "estimator").rows())
+    assert by_kind == {("heads", "gradient-token"), ("ffns", "oracle-task")}
+    for kind in ("importance", "rankings", "pruning"):
+        for path in home.glob(f"tiny/{kind}/*/*-shot/**/*.parquet"):
+            name, shots, *component = path.relative_to(home / "tiny" / kind).with_suffix("").parts
+            table = pl.read_parquet(path)
+            labels = table.select("ranking" if kind == "rankings" else "task", "shots", "component")
+            assert set(labels.rows()) == {(name, int(shots[0]), component[0])}
+    rows = pl.read_parquet(f"{home}/tiny/pruning/tiny_a/**/*.parquet")
+    orders = {"own", "aggregate", "closest", "farthest", "depth", "random"}
+    assert set(rows["order"]) == orders
+    assert set(rows.filter(order="own")["ranking"]) == {"tiny_a"}
+    assert set(rows.filter(order="closest")["ranking"]) == {"tiny_b"}
+    kinds = pl.read_parquet(f"{home}/tiny/induction/*.parquet")["kind"]
+    assert set(kinds) == {"prefix_matching", "copying"}
+    assert set(pl.read_parquet(f"{home}/tasks/**/*.parquet")["shots"]) == {0, 2}
 
 
 def test_a_finished_study_has_nothing_to_do(finished):
@@ -112,14 +135,17 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"tsaks": ["tiny_a"]}, r"'tsaks' was unexpected"),
+        ({"tsaks": ["tiny_a"]}, r"tsaks: there is no such key: did you mean tasks\?"),
         ({"tasks": ["tiny_aa"]}, r"unknown task 'tiny_aa' \(close: tiny_a"),
         ({"task_path": "nowhere"}, r"task_path: nowhere is not a directory"),
         ({"levels": {"heads": [0, 120]}}, r"levels\.heads\[1\]: 120 is greater than the maximum"),
         ({"levels": {"heads": [10]}}, r"levels\.heads: "),
         ({"seed": "one"}, r"seed: 'one' is not of type 'integer'"),
         ({"heldout_tasks": ["tiny_a"]}, r"tiny_a cannot be among tasks as well"),
-        ({"models": {"m": {"source": "model", "dtpye": "x"}}}, r"models\.m: .*'dtpye'"),
+        (
+            {"models": {"m": {"source": "model", "dtpye": "x"}}},
+            r"models\.m\.dtpye: .* did you mean dtype\?",
+        ),
         ({"models": {}}, r"models: "),
         (
             {"estimator_agreement": {"tasks": ["tiny_a", "tiny_c"]}},

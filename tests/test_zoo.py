@@ -1,7 +1,7 @@
 """Every type of transformers' causal language models: computed right, or refused by name.
 
-Each is built tiny and random (`zoo`) and shown to `headcount.verify`, which compares the engine
-with the unmodified model. There is no third way: a wrong number and a crash both fail.
+Each is built tiny and random (`zoo`) and shown to `headcount.verification`, which compares the
+engine with the unmodified model. There is no third way: a wrong number and a crash both fail.
 """
 
 import re
@@ -13,11 +13,11 @@ import pytest
 import tiny
 import zoo
 
-from headcount import verify
+from headcount import verification
 from headcount.families import ModelError
 from headcount.model import LanguageModel
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 # One of each kind that the families of `tiny` do not have: with each change the whole zoo is slow.
 FAST = (
     "bloom",  # ALiBi, a residual that goes through the FFN
@@ -62,7 +62,7 @@ def verdict(model_type: str) -> str:
     """The way of a type that is right, "packed" or "own", or why it is refused."""
     try:
         model = LanguageModel(zoo.build(model_type), tiny.tokenizer())
-        table = verify.verify(model)
+        table = verification.verify(model)
     except ModelError as refusal:
         return str(refusal)
     assert table["passed"].all(), table.filter(~table["passed"])
@@ -94,7 +94,7 @@ def test_one_of_each_kind_is_right_or_refused(model_type):
 )
 def test_falcon_is_right_in_all_its_forms(settings):
     model = LanguageModel(zoo.build("falcon", **settings), tiny.tokenizer())
-    assert verify.verify(model)["passed"].all()
+    assert verification.verify(model)["passed"].all()
 
 
 @pytest.mark.slow
@@ -104,8 +104,8 @@ def test_is_right_or_refused(model_type):
 
 
 @pytest.mark.slow
-def test_the_readme_lists_what_is_right_and_what_is_refused(pytestconfig):
-    """`pytest --write-readme tests/test_zoo.py` writes the table."""
+def test_the_page_of_families_lists_what_is_right_and_what_is_refused(pytestconfig):
+    """`pytest --write-families tests/test_zoo.py` writes the table."""
     types = defaultdict(list)
     for model_type in zoo.TYPES:
         found = zoo.NOT_BUILT.get(model_type) or verdict(model_type)
@@ -123,14 +123,14 @@ def test_the_readme_lists_what_is_right_and_what_is_refused(pytestconfig):
     for why in (*ways, *others):
         names = " ".join(sorted(types[why]))
         lines.append(f"| {ways.get(why, why)} | {len(types[why])} | {names} |")
-    text = README.read_text()
+    text = PAGE.read_text()
     before, _, rest = text.partition("<!-- families -->\n")
     _, _, after = rest.partition("<!-- end -->\n")
     table = "\n".join(lines) + "\n"
     written = f"{before}<!-- families -->\n{table}<!-- end -->\n{after}"
-    if pytestconfig.getoption("--write-readme"):
-        README.write_text(written)
-    assert README.read_text() == written
+    if pytestconfig.getoption("--write-families"):
+        PAGE.write_text(written)
+    assert PAGE.read_text() == written
 
 
 def reason(found: str) -> str:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from headcount import temporaries
 
-FORMAT = 2  # of all artifacts: raised whenever an older one can no longer be read as it is
+FORMAT = 3  # of all artifacts: raised whenever an older one can no longer be read as it is
 UNSEALED = b"sha256:" + b"0" * 64
 SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
 # What can be wrong with the place where an artifact is to lie.
@@ -57,7 +57,8 @@ _IMPORTANCE = [
     pa.field("weights", pa.list_(pa.float64()), nullable=False),
 ]
 
-SCHEMAS: dict[str, pa.Schema] = {
+# What differs from row to row.
+ROWS: dict[str, pa.Schema] = {
     # A request of lm-eval: one choice of one document.
     "tasks": pa.schema(
         [
@@ -182,6 +183,38 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+_MODEL = pa.field("model", pa.string(), nullable=False)  # its name in the configuration
+_TASK = pa.field("task", pa.string(), nullable=False)
+_SHOTS = pa.field("shots", pa.int32(), nullable=False)
+_COMPONENTS = pa.field("component", pa.string(), nullable=False)  # heads, ffns or combined
+_RANKING = pa.field("ranking", pa.string(), nullable=False)
+# What all rows of a file are about. It stands in each of them, so that many files read as one table
+# need no names: Parquet keeps a column of equal values in some hundred bytes.
+LABELS: dict[str, list[pa.Field]] = {
+    "tasks": [_TASK, _SHOTS],
+    "importance": [
+        *[_MODEL, _TASK, _SHOTS, _COMPONENTS],
+        pa.field("estimator", pa.string(), nullable=False),  # one of `importance.ESTIMATORS`
+    ],
+    "estimators": [_MODEL, _TASK, _SHOTS, _COMPONENTS],
+    "verified": [_MODEL],
+    "rankings": [_MODEL, _RANKING, _SHOTS, _COMPONENTS],
+    "pruning": [
+        *[_MODEL, _TASK, _SHOTS, _COMPONENTS],
+        pa.field("order", pa.string(), nullable=False),  # what the ranking is to the task
+    ],
+    # Edge cases are of no task.
+    "parity": [_MODEL, _TASK.with_nullable(True), _SHOTS.with_nullable(True)],
+    "correlation": [_MODEL, _COMPONENTS],
+    "reliability": [_MODEL, _COMPONENTS],
+    "induction": [
+        _MODEL,
+        pa.field("kind", pa.string(), nullable=False),  # prefix_matching or copying
+    ],
+}
+SCHEMAS = {kind: pa.schema([*LABELS.get(kind, []), *rows]) for kind, rows in ROWS.items()}
+
+
 class DamagedError(OSError):
     """A file is not what was written, or not in a format that this version reads."""
 
@@ -231,19 +264,41 @@ def write(path: str | Path, rows, schema: pa.Schema, provenance: dict) -> None:
     """Write `rows` to the Parquet file `path`, cast to `schema`, with `provenance` inside.
 
     `rows` is a list of dicts, or what pyarrow makes a table of: a dict of columns, a polars frame.
-    The provenance also gets the `format` and, unless it has one, the `content`: a hash of the rows
-    and of what is read of the provenance; where rows belong to splits, one for each of these.
+    Columns that they lack are labels, which the provenance holds (see `labelled`). It also gets the
+    `format` and, unless it has one, the `content`: a hash of the rows and of what is read of the
+    provenance; where rows belong to splits, one for each of these.
 
     Raises `ValueError` when a null stands where the schema allows none.
     """
-    table = pa.Table.from_pylist(rows, schema) if isinstance(rows, list) else pa.table(rows)
-    for field in schema:
-        if not field.nullable and table[field.name].null_count:
-            raise ValueError(f"{path}: column {field.name!r} holds nulls")
-    table = table.select(schema.names).cast(schema).replace_schema_metadata(None)
+    try:
+        table = labelled(rows, schema, provenance)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     made = {"content": _content(table, provenance), **provenance, "format": FORMAT}
     with atomic(path) as temporary:
         temporary.write_bytes(_sealed(table, made))
+
+
+def labelled(rows, schema: pa.Schema, about: dict) -> pa.Table:
+    """`rows`, as of `write`, as a table of `schema`, without its metadata.
+
+    A column that they lack has the value of that name in `about` in every row; of a `model` that is
+    described there, its name.
+
+    Raises `ValueError` when a null stands where the schema allows none.
+    """
+    if isinstance(rows, list):
+        given = set().union(*rows)
+        rows = pa.Table.from_pylist(rows, pa.schema([f for f in schema if f.name in given]))
+    table = pa.table(rows)
+    for field in schema:
+        if field.name not in table.column_names:
+            value = about.get(field.name)
+            value = value["name"] if isinstance(value, dict) else value
+            table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), len(table)))
+        if not field.nullable and table[field.name].null_count:
+            raise ValueError(f"column {field.name!r} holds nulls")
+    return table.select(schema.names).cast(schema).replace_schema_metadata(None)
 
 
 def _content(table: pa.Table, provenance: dict) -> str | dict[str, str]:
@@ -300,6 +355,11 @@ def provenance(path: str | Path) -> dict:
     if Path(path).suffix == ".json":
         return read_json(path)
     return json.loads(_opened(path).metadata.metadata[b"headcount"])
+
+
+def most_documents(importance: Sequence[str | Path]) -> int:
+    """The most documents that any of the artifacts `importance` comes from."""
+    return max(frame(path, ["n"])["n"].max() for path in importance)
 
 
 def _opened(path: str | Path) -> pq.ParquetFile:

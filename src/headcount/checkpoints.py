@@ -71,7 +71,7 @@ def read(path: str | Path, trust_remote_code: bool = False, **placement):
     return hf, tokenizer
 
 
-def complete(auto_class: type, path: Path, **loading) -> PreTrainedModel:
+def complete(auto_class: type[AutoModelForCausalLM], path: Path, **loading) -> PreTrainedModel:
     """`auto_class.from_pretrained(path, **loading)`; raises `ModelError` unless it is complete."""
     hf, report = auto_class.from_pretrained(
         path, **loading, output_loading_info=True, ignore_mismatched_sizes=True

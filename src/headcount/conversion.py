@@ -89,10 +89,11 @@ def configuration(
     """The configuration of what `source` is studied as; of a local model no weight is read."""
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     if Path(source).is_dir() or gguf_file:
-        source, where["revision"] = fetch(source, revision, gguf_file)
-        if (source / ADAPTER).is_file():
-            base = json.loads((source / ADAPTER).read_text())
-            return configuration(*_base(source, base), None, trust_remote_code)
+        path, where["revision"] = fetch(source, revision, gguf_file)
+        if (path / ADAPTER).is_file():
+            base = json.loads((path / ADAPTER).read_text())
+            return configuration(*_base(path, base), None, trust_remote_code)
+        source = str(path)
     with told(source):
         config = AutoConfig.from_pretrained(
             source, **where, **({"gguf_file": gguf_file} if gguf_file else {})

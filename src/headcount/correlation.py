@@ -73,10 +73,10 @@ def cross_task(importance_paths: Sequence[str | Path], resamples: int, seed: int
             task: resampled(files.read(task, shots), task, resamples, seed) for task in files.tasks
         }
         ranked = {task: _ranked(matrix) for task, matrix in scores.items()}
-        ranked[AGGREGATE] = _ranked(sum(scores.values()) / len(scores))
+        ranked[AGGREGATE] = _ranked(sum(scores.values(), np.zeros(1)) / len(scores))
         with_aggregate = ((task, AGGREGATE) for task in files.tasks if len(files.tasks) > 1)
         rows += [
-            {"a": a, "b": b, "shots_a": shots, "shots_b": shots}
+            {**files.about, "a": a, "b": b, "shots_a": shots, "shots_b": shots}
             | _compared(ranked[a], ranked[b], baseline)
             for a, b in (*combinations(files.tasks, 2), *with_aggregate)
         ]
@@ -91,7 +91,7 @@ def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int
     """
     files = ImportanceFiles(importance_paths)
     baseline = _Baseline(files.layers, resamples, seed)
-    totals = dict.fromkeys(files.shots, 0.0)  # sums over the tasks so far
+    totals = dict.fromkeys(files.shots, np.zeros(1))  # sums over the tasks so far
     rows = []
     for name in (*files.tasks, *([AGGREGATE] if len(files.tasks) > 1 else [])):
         ranked = {}
@@ -103,7 +103,7 @@ def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int
                 totals[shots] = totals[shots] + scores
             ranked[shots] = _ranked(scores)
         rows += [
-            {"a": name, "b": name, "shots_a": a, "shots_b": b}
+            {**files.about, "a": name, "b": name, "shots_a": a, "shots_b": b}
             | _compared(ranked[a], ranked[b], baseline)
             for a, b in combinations(ranked, 2)
         ]
@@ -117,28 +117,29 @@ def cross_estimator(
 
     For every file all pairs of its estimators, then each with itself (a == b): see `diagonal`.
 
-    Columns: component, task, shots, a, b, and those of the artifact `correlation` from rho on.
+    Columns: model, component, task, shots, a, b, and those of the artifact `correlation` from rho
+    on.
     """
+    labels = {"model": pl.String, "component": pl.String, "task": pl.String, "shots": pl.Int32}
     rows = []
     for path in estimator_paths:
-        made_by, table = artifacts.provenance(path), artifacts.frame(path)
-        about = {key: made_by[key] for key in ("component", "task", "shots")}
+        table = artifacts.frame(path)
+        about = table.select(list(labels)).row(0, named=True)
         scores = {
             name: aligned([table.filter(estimator=name)])[0]
             for name in table["estimator"].unique(maintain_order=True)
         }
         baseline = _Baseline(next(iter(scores.values()))["layer"].to_numpy(), resamples, seed)
         ranked = {
-            name: _ranked(resampled(of_one, made_by["task"], resamples, seed))
+            name: _ranked(resampled(of_one, about["task"], resamples, seed))
             for name, of_one in scores.items()
         }
         for a, b in combinations(ranked, 2):
             rows.append({**about, "a": a, "b": b, **_compared(ranked[a], ranked[b], baseline)})
         for name, of_one in scores.items():
-            both = halves(of_one, made_by["task"], min(resamples, MAX_SPLITS), seed)
+            both = halves(of_one, about["task"], min(resamples, MAX_SPLITS), seed)
             rows.append({**about, "a": name, "b": name, **_stepped_up(_split_half(*both))})
-    columns = {"component": pl.String, "task": pl.String, "shots": pl.Int32}
-    columns |= pl.Schema(artifacts.SCHEMAS["correlation"])
+    columns = labels | pl.Schema(artifacts.SCHEMAS["correlation"])
     del columns["shots_a"], columns["shots_b"]
     return pl.DataFrame(rows, schema=columns)
 
@@ -196,7 +197,7 @@ def reliability(importance_paths: Sequence[str | Path], resamples: int, seed: in
             )
             documents[AGGREGATE] = sum(documents.values())
         rows += [
-            {"task": name, "shots": shots, "n": documents[name], "splits": splits}
+            {**files.about, "task": name, "shots": shots, "n": documents[name], "splits": splits}
             | _split_half(first, second)
             for name, (first, second) in scores.items()
         ]
@@ -210,7 +211,8 @@ def diagonal(reliability: pl.DataFrame) -> pl.DataFrame:
     permutation.
     """
     rows = [
-        {"a": row["task"], "b": row["task"], "shots_a": row["shots"], "shots_b": row["shots"]}
+        {"model": row["model"], "component": row["component"]}
+        | {"a": row["task"], "b": row["task"], "shots_a": row["shots"], "shots_b": row["shots"]}
         | _stepped_up(row)
         for row in reliability.iter_rows(named=True)
     ]
@@ -223,14 +225,14 @@ def _split_half(first: np.ndarray, second: np.ndarray) -> dict:
     rho = _rho(x, y)
     flat_x, flat_y = (np.isnan(half.ranks[:, 0]) for half in (x, y))
     rho[flat_x != flat_y] = 0  # a half whose scores are all equal agrees with no ranking
-    found = {"overlap_chance": _top(first.shape[1])[1]}
+    found: dict[str, float | None] = {"overlap_chance": _top(first.shape[1])[1]}
     for name, values in (("rho", rho), ("overlap", _overlap(x, y))):
         defined = values[~np.isnan(values)]
         found[name] = defined.mean() if len(defined) else None
         found |= _interval(name, defined)
     for bound in ("", "_low", "_high"):
-        rho = found[f"rho{bound}"]
-        stepped_up = None if rho is None else 2 * max(rho, 0) / (1 + max(rho, 0))
+        half = found[f"rho{bound}"]
+        stepped_up = None if half is None else 2 * max(half, 0.0) / (1 + max(half, 0.0))
         found[f"spearman_brown{bound}"] = stepped_up
     return found
 

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,18 @@ class Scores:
     is_greedy: list[list[list[bool]]]  # [M][D][choices]
     results: list[list[dict]]  # [M][D] metric name -> value, as lm-eval's process_results gives it
     metric: np.ndarray  # [M, D] the value of the metric that is reported
+
+
+class Documents(Protocol):
+    """What importance and pruning are computed from: prompts, and what judges the answers."""
+
+    doc_ids: list[int]
+
+    def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
+        """The prompts whose continuation is a right answer, and the document [P] of each."""
+
+    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> Scores:
+        """Score every document under every mask."""
 
 
 class Evaluation:
@@ -58,7 +71,8 @@ class Evaluation:
             self.metrics.chance(doc, counts[doc_id])
             for doc_id, doc in zip(self.doc_ids, self.docs, strict=True)
         ]
-        return None if None in of_docs else float(np.mean(of_docs))
+        known = [chance for chance in of_docs if chance is not None]
+        return float(np.mean(known)) if len(known) == len(of_docs) else None
 
     def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
         """The prompts whose continuation is a right answer, and the document [P] of each.

@@ -7,6 +7,7 @@ from torch import Tensor
 from headcount import importance, induction
 from headcount.families import ModelError
 from headcount.model import LanguageModel, ordinary_tokens
+from headcount.progress import Progress
 from headcount.proof import (
     COPIES,
     GREEDY,
@@ -43,6 +44,8 @@ class Examination:
         self.reference = Reference(model, COPIES, seed)
         self.batches = _batches(model, np.random.default_rng(seed))
         self.shorter = self.batches[:-1]
+        passes = len(self.batches) + 2 * len(self.shorter)  # gradients of these, and afterwards
+        self.progress = Progress("the unmodified model", passes, "pass")
         self.patterns = self.reference.attentions(self.shorter[-1].tokens[0])
         # The model itself says how many heads a layer has, if it returns their patterns.
         self.heads = list(model.heads)
@@ -54,11 +57,12 @@ class Examination:
         """Those of the reference; it also chooses continuations that are greedy."""
         results: Results = {}
         for batch in self.batches:
-            masks = {(WHOLE, "whole"): ((), ())}
+            masks: dict[tuple[str, str], Removal] = {(WHOLE, "whole"): ((), ())}
             masks |= self.masks if batch in self.shorter else {}
             logits = self.reference.logits(
                 batch.tokens, TARGETS, list(masks.values()), self.heads
             )  # [1 + C, M, P, TARGETS, vocabulary]
+            self.progress.advance(1)
             batch.add_greedy(logits[0, 0])
             for mask, (name, of_mask) in enumerate(masks):
                 scores, margins = scores_and_margins(logits[:, mask], batch)
@@ -74,6 +78,7 @@ class Examination:
                     results[AFTERWARDS, str(batch)] = scores
         for batch in self.shorter:
             of_heads, of_ffns = self.reference.gradients(batch.tokens, batch.first, self.heads)
+            self.progress.advance(1)
             for name, gradients in ((GRADIENTS["heads"], of_heads), (GRADIENTS["ffns"], of_ffns)):
                 for layer, gradient in gradients.items():  # [1 + C, P, T, H or 1]
                     results[name, f"{batch}, layer {layer}"] = gradient.abs().sum(2)
@@ -136,6 +141,7 @@ class Examination:
         results: Results = {}
         for batch in self.shorter:
             logits = self.reference.logits(batch.tokens, TARGETS, [((), ())], self.heads)
+            self.progress.advance(1)
             results[AFTERWARDS, str(batch)] = scores_and_margins(logits[:1, 0], batch)[0][0]
         return results
 

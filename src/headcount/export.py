@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -22,22 +22,15 @@ from headcount import artifacts, checkpoints, narrow, projections, rankings, sou
 from headcount.hashes import file_hashes
 from headcount.model import LanguageModel, load
 from headcount.pruning import Removal, removal
+from headcount.suggestions import did_you_mean
 
 
 class ExportError(ValueError):
     """What cannot be exported; the message says what to change."""
 
 
-@dataclass
-class Cut:
-    """The ranking of one component and the percentage of it that is removed."""
-
-    ranking: str  # a name below artifacts/MODEL/rankings/, or a Parquet file
-    level: float
-
-
 def export(
-    model: str, cuts: dict[str, Cut], out: str | Path, directory: str | Path = "artifacts"
+    model: str, cuts: dict[str, rankings.Cut], out: str | Path, directory: str | Path = "artifacts"
 ) -> dict:
     """Write the model called `model` in the artifacts `directory`, pruned, to the directory `out`.
 
@@ -51,7 +44,8 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty directory: choose another, or move it")
     facts = _model(model, directory)
-    files = {name: _ranking(cut, name, model, directory) for name, cut in cuts.items()}
+    home = directory / model / "rankings"
+    files = {name: rankings.locate(cut.ranking, name, home) for name, cut in cuts.items()}
     tables = {name: rankings.read(path, name, cuts[name].level) for name, path in files.items()}
     for table in tables.values():
         rankings.check(table, facts["heads"], facts["ffns"], model)
@@ -102,32 +96,14 @@ def zero(model: LanguageModel, removed: Removal) -> None:
 def _model(name: str, directory: Path) -> dict:
     path = directory / name / "model.json"
     if not path.is_file():
-        known = ", ".join(sorted(found.parent.name for found in directory.glob("*/model.json")))
-        raise ExportError(f"no model {name!r} in {directory}/ (there: {known or 'none'})")
+        known = sorted(found.parent.name for found in directory.glob("*/model.json"))
+        there = f"there: {', '.join(known) or 'none'}"
+        raise ExportError(f"no model {name!r} in {directory}/ ({there}){did_you_mean(name, known)}")
     facts = artifacts.read_json(path)
     # A study names local models from the directory that it runs in, which its artifacts are below.
     places = [parent / facts["source"] for parent in (Path(), *directory.resolve().parents)]
     source = next((str(place) for place in places if place.is_dir()), facts["source"])
     return facts | {"path": str(checkpoints.place(facts | {"source": source}, path.parent))}
-
-
-def _ranking(cut: Cut, component: str, model: str, directory: Path) -> Path:
-    """The file of a ranking: itself, NAME/SHOTS-shot, or NAME if it has one number of shots."""
-    if Path(cut.ranking).suffix == ".parquet":
-        return Path(cut.ranking)
-    home = directory / model / "rankings"
-    of_name = sorted(home.glob(f"{cut.ranking}/*-shot/{component}.parquet"))
-    found = [home / cut.ranking / f"{component}.parquet", *of_name]
-    found = [path for path in found if path.is_file()]
-    if len(found) == 1:
-        return found[0]
-    known = found or home.glob(f"*/*-shot/{component}.parquet")
-    names = ", ".join(sorted(str(path.parent.relative_to(home)) for path in known))
-    problem = "is there for several numbers of shots" if found else "is not there"
-    raise ExportError(
-        f"{component}: the ranking {cut.ranking!r} {problem}: give a Parquet file, or one of "
-        f"{names or f'those below {home}/, where there is none'}"
-    )
 
 
 def _made(path: Path) -> dict:

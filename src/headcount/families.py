@@ -201,6 +201,7 @@ def _attention(
         heads = _number(attention, "num_heads", "num_attention_heads", "n_heads", "n_head")
         if head_dim is None:
             heads = heads or getattr(config, "num_attention_heads", 1)
+            assert heads
             head_dim = inputs // heads
         heads = heads or inputs // head_dim
         if heads * head_dim != inputs:
@@ -262,7 +263,8 @@ def _ffn(layer: nn.Module, layout: Layout | None) -> dict:
     if not output:
         return {}
     block = layer.get_submodule(path.partition(".")[0])
-    writes, inner = output, ()
+    writes = output
+    inner: tuple[nn.Module, ...] = ()
     if block is output and path in IN_LAYER:
         inner = tuple(filter(None, [get(layer, "fc1")]))
     elif block is not output and _takes_one_tensor(block):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headcount import evaluations, rankings
-from headcount.evaluation import Evaluation
+from headcount.evaluation import Documents
 from headcount.evaluations import Store
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import Masks
@@ -68,7 +68,7 @@ def components(model: LanguageModel, component: str) -> list[tuple[int, int | No
 def estimate(
     estimator: str,
     model: LanguageModel,
-    evaluation: Evaluation,
+    evaluation: Documents,
     component: str,
     ablation: Ablation | None = None,
     store: Store | None = None,
@@ -134,7 +134,7 @@ def gradient(
 
 def oracle(
     model: LanguageModel,
-    evaluation: Evaluation,
+    evaluation: Documents,
     component: str,
     ablation: Ablation | None = None,
     store: Store | None = None,
@@ -167,7 +167,7 @@ def loss_oracle(
 
 def each_removed(model: LanguageModel, component: str, ablation: Ablation | None = None) -> Masks:
     """1 + N masks: the whole model, then the model without each component."""
-    removals = [([], [])]
+    removals: list[tuple[list[tuple[int, int]], list[int]]] = [([], [])]
     for layer, head in components(model, component):
         removals.append(([], [layer]) if head is None else ([(layer, head)], []))
     return Masks.removing(model, removals, ablation)

@@ -20,9 +20,10 @@ import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
-from headcount.artifacts import SCHEMAS
+from headcount.artifacts import ROWS
 from headcount.families import ModelError
 from headcount.model import LanguageModel, ordinary_tokens
+from headcount.progress import Progress
 
 REPEATS = 4
 VARIANTS = ("residual", "embedding")
@@ -41,6 +42,7 @@ def prefix_matching(
     """
     vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
     scores = _scores(model, sequences)
+    progress = Progress("random sequences", sequences, "sequence")
     for i, length in enumerate(_lengths(model, sequences, vocabulary)):
         tokens = bos + _draw(vocabulary, length, seed, i) * REPEATS
 
@@ -49,6 +51,7 @@ def prefix_matching(
 
         with _visiting(model, visit):
             _run(model, tokens)
+        progress.advance(1)
     return _table(model, scores)
 
 
@@ -77,11 +80,13 @@ def copying(
         raise ValueError(f"variant {variant!r} of the copying score is none of {VARIANTS}")
     vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
     scores = _scores(model, sequences)
+    progress = Progress("random sequences", sequences, "sequence")
     for i, length in enumerate(_lengths(model, sequences, vocabulary)):
         count = min(length * REPEATS, len(vocabulary))
         tokens = bos + _draw(vocabulary, count, seed, i)
         score = _copying_residual if variant == "residual" else _copying_embedding
         score(model, tokens, len(bos), [of_layer[i] for of_layer in scores])
+        progress.advance(1)
     return _table(model, scores)
 
 
@@ -283,7 +288,7 @@ def _place_of_patterns(model: LanguageModel, layer: int, output: tuple) -> int:
 @contextmanager
 def _reading_embeddings(model: LanguageModel) -> Iterator[None]:
     """Inside, every decoder layer reads what the first one reads: the token embeddings."""
-    embeddings = []
+    embeddings: list[Tensor] = []
 
     def replace(layer: int, _module: nn.Module, inputs: tuple) -> tuple:
         if layer == 0:
@@ -320,4 +325,4 @@ def _table(model: LanguageModel, of_layers: list[Tensor]) -> pl.DataFrame:
         "standard_error": (scores.std(0) / n**0.5).numpy(),
         "n": np.full(scores.shape[1], n),
     }
-    return pl.DataFrame(columns, schema=pl.Schema(SCHEMAS["induction"]))
+    return pl.DataFrame(columns, schema=pl.Schema(ROWS["induction"]))

@@ -76,7 +76,8 @@ class Job:
             keys = _keys(self.outputs)
         except (FileNotFoundError, DamagedError):
             return
-        if len(keys) != 1 or None in keys or (place := self._place(*keys)).exists():
+        known = [key for key in keys if key is not None]
+        if len(keys) != 1 or not known or (place := self._place(*known)).exists():
             return
         for path in self.outputs:
             _copy(path, place / self.relative(path))
@@ -147,7 +148,9 @@ def _keys(outputs: Iterable[str]) -> set[str | None]:
 
     Figures have none, the artifact beside them has their hashes.
     """
-    keys, known, figures = set(), {}, []
+    keys: set[str | None] = set()
+    known: dict[str, str] = {}
+    figures: list[str] = []
     for path in outputs:
         if is_artifact(path):
             made = artifacts.provenance(path)
@@ -252,9 +255,11 @@ def why(path: str | Path, directory: str | Path) -> tuple[dict, str, dict]:
 
 
 def _artifact_of(path: Path, directory: Path) -> Path:
-    """The artifact itself, or, of a figure, the table that it shows."""
+    """The artifact itself, or what stands beside it: of a figure, the table that it shows."""
     if is_artifact(path):
         return path
+    if (beside := path.with_suffix(".json")).exists():
+        return beside
     model = path.relative_to(directory).parts[0]
     return directory / model / "tables" / f"{path.stem}.parquet"
 

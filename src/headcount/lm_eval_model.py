@@ -1,29 +1,32 @@
 """lm-evaluation-harness's model `headcount`: its HFLM without some heads and FFNs.
 
     headcount lm-eval --model headcount --model_args \\
-        pretrained=PATH,heads=RANKING.parquet,level=70,ffns=RANKING.parquet,ffns_level=20 \\
+        pretrained=PATH,heads=aggregate/5-shot@70,ffns=RANKING.parquet@20 \\
         --tasks copa
 
 HFLM loads the model and the tokenizer, tokenises, truncates, cuts rolling windows and generates.
 Log-likelihoods are computed by `headcount.sweep`, which runs what prompts share once. Softmax is
 always in float32; `batch_size` counts for generation alone.
 
-lm-eval (0.4.13) imports no models from outside its package, neither by an entry point nor by
-`--include_path`, which is read for tasks alone (EleutherAI/lm-evaluation-harness, issues 1457 and
-1621). So `headcount lm-eval` registers this one and then is lm-eval's own command, with all of its
-arguments; in Python, importing this module registers it.
+lm-eval is about to find models of other packages by the entry point `lm_eval.models`; 0.4.13 does
+not read it yet, and its `--include_path` is for tasks alone (EleutherAI/lm-evaluation-harness,
+issues 1457 and 1621). So `headcount lm-eval` registers this one and then is lm-eval's own command,
+with all of its arguments; in Python, importing this module registers it.
 """
 
+import inspect
 import logging
+from pathlib import Path
 
-from lm_eval.api.registry import register_model
+from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM
 
 from headcount import checkpoints, rankings
+from headcount.artifacts import read_json
 from headcount.model import LanguageModel, PromptError
 from headcount.pruning import removal
-from headcount.rankings import RankingError
+from headcount.suggestions import did_you_mean
 from headcount.sweep import Masks, log_likelihoods
 from headcount.sweep.removal import without
 from headcount.task_files import TaskError
@@ -39,7 +42,41 @@ class _Complete:
         return checkpoints.complete(AutoModelForCausalLM, path, **loading)
 
 
-@register_model("headcount")
+class ArgumentError(ValueError):
+    """An argument that the model does not take."""
+
+
+# What HFLM hands on to `from_pretrained`.
+LOADING: tuple[str, ...]
+LOADING = ("attn_implementation", "cache_dir", "local_files_only", "low_cpu_mem_usage", "token")
+LOADING += ("use_safetensors", "variant")
+
+
+def _check_names(given: dict) -> None:
+    """Raise `ArgumentError` for arguments that neither HFLM nor headcount reads."""
+    if given.get("mixed_precision_dtype") or given.get("softmax_dtype"):
+        raise ArgumentError(
+            "headcount takes no mixed_precision_dtype or softmax_dtype: it computes in dtype, "
+            "and the softmax in float32"
+        )
+    known = {*inspect.signature(HFLM.__init__).parameters, *LOADING}
+    own = ("heads", "ffns", "artifacts")
+    for name in given:
+        if name not in known:
+            level = ": write heads=RANKING@LEVEL" if name in ("level", "ffns_level") else ""
+            hint = level or did_you_mean(name, (*own, *known))
+            raise ArgumentError(f"model_args: there is no argument {name}{hint}")
+
+
+def _studied(artifacts: Path, pretrained: str) -> Path:
+    """The directory in `artifacts` of the model that was studied from the source `pretrained`."""
+    for path in sorted(artifacts.glob("*/model.json")):
+        source = read_json(path)["source"]
+        if source == pretrained or Path(source).resolve() == Path(pretrained).resolve():
+            return path.parent
+    return artifacts / Path(pretrained).name
+
+
 class HeadcountLM(HFLM):
     """An lm-eval model that runs without the least important heads and FFNs."""
 
@@ -49,31 +86,28 @@ class HeadcountLM(HFLM):
         self,
         pretrained,
         heads: str | None = None,
-        level: float | None = None,
         ffns: str | None = None,
-        ffns_level: float | None = None,
+        artifacts: str = "artifacts",
         **hflm,
     ):
-        """Remove `level` percent of the heads and `ffns_level` percent of the FFNs.
+        """Remove heads and FFNs by `heads` and `ffns`, each a RANKING@LEVEL.
 
-        `heads` and `ffns` are Parquet files of rankings; without one nothing of the kind is
-        removed. All other arguments are HFLM's. Raises `RankingError` before the model is loaded
-        when a file is no ranking or a level is missing or not a percentage, and after it when the
-        ranking is another model's, and `ModelError` when the checkpoint lacks weights.
+        RANKING is a Parquet file or, of a model that was studied, a name below its rankings in the
+        directory `artifacts`; LEVEL is in percent. Without one nothing of the kind is removed. All
+        other arguments are HFLM's. Raises `RankingError` before the model is loaded when there is
+        no such ranking or the level removes none, and after it when the ranking is another model's;
+        `ModelError` when the checkpoint lacks weights; `ArgumentError` for an unknown argument.
         """
-        if hflm.get("mixed_precision_dtype") or hflm.get("softmax_dtype"):
-            raise ValueError(
-                "headcount takes no mixed_precision_dtype or softmax_dtype: it computes in dtype, "
-                "and the softmax in float32"
-            )
-        ranking = {}
-        for component, path, cut in (("heads", heads, level), ("ffns", ffns, ffns_level)):
-            name = "level" if component == "heads" else "ffns_level"
-            if (path is None) != (cut is None):
-                raise RankingError(f"{component}=RANKING and {name}=PERCENT go together: give both")
-            if path is not None:
-                ranking[component] = rankings.read(path, component, cut)
-        removed = removal(ranking, level or 0, ffns_level or 0)
+        _check_names(hflm)
+        ranking, levels = {}, {"heads": 0.0, "ffns": 0.0}
+        for component, text in (("heads", heads), ("ffns", ffns)):
+            if text is not None:
+                cut = rankings.Cut.parse(text)
+                home = _studied(Path(artifacts), pretrained) / "rankings"
+                path = rankings.locate(cut.ranking, component, home)
+                ranking[component] = rankings.read(path, component, cut.level)
+                levels[component] = cut.level
+        removed = removal(ranking, levels["heads"], levels["ffns"])
         super().__init__(pretrained, **hflm)
         self._gated = LanguageModel(self.model, self.tokenizer)
         self._gated.window = self.max_length  # an argument of HFLM's may have shortened it
@@ -124,3 +158,8 @@ class HeadcountLM(HFLM):
     def get_model_info(self) -> dict:
         """HFLM's facts for the results file, and how many heads and FFNs are removed."""
         return super().get_model_info() | self._removed
+
+
+# Where lm-eval reads entry points, the name is there already and stands for this class.
+if "headcount" not in model_registry:
+    model_registry.register("headcount", target=HeadcountLM)

@@ -12,6 +12,7 @@ is defined where the metric is lm-eval's own accuracy over choices, and null els
 
 from pathlib import Path
 
+from headcount.suggestions import did_you_mean
 from headcount.task_files import Function, TaskError
 
 # What lm-eval makes of the answers where a task has no `process_results`: metrics with a number for
@@ -48,9 +49,15 @@ def headline(config: dict, wanted: str | None = None) -> str:
     if not means:
         raise TaskError(
             f"lm-eval reports {', '.join(names)} of it, of which none is a mean over documents "
-            "that is better when higher: leave it out"
+            f"that is better when higher{_remedy(names, kind)}"
         )
     return wanted or ("acc" if "acc" in means else means[0])
+
+
+def _remedy(names: list[str], kind: str) -> str:
+    mistyped = [name for name in names if name not in REGISTERED]
+    hints = [did_you_mean(name, MEANS[kind]) for name in mistyped]
+    return next(filter(None, hints), ": leave it out")
 
 
 def _is_mean(config: dict, entry: dict) -> bool:

@@ -213,6 +213,7 @@ class LanguageModel:
     def head_weight(self, layer: int) -> Tensor:
         """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""
         part = self.parts[layer]
+        assert part.attention_output is not None  # the layer has heads
         if projections.is_plain(part.attention_output):
             weight = projections.matrix(part.attention_output).T  # [H * head_dim, d_model]
         else:  # of a wrapped projection: what it makes of each input
@@ -308,7 +309,8 @@ def load(
     """
     if not Path(path).is_dir():
         raise ModelError(
-            f"the model in {path} is gone: delete the model.json that names it and run again"
+            f"{path} is not a directory; headcount.language_model({str(path)!r}) takes the name of "
+            "a model of the hub as well"
         )
     hf, tokenizer = checkpoints.read(
         path,
@@ -317,7 +319,7 @@ def load(
         device_map={"": "disk"} if device_map == "disk" else device_map,
         max_memory=_room(memory) if device_map in PLACEMENTS else None,
     )
-    return LanguageModel(hf, tokenizer, memory, layout and Layout(**layout))
+    return LanguageModel(hf, tokenizer, memory, Layout(**layout) if layout else None)
 
 
 def outline(
@@ -328,7 +330,7 @@ def outline(
     It knows its components and encodes prompts, and computes nothing. Raises as `load` does.
     """
     hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
-    return LanguageModel(hf, tokenizer, layout=layout and Layout(**layout))
+    return LanguageModel(hf, tokenizer, layout=Layout(**layout) if layout else None)
 
 
 def _room(memory: float) -> dict[int | str, int]:

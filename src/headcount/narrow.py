@@ -139,7 +139,7 @@ def _slots(model: LanguageModel, kept: list[int], group: int, kv_heads: int) -> 
     """The chunks of a layer, filled up with a head that is removed: there is one."""
     chunks = _chunks(model, kept, group)
     chunks += [(0, [])] * (kv_heads - len(chunks))
-    filler = next((head for head in range(model.heads[0]) if head not in kept), None)
+    filler = next((head for head in range(model.heads[0]) if head not in kept), 0)
     return [(kv_head, heads + [filler] * (group - len(heads))) for kv_head, heads in chunks]
 
 

@@ -14,26 +14,25 @@ tokenizer are needed.
 """
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from headcount import artifacts, tasks
+from headcount import artifacts, gpus, tasks
 from headcount.rankings import count_removed
 from headcount.tasks import split_rows
 
 if TYPE_CHECKING:  # it takes seconds, which every Snakemake would wait for
     from transformers import PreTrainedConfig
 
-SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 NAMES = {"heads": "heads", "ffns": "FFNs", "combined": "both"}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # a weight
 CHARACTERS = 4.2  # a token, of English text in a byte-pair vocabulary of 50,000
@@ -47,6 +46,7 @@ class Machine:
     memory: float
     rate: float
     stream: float
+    cores: int = 1
 
 
 MACHINES = (
@@ -87,7 +87,7 @@ class Size:
 
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            model = LanguageModel(empty, None, layout=layout and Layout(**layout))
+            model = LanguageModel(empty, None, layout=Layout(**layout) if layout else None)
         return cls.resolved(model.facts, dtype)
 
     @classmethod
@@ -189,7 +189,7 @@ def minutes(size: Size, model: dict, found: Iterable[Stage] = ()) -> int:
     return math.ceil(10 + 2 * size.bytes / 1e9 + 2 * 60 * hours)
 
 
-def _gradients(size: Size, calibration: list[dict], name: tuple) -> Stage:
+def _gradients(size: Size, calibration: list[dict], name: tuple[str, int, str]) -> Stage:
     gold = [row for row in calibration if row["gold"]]
     tokens, state = _tokens(gold, shared=False), size.state
     forward = size.flops(tokens, size.layers, len(gold))
@@ -199,7 +199,9 @@ def _gradients(size: Size, calibration: list[dict], name: tuple) -> Stage:
     return Stage(*name, 2 * forward, 2, held, moved, recomputed=forward)
 
 
-def _oracle(size: Size, calibration: list[dict], components: int, name: tuple) -> Stage:
+def _oracle(
+    size: Size, calibration: list[dict], components: int, name: tuple[str, int, str]
+) -> Stage:
     tokens, states = _tokens(calibration), components + 1
     passes = size.layers + components * (size.layers + 1) / 2
     flops = size.flops(tokens, passes, len(calibration) * states)
@@ -208,7 +210,11 @@ def _oracle(size: Size, calibration: list[dict], components: int, name: tuple) -
 
 
 def _curve(
-    size: Size, evaluation: list[dict], removals: set[tuple], rankings: int, name: tuple
+    size: Size,
+    evaluation: list[dict],
+    removals: set[tuple],
+    rankings: int,
+    name: tuple[str, int, str],
 ) -> Stage:
     """Removals: pairs of how many heads and FFNs go; the unpruned model is common to rankings."""
     tokens = _tokens(evaluation)
@@ -251,86 +257,131 @@ def _tokens(rows: list[dict], shared: bool = True) -> float:
 # --- the study ---
 
 
-def read_config(path: Path) -> dict:
-    """A study's configuration with the defaults of the schema filled in."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    return _with_defaults(yaml.safe_load(path.read_text(encoding="utf-8")), schema, schema["$defs"])
+def show(config: dict, with_stages: bool = False, console: Console | None = None) -> None:
+    """Print the cost of each model of the study in `config`, as `headcount.configuration` reads it.
 
-
-def _with_defaults(value, schema: dict, definitions: dict):
-    if "$ref" in schema:
-        schema = definitions[schema["$ref"].rpartition("/")[2]] | schema
-    if not isinstance(value, dict):
-        return value
-    properties = schema.get("properties", {})
-    absent = {k: s["default"] for k, s in properties.items() if k not in value and "default" in s}
-    others = schema.get("additionalProperties") or {}
-    return {
-        key: _with_defaults(inner, properties.get(key, others), definitions)
-        for key, inner in (value | absent).items()
-    }
-
-
-def show(config: dict, directory: Path, console: Console | None = None) -> None:
-    """Print the cost of the study in `config`, whose defaults are filled in.
-
-    Prompts are read from the artifacts in `directory` where they are, else prepared. Raises
+    Prompts are read from the study's artifacts where they are, else prepared. Raises
     `tasks.TaskError` when a task cannot be prepared, `ModelError` when a model has no configuration
     or its components are not found.
     """
+    console = console or Console()
+    machines = (here(), *MACHINES)
+    for name, model in config["models"].items():
+        size = size_of(model)
+        memory = model["memory"] * 2**20
+        found = list(stages_of(size, config))
+        flops = sum(stage.flops for stage in found)
+        console.print(
+            f"[bold]{name}[/bold]: {unit(flops, 'FLOP')} in all; {unit(size.bytes, 'B')} of weights"
+            f" in {model['dtype']}\n{size.layers} layers, {size.heads} heads, {size.ffns} FFNs; at "
+            f"most {unit(memory, 'B')} beside the weights",
+            highlight=False,
+        )
+        console.print(_times(found, size, memory, machines))
+        if with_stages:
+            console.print(_table(found, size, memory, machines[0]))
+    console.print(
+        f"Arithmetic and weights read from disk alone, of one job at a time; tokens estimated at "
+        f"{CHARACTERS} characters. Jobs take a second or two more to start.",
+        highlight=False,
+    )
+
+
+def size_of(model: dict) -> Size:
+    """The dimensions of a model, by its entry in the configuration; no weight is read.
+
+    Raises `ModelError` when it has no configuration or its components are not found.
+    """
     from headcount import conversion
 
-    console = console or Console()
-    for name, model in config["models"].items():
-        trust = model["trust_remote_code"]
-        described = conversion.configuration(
-            model["source"], model["revision"], model["gguf_file"], trust
-        )
-        size = Size.of(described, model["dtype"], trust, model["layout"])
-        console.print(
-            f"[bold]{name}[/bold]: {size.layers} layers, {size.heads} heads, "
-            f"{size.bytes / 1e9:.1f} GB of weights in {model['dtype']}; "
-            f"at most {model['memory'] / 1e3:g} GB beside them"
-        )
-        found = [
-            stage
-            for task in tasks.expand(config["tasks"], config["task_path"])
-            for shots in config["shots"]
-            for stage in stages(size, _prompts(task, shots, config, directory), task, shots, config)
-        ]
-        console.print(_table(found, size, model["memory"] * 2**20))
+    trust = model["trust_remote_code"]
+    described = conversion.configuration(
+        model["source"], model["revision"], model["gguf_file"], trust
+    )
+    return Size.of(described, model["dtype"], trust, model["layout"])
 
 
-def _prompts(task: str, shots: int, config: dict, directory: Path) -> pa.Table:
-    path = directory / "tasks" / task / f"{shots}-shot.parquet"
+def stages_of(size: Size, config: dict) -> Iterator[Stage]:
+    """Every stage of every studied task at every number of shots."""
+    for task in tasks.expand(config["tasks"], config["task_path"]):
+        for shots in config["shots"]:
+            yield from stages(size, _prompts(task, shots, config), task, shots, config)
+
+
+def here() -> Machine:
+    """This machine, as far as the system says; its GPUs count as those of `MACHINES`."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if number := len(gpus.visible()):
+        gpu = MACHINES[0]
+        return Machine(f"here, {number} GPU", number * gpu.memory, gpu.rate, gpu.stream, cores)
+    name = f"here, {cores} cores, {unit(memory, 'B')}"
+    return Machine(name, memory, cores * CORE, MACHINES[2].stream, cores)
+
+
+def _prompts(task: str, shots: int, config: dict) -> pa.Table:
+    path = Path(config["artifacts"], "tasks", task, f"{shots}-shot.parquet")
     if path.exists():
         return artifacts.read(path)
     limits = tasks.Limits(**config["limits"])
     task_yaml = tasks.find(task, config["task_path"])
     rows = tasks.prepare(task_yaml, shots, limits, config["seed"], config["datasets"])
-    return pa.Table.from_pylist(rows, artifacts.SCHEMAS["tasks"])
+    return pa.Table.from_pylist(rows, artifacts.ROWS["tasks"])
 
 
-def _table(found: list[Stage], size: Size, memory: float) -> Table:
-    """`memory`: bytes that a sweep may hold beside the weights."""
+# --- in the terminal ---
+
+
+def unit(number: float, name: str) -> str:
+    """A number with the prefix that suits it: 1.2 TFLOP, 540 MB."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= factor:
+            return f"{number / factor:.3g} {prefix}{name}"
+    return f"{number / 1e3:.3g} k{name}"
+
+
+def duration(hours: float) -> str:
+    """A time in the unit that suits it: 12 s, 3.4 min, 7 h, 12 days."""
+    for factor, name in ((1 / 24, "days"), (1, "h"), (60, "min"), (3600, "s")):
+        number = hours * factor
+        if number >= 1.5:
+            return f"{number:.0f} {name}" if number >= 10 else f"{number:.1f} {name}"
+    return "< 2 s"
+
+
+def _times(found: list[Stage], size: Size, memory: float, machines: Sequence[Machine]) -> Table:
+    """Of all stages on each machine; `memory`: bytes that a sweep may hold beside the weights."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("machine", "time", "read from disk"):
+        table.add_column(column, justify="left" if column == "machine" else "right")
+    for machine in machines:
+        hours = sum(stage.hours(size, machine, memory) for stage in found)
+        read = sum(stage.read(size, machine, memory) for stage in found)
+        table.add_row(machine.name, duration(hours), unit(read, "B") if read else "-")
+    return table
+
+
+def _table(found: list[Stage], size: Size, memory: float, machine: Machine) -> Table:
+    """Each stage; `memory`: bytes that a sweep may hold beside the weights."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="hours of one job on each machine; states of all prompts and masks; weights and "
-        f"states from disk on the first; tokens estimated at {CHARACTERS} characters",
+        caption="states: hidden states of all prompts and masks",
+        pad_edge=False,
+        collapse_padding=True,
     )
-    columns = ("PFLOP", "GB of states", "GB from disk", *(machine.name for machine in MACHINES))
-    for column in ("task", "shots", "stage", *columns):
+    for column in ("task", "shots", "stage", "work", "states", "from disk", "here"):
         table.add_column(column, justify="left" if column in ("task", "stage") else "right")
-
-    def costs(of: list[Stage]) -> list[str]:
-        read = sum(stage.read(size, MACHINES[0], memory) for stage in of)
-        hours = (sum(s.hours(size, machine, memory) for s in of) for machine in MACHINES)
-        return [f"{read / 1e9:,.0f}", *(f"{h:,.2f}" for h in hours)]
-
     for stage in found:
-        sizes = f"{stage.flops / 1e15:,.1f}", f"{stage.held / 1e9:,.0f}"
-        table.add_row(stage.task, str(stage.shots), stage.name, *sizes, *costs([stage]))
-    table.add_section()
-    flops = sum(stage.flops for stage in found) / 1e15
-    table.add_row("all", "", "", f"{flops:,.1f}", "", *costs(found))
+        read = stage.read(size, machine, memory)
+        table.add_row(
+            stage.task,
+            str(stage.shots),
+            stage.name,
+            unit(stage.flops, "FLOP"),
+            unit(stage.held, "B"),
+            unit(read, "B") if read else "-",
+            duration(stage.hours(size, machine, memory)),
+        )
     return table

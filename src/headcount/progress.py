@@ -1,7 +1,7 @@
 """How far a long computation is: a line of the log now and then, with its rate and what is left.
 
-The lines go to the logger `headcount.progress`; a job shows them on the terminal too, if there is
-one. What takes less than `SECONDS` says nothing.
+The lines go to the logger `headcount.progress`, a job's to its log, where the display of the run
+reads them, on a cluster too. What takes less than `SECONDS` says nothing.
 """
 
 import logging

@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from headcount.artifacts import SCHEMAS
+from headcount.artifacts import ROWS
 from headcount.evaluation import encode
 from headcount.model import LanguageModel, Prompt, ordinary_tokens
 from headcount.reference import Reference
@@ -76,9 +76,9 @@ def prove_on(model: LanguageModel, prompts: pa.Table, yaml: str | Path) -> None:
 
 
 def table(findings: Iterable[tuple[str, "Finding"]]) -> pl.DataFrame:
-    """Rows of the artifact `verified`."""
+    """Rows of the artifact `verified`, without its labels."""
     rows = [(name, f.difference, f.bound, f.passed, f.where) for name, f in findings]
-    return pl.DataFrame(rows, schema=pl.Schema(SCHEMAS["verified"]), orient="row")
+    return pl.DataFrame(rows, schema=pl.Schema(ROWS["verified"]), orient="row")
 
 
 # --- one result beside the other ---

@@ -4,10 +4,10 @@ import json
 
 import polars as pl
 
-from headcount.evaluation import Evaluation, Scores
+from headcount.evaluation import Documents, Scores
 from headcount.evaluations import Store
 from headcount.model import LanguageModel
-from headcount.rankings import removed
+from headcount.rankings import COMPONENT, removed
 from headcount.sweep import Masks
 from headcount.sweep.removal import Ablation
 
@@ -16,7 +16,7 @@ Removal = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # (layer, head) p
 
 def prune(
     model: LanguageModel,
-    evaluation: Evaluation,
+    evaluation: Documents,
     rankings: dict[str, dict[str, pl.DataFrame]],
     levels: list[tuple[float, float]],
     ablation: Ablation | None = None,
@@ -48,19 +48,27 @@ def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: fl
 
     Raises `ValueError` when a level is not between 0 and 100.
     """
-    heads = removed(ranking["heads"], heads_level).rows() if "heads" in ranking else []
-    ffns = removed(ranking["ffns"], ffns_level).rows() if "ffns" in ranking else []
+    levels = {"heads": heads_level, "ffns": ffns_level}
+    gone = {
+        component: removed(of_component, levels[component]).select(COMPONENT).sort(COMPONENT)
+        for component, of_component in ranking.items()
+    }
     return (
-        tuple(sorted((layer, head) for layer, head, *_ in heads)),
-        tuple(sorted(layer for layer, *_ in ffns)),
+        tuple(gone["heads"].rows()) if "heads" in gone else (),
+        tuple(gone["ffns"]["layer"]) if "ffns" in gone else (),
     )
+
+
+def order(ranking: str, task: str) -> str:
+    """What a ranking is to a task: "own", "aggregate", "closest", "farthest", "depth", "random"."""
+    return "own" if ranking == task else ranking.split("-")[0]
 
 
 def _rows(
     name: str,
     level: tuple[float, float],
     gone: Removal,
-    evaluation: Evaluation,
+    evaluation: Documents,
     scores: Scores,
     mask: int,
 ) -> list[dict]:

@@ -7,6 +7,7 @@ is removed first. `depth` and `random_order` are controls that know nothing of i
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,32 @@ COMPONENT = ["layer", "head"]
 
 class RankingError(ValueError):
     """A file that is no ranking of a model's heads or FFNs, or a level that is no percentage."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A ranking, and the percentage of its components that is removed."""
+
+    ranking: str  # a name below artifacts/MODEL/rankings/, or a Parquet file
+    level: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Cut":
+        """A cut written as RANKING@LEVEL, as `aggregate/5-shot@70`.
+
+        Raises `RankingError` when it is not written so, or the level is not a percentage.
+        """
+        ranking, _, percent = str(text).rpartition("@")
+        try:
+            level = float(percent)
+            count_removed(level, 0)
+        except ValueError:
+            level = -1
+        if not ranking or level < 0:
+            raise RankingError(
+                f"{text!r} is no RANKING@LEVEL, with a level in percent: aggregate/5-shot@70, say"
+            )
+        return cls(ranking, level)
 
 
 def rank(scores: pl.DataFrame) -> pl.DataFrame:
@@ -101,10 +128,33 @@ def count_removed(level: float, components: int) -> int:
     return math.floor(Fraction(str(level)) * components / 100)
 
 
+def locate(ranking: str, component: str, home: Path) -> Path:
+    """The file of a ranking: itself, or by its name in `home`, which is artifacts/MODEL/rankings.
+
+    The name is NAME/SHOTS-shot, or NAME where it is there for one number of shots.
+
+    Raises `RankingError` with the names that are there.
+    """
+    if Path(ranking).suffix == ".parquet" or Path(ranking).is_file():
+        return Path(ranking)
+    of_name = sorted(home.glob(f"{ranking}/*-shot/{component}.parquet"))
+    found = [home / ranking / f"{component}.parquet", *of_name]
+    found = [path for path in found if path.is_file()]
+    if len(found) == 1:
+        return found[0]
+    known = found or home.glob(f"*/*-shot/{component}.parquet")
+    names = ", ".join(sorted(str(path.parent.relative_to(home)) for path in known))
+    problem = "is there for several numbers of shots" if found else "is not there"
+    raise RankingError(
+        f"{component}: the ranking {ranking!r} {problem}: give a Parquet file, or one of "
+        f"{names or f'those below {home}/, where there is none'}"
+    )
+
+
 def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
     """The ranking of `component` ("heads" or "ffns") in a Parquet file, to be cut at `level`.
 
-    Raises `RankingError` when it is not one, or when the level is not a percentage.
+    Raises `RankingError` when it is not one, or when the level is above 0 and removes none.
     """
     try:
         ranking = pl.read_parquet(path)
@@ -115,14 +165,20 @@ def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
             f"{component}: {path} is not a ranking, it has no column {', '.join(missing)}: give a "
             "file below artifacts/MODEL/rankings/"
         )
-    found = "ffns" if ranking["head"].null_count() == ranking.height else "heads"
-    if found != component:
+    if (found := of(ranking)) != component:
         raise RankingError(f"{component}: {path} ranks {found}, not {component}")
-    try:
-        removed(ranking, level)
-    except ValueError as error:
-        raise RankingError(f"{component}: {error}") from error
+    if level and not count_removed(level, ranking.height):
+        least = math.ceil(1000 / ranking.height) / 10
+        hint = f"did you mean {100 * level:g}?" if level < 1 else f"{least:g} % removes one"
+        raise RankingError(
+            f"{component}: {level:g} % of {ranking.height} {component} removes none: {hint}"
+        )
     return ranking
+
+
+def of(ranking: pl.DataFrame) -> str:
+    """What a ranking, or a table of scores, is of: "heads" or "ffns"."""
+    return "ffns" if ranking["head"].null_count() == ranking.height else "heads"
 
 
 def components(component: str, heads: Sequence[int], ffns: Sequence[int]) -> list[tuple]:
@@ -140,10 +196,9 @@ def check(ranking: pl.DataFrame, heads: Sequence[int], ffns: Sequence[int], mode
 
     `heads` and `ffns` as of `components`.
     """
-    of_ffns = ranking["head"].null_count() == ranking.height
-    expected = components("ffns" if of_ffns else "heads", heads, ffns)
+    expected = components(of(ranking), heads, ffns)
     if ranking.select(COMPONENT).sort(COMPONENT).rows() != expected:
-        name = "FFNs" if of_ffns else "heads"
+        name = {"heads": "heads", "ffns": "FFNs"}[of(ranking)]
         raise RankingError(
             f"the ranking of {ranking.height} {name} is not of the model {model}, which has "
             f"{len(expected)} in {len(heads)} layers"

@@ -19,7 +19,7 @@ may lead in this model on this input.
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -100,7 +100,9 @@ class Reference:
         Else autograd would hold on to the weights of every layer.
         """
         layers = self.model.layers if is_offloaded(self.model) else []
-        again = {layer: partial(checkpoint, layer.forward, use_reentrant=False) for layer in layers}
+        again: dict[nn.Module, Callable] = {
+            layer: partial(checkpoint, layer.forward, use_reentrant=False) for layer in layers
+        }
         with replaced(again):
             yield
 

@@ -53,16 +53,21 @@ def _scores(table: pl.DataFrame, times: np.ndarray) -> np.ndarray:
 
 
 class ImportanceFiles:
-    """Importance artifacts of one component by (task, shots), as their provenance says.
+    """Importance artifacts of one component of one model by (task, shots), as their labels say.
 
     Raises `ValueError` when a task lacks some number of shots, or has it twice.
     """
 
     def __init__(self, paths: Sequence[str | Path]):
-        self.paths = {}
+        self.paths: dict[tuple[str, int], str | Path] = {}
+        self.about: dict[str, str] = {}
         for path in paths:
-            made_by = artifacts.provenance(path)
-            key = made_by["task"], made_by["shots"]
+            labels = artifacts.frame(path, ["model", "component", "task", "shots"])
+            key = labels.select("task", "shots").row(0)
+            about = labels.select("model", "component").row(0, named=True)
+            self.about = self.about or about
+            if about != self.about:
+                raise ValueError(f"{path} is of {about}, the files before it of {self.about}")
             if key in self.paths:
                 raise ValueError(
                     f"{self.paths[key]} and {path} are both {key[0]} at {key[1]} shots"
@@ -74,7 +79,8 @@ class ImportanceFiles:
             for shots in self.shots:
                 if (task, shots) not in self.paths:
                     raise ValueError(f"no importance of task {task} at {shots} shots was given")
-        self.components, self.documents = None, {}  # of all files; of each task
+        self.components: list[tuple] | None = None  # of all files
+        self.documents: dict[str, int] = {}  # of each task
 
     def read(self, task: str, shots: int) -> pl.DataFrame:
         """The table of importance, sorted by (layer, head).

@@ -39,7 +39,7 @@ def code_hash(script: str | Path) -> str:
     return reached([(Path(script).parent, Path(script).stem)]).hash()
 
 
-def packages(script: str | Path) -> dict[str, str]:
+def packages(script: str | Path) -> dict[str, str | None]:
     """Distribution -> version: of the packages that decide a script's numbers, and of Python.
 
     Of Python the minor version, since `random` may draw otherwise in another. Local parts of
@@ -62,7 +62,7 @@ class Sources:
         kept = [(name, source.tree, says and source.docstrings) for name, source in read]
         return hashlib.sha256(repr(sorted({*kept})).encode()).hexdigest()
 
-    def packages(self) -> dict[str, str]:
+    def packages(self) -> dict[str, str | None]:
         """Distribution -> version of the installed modules that decide numbers, and Python's."""
         modules = self.installed - SILENT
         names = {name for module in modules for name in _distributions(module)}
@@ -84,8 +84,8 @@ def reached(modules: Sequence[tuple[Path, str]]) -> Sources:
     homes = frozenset(home.resolve() for home, _ in modules)
     sources = Sources({}, set())
     waiting: list[File] = []
-    for home, name in modules:
-        waiting += _absolute(name, frozenset([home.resolve()]), sources.installed)
+    for home, module in modules:
+        waiting += _absolute(module, frozenset([home.resolve()]), sources.installed)
     while waiting:
         path, name = waiting.pop()
         if path not in sources.files:
@@ -141,7 +141,8 @@ def _homes(top: str, _: tuple[str, ...]) -> frozenset[Path]:
     if spec is None:
         return frozenset()
     inside = spec.submodule_search_locations
-    files = [spec.origin] if spec.has_location and inside is None else inside or []
+    alone = spec.has_location and inside is None and spec.origin
+    files = [alone] if alone else inside or []
     return frozenset(Path(file).resolve().parent for file in files)
 
 

@@ -1,4 +1,4 @@
-"""The summary in the terminal: how many heads, FFNs and both can go, and where the figures are."""
+"""The summary in the terminal: what can be removed, and where the figures are."""
 
 from pathlib import Path
 
@@ -8,9 +8,21 @@ from rich.console import Console
 from rich.table import Table
 
 from headcount.artifacts import frame, provenance
-from headcount.tables import MEAN, TOLERANCE
+from headcount.curves import MEAN, TOLERANCE
 
 ORDERS = ("own", "aggregate", "depth", "random")
+COLUMNS = (
+    "shots",
+    "",
+    "un-\npruned\nmetric",
+    "% by\ntask's\nranking",
+    "points\nlost\n[95 %]",
+    "area\nunder\ncurve",
+    "% by\nmean\nranking",
+    "% top\nlayers\nfirst",
+    "% in\nrandom\norder",
+    "% in\nOPT-66B\npaper",
+)
 
 
 class NoSummaryError(FileNotFoundError):
@@ -34,7 +46,8 @@ def show(artifacts: Path, console: Console | None = None) -> None:
             console.print("[yellow]no level removes a head or an FFN: nothing to sum up.[/yellow]")
         for remark in _remarks(path.parent, artifacts):
             console.print(f"[yellow]{remark}.[/yellow]")
-        console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .html\n")
+        console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .pdf, .html")
+        console.print(f"Explorer: {path.parents[1] / 'report' / 'index.html'}\n")
 
 
 def _remarks(tables: Path, artifacts: Path) -> list[str]:
@@ -54,17 +67,14 @@ def _table(path: Path) -> Table:
     """Rows: heads, FFNs and both at each number of shots; columns: the orders and the paper."""
     rows = frame(path)
     table = Table(
-        title=f"{provenance(path)['model']}: how much can go for at most "
-        f"{100 * TOLERANCE:g} points of mean metric, in %",
-        caption="whole: unpruned; both: heads+FFNs; own: each task by its own importance, points "
-        "lost: then, with the 95 % interval of the difference; aggregate: by the mean of all; "
-        "depth and random know nothing of it; -: not in this study; paper: Bansal et al. (2023)",
+        title=f"{provenance(path)['model']}: how much can be removed for at most "
+        f"{100 * TOLERANCE:g} points of the mean metric",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    for column in ("shots", "", "whole", "own", "points lost", *ORDERS[1:], "paper"):
-        table.add_column(column, justify="left" if column == "" else "right")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == COLUMNS[1] else "right")
     shown = None
     for (shots, component), group in rows.sort("shots", maintain_order=True).group_by(
         "shots", "component", maintain_order=True
@@ -76,9 +86,10 @@ def _table(path: Path) -> Table:
         table.add_row(
             str(shots) if shots != shown else "",
             {"ffns": "FFNs"}.get(component, component),
-            f"{own['whole']:.3f}",
+            f"{own['unpruned']:.3f}",
             _cell_of(component, own),
             _points(own),
+            _area(own),
             *(_cell_of(component, orders.get(order)) for order in ORDERS[1:]),
             cell(component, own["paper_heads"], own["paper_ffns"]),
         )
@@ -91,7 +102,7 @@ def _cell_of(component: str, row: dict | None) -> str:
 
 
 def cell(component: str, heads: float | None, ffns: float | None) -> str:
-    """Percent of the heads, of the FFNs, or of both ("50+17") that can go."""
+    """Percent of the heads, of the FFNs, or of both ("50+17") that can be removed."""
     if heads is None:
         return "-"
     both = f"{heads:.0f}+{ffns:.0f}"
@@ -99,6 +110,13 @@ def cell(component: str, heads: float | None, ffns: float | None) -> str:
 
 
 def _points(row: dict) -> str:
-    """The points of metric lost and the interval of this difference: "4.4 [0.2, 8.3]"."""
+    """The points of metric lost and the interval of this difference: "4.4", "[0.2, 8.3]" below."""
     drop, low, high = (100 * row[name] + 0.0 for name in ("drop", "drop_low", "drop_high"))
-    return f"{drop:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{drop:.1f}\n[{low:.1f}, {high:.1f}]"
+
+
+def _area(row: dict) -> str:
+    """The area under the curve, and its interval below: "0.94", "0.91-0.97"."""
+    if row["area"] is None:
+        return "-"
+    return f"{row['area']:.2f}\n{row['area_low']:.2f}-{row['area_high']:.2f}"

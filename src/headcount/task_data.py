@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from headcount.hashes import file_hashes
+from headcount.suggestions import did_you_mean
 from headcount.task_files import TaskError, plain
 
 # Builders of the `datasets` library: they read files, and are no dataset of the hub.
@@ -90,6 +91,73 @@ def located(config: dict, datasets: str | Path | None = None) -> dict:
     }
 
 
+def placed(config: dict, yaml: str | Path) -> dict:
+    """`config` with the relative paths of its documents leading from this directory.
+
+    They begin where the study runs; what is not there is looked for from each directory above the
+    task's file `yaml` on, the nearest first. What is nowhere stays as it is.
+    """
+    if config.get("dataset_path") not in READERS or not config.get("dataset_kwargs"):
+        return config
+
+    def found(path):
+        if isinstance(path, list):
+            return [found(one) for one in path]
+        if not isinstance(path, str) or "://" in path or glob(path, recursive=True):
+            return path
+        above = (str(home / path) for home in Path(yaml).resolve().parents)
+        return next((there for there in above if glob(there, recursive=True)), path)
+
+    kwargs = {**config["dataset_kwargs"]}
+    if isinstance(files := kwargs.get("data_files"), dict):
+        kwargs["data_files"] = {split: found(path) for split, path in files.items()}
+    elif files:
+        kwargs["data_files"] = found(files)
+    if "data_dir" in kwargs:
+        kwargs["data_dir"] = found(kwargs["data_dir"])
+    return {**config, "dataset_kwargs": kwargs}
+
+
+def unknown_splits(config: dict, found: Files) -> list[str]:
+    """What speaks against the splits that `config` names, of those that have files of their own."""
+    if config["dataset_path"] not in READERS or not _data_files(config):
+        return []
+    keys = ("training_split", "validation_split", "test_split", "fewshot_split")
+    return [
+        f"{key} is {config[key]!r}, and its data_files have {', '.join(found)}"
+        f"{did_you_mean(config[key], found)}"
+        for key in keys
+        if config.get(key) and config[key] not in found
+    ]
+
+
+def unreadable(paths: list[Path]) -> str | None:
+    """What is wrong with JSON files that cannot be read, with the place; None if nothing is."""
+    for path in paths:
+        if path.suffix not in (".json", ".jsonl"):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            return f"{path} cannot be read: {error}"
+        if not text.strip():
+            return f"{path} is empty: fill in its documents"
+        try:
+            if text.lstrip()[0] == "[":
+                json.loads(text)
+                continue
+        except json.JSONDecodeError as error:
+            return (
+                f"{path}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
+            )
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                json.loads(line or "{}")
+            except json.JSONDecodeError as error:
+                return f"{path}, line {number}, column {error.colno} is not valid JSON: {error.msg}"
+    return None
+
+
 def _is_local(config: dict) -> bool:
     """Whether the task names files, or a directory, of this machine."""
     named = _data_files(config)
@@ -137,7 +205,7 @@ def _remote(named: dict[str, list[str]]) -> bool:
 
 def _present(config: dict, split: str, names: list[str]) -> list[Path]:
     """The files of a split, patterns resolved."""
-    found = []
+    found: list[Path] = []
     for name in names:
         matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name]
         missing = [match for match in matches if not Path(match).is_file()]
@@ -243,7 +311,7 @@ def documents(paths: list[Path]) -> pl.LazyFrame | None:
 
 def _json(paths: list[Path]) -> pl.LazyFrame | None:
     """Rows of .json files, which hold a list of documents, or a document a line."""
-    rows = []
+    rows: list[dict] = []
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8-sig")

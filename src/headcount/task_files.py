@@ -4,11 +4,12 @@ lm-eval's own index of its 14,000 files takes several seconds, and the workflow 
 file each time it is read.
 """
 
-import codecs
 import importlib.util
 import re
 from functools import cache
 from pathlib import Path
+
+from headcount import yaml_files
 
 
 class TaskError(ValueError):
@@ -24,7 +25,9 @@ class Function(str):
 @cache
 def site_packages() -> Path:
     """The directory that lm-eval is installed in."""
-    return Path(importlib.util.find_spec("lm_eval").origin).parents[1]
+    spec = importlib.util.find_spec("lm_eval")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parents[1]
 
 
 def shipped() -> Path:
@@ -47,9 +50,9 @@ def task_name(yaml: str | Path) -> str:
 def defined(directory: Path, kind: str) -> dict[str, Path]:
     """Name -> YAML file, for every file below `directory` with a line `task: NAME` (or `group`)."""
     line = re.compile(rf"""^"?{kind}"?:[ \t]*["']?([^\s"'\[#]+)""".encode(), re.MULTILINE)
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted(directory.rglob("*.yaml")):
-        if match := line.search(_bytes(path)):
+        if match := line.search(yaml_files.text(path)):
             found.setdefault(match[1].decode(), path)
     return found
 
@@ -58,7 +61,7 @@ def defined(directory: Path, kind: str) -> dict[str, Path]:
 def tagged(directory: Path, tag: str) -> list[str]:
     """Names of the tasks below `directory` that have the tag, perhaps from a file they include."""
     files = (path for path in directory.rglob("*") if path.suffix in (".yaml", ""))
-    texts = {path: _bytes(path) for path in files if path.is_file()}
+    texts = {path: yaml_files.text(path) for path in files if path.is_file()}
     includes = {path: set(_INCLUDE.findall(text)) for path, text in texts.items()}
     reached, naming = set(), {path for path, text in texts.items() if tag.encode() in text}
     while naming:  # the tag's files, those that include one of them, and so on
@@ -81,7 +84,8 @@ _INCLUDE = re.compile(rb"""^(?:include:|\s*-)[ \t]*["']?(?:\S*/)?([^\s"'/]+)""",
 
 def with_included(yaml: Path) -> dict:
     """A file's configuration with that of the files it includes."""
-    config, merged = raw(yaml), {}
+    config = raw(yaml)
+    merged: dict = {}
     includes = config.pop("include", [])
     for included in [includes] if isinstance(includes, str) else includes:
         merged |= with_included(yaml.resolve().parent / included)
@@ -115,7 +119,7 @@ def raw(yaml: Path) -> dict:
     """
     import yaml as pyyaml
 
-    class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):
+    class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):  # type: ignore[misc]
         pass
 
     def function(loader, suffix, node):
@@ -125,19 +129,6 @@ def raw(yaml: Path) -> dict:
 
     Loader.add_multi_constructor("!", function)
     try:
-        config = pyyaml.load(_bytes(yaml), Loader)  # a SafeLoader; bytes are read as UTF-8
-    except pyyaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
-        problem = getattr(error, "problem", None) or error
-        raise TaskError(f"{yaml}{where} is not valid YAML: {problem}") from error
-    except OSError as error:
-        raise TaskError(f"{yaml} cannot be read: {error.strerror}") from error
-    if not isinstance(config, dict):
-        raise TaskError(f"{yaml} is no task: it holds no `key: value` pairs")
-    return config
-
-
-def _bytes(path: Path) -> bytes:
-    """The content of a text file, without the byte-order mark that some editors write."""
-    return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return yaml_files.load(yaml, Loader)
+    except yaml_files.SlipError as error:
+        raise TaskError(str(error)) from error

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import jinja2
-import jinja2.meta
 import polars as pl
 
-from headcount import task_data, task_files
+from headcount import task_data, task_fields, task_files
 from headcount.metrics import headline
+from headcount.suggestions import did_you_mean
 from headcount.task_data import evaluated_split, examples_split
 from headcount.task_files import Function, TaskError
 
@@ -60,7 +59,8 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
 
     Raises `TaskError` with what speaks against it, everything that is found, each with its remedy.
     """
-    config = task_files.with_included(task_files.installed(yaml))
+    yaml = task_files.installed(yaml)
+    config = task_data.placed(task_files.with_included(yaml), yaml)
     name = config.get("task", str(yaml))
     _check_output_type(name, config)
     problems: list[str] = []
@@ -70,14 +70,19 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
         raise TaskError(f"{name}: it has neither test_split nor validation_split to evaluate")
     files = _told(problems, task_data.files, config, wanted.datasets) or {}
     problems += _unsupported(config)
-    problems += _missing_packages(config)
+    problems += _unknown_keys(config)
+    problems += _functions(config)
+    problems += task_data.unknown_splits(config, files) if files else []
     rows = {split: task_data.documents(paths) for split, paths in files.items()}
+    for split in [split for split in files if rows[split] is None]:
+        problems += filter(None, [task_data.unreadable(files[split])])
     counts = {} if config.get("process_docs") else _counts(rows)
     split, beyond, problem = _calibration(config, wanted, counts)
     problems += [problem] if problem else []
     problems += _empty(counts, (evaluated, split))
     problems += _shots(config, wanted.shots, counts, split)
-    problems += _fields(config, rows)
+    if evaluated in rows:
+        problems += task_fields.problems(config, rows[evaluated])
     if problems:
         raise TaskError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
     return Kind(
@@ -103,14 +108,21 @@ def _told(problems: list[str], function, config: dict, argument):
 # --- the configuration alone ---
 
 
+# Types of output that lm-eval knows and headcount does not read answers off.
+LM_EVALS_OWN = ("generate_until", "loglikelihood_rolling")
+
+
 def _check_output_type(name: str, config: dict) -> None:
     if "class" in config:
         raise TaskError(f"{name}: a Python class makes its prompts, not a YAML: leave it out")
     kind = config.get("output_type", "generate_until")  # lm-eval's default
     if kind not in ("multiple_choice", "loglikelihood"):
+        remedy = did_you_mean(kind, ("multiple_choice", "loglikelihood"))
+        if kind in LM_EVALS_OWN or not remedy:
+            remedy = ": leave it out"
         raise TaskError(
             f"{name}: its output_type is {kind}, and headcount reads answers off log-likelihoods "
-            "(multiple_choice, loglikelihood): leave it out"
+            f"(multiple_choice, loglikelihood){remedy}"
         )
 
 
@@ -127,45 +139,88 @@ def _unsupported(config: dict) -> list[str]:
     return problems
 
 
-def _missing_packages(config: dict) -> list[str]:
-    """Packages that the task's own functions import and that are not installed."""
-    modules = {
-        value.home / (value.rpartition(".")[0].replace(".", "/") + ".py")
-        for value in task_files.values(config)
-        if isinstance(value, Function)
-    }
-    missing = {name for module in modules for name in _not_installed(module)}
+# Keys of task files that are none of lm-eval's class TaskConfig.
+STRUCTURAL = {"include", "class", "group", "task_list", "group_alias"}
+
+
+def _unknown_keys(config: dict) -> list[str]:
+    known = _task_keys()
     return [
-        f"its functions import {name}, which is not installed: pip install {name}"
-        for name in sorted(missing)
+        f"{key} is no key of lm-eval's tasks{did_you_mean(key, known)}"
+        for key in config
+        if key not in known | STRUCTURAL
     ]
 
 
 @cache
-def _not_installed(module: Path) -> frozenset[str]:
-    """Top-level packages that a file imports at its top level and that are not there."""
+def _task_keys() -> frozenset[str]:
+    """The keys that lm-eval reads from a task's file, from its source."""
+    source = task_files.site_packages() / "lm_eval" / "config" / "task.py"
+    classes = {
+        node.name: node
+        for node in ast.parse(source.read_bytes()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    fields = [node for node in classes["TaskConfig"].body if isinstance(node, ast.AnnAssign)]
+    return frozenset(field.target.id for field in fields)
+
+
+def _functions(config: dict) -> list[str]:
+    """Functions that the configuration names and that are not there, or import what is not."""
+    problems: list[str] = []
+    missing: set[str] = set()
+    for name in task_files.values(config):
+        if not isinstance(name, Function):
+            continue
+        module, _, function = name.rpartition(".")
+        path = name.home / (module.replace(".", "/") + ".py")
+        if not path.is_file():
+            problems.append(f"!function {name}: {path} is not there: write it, or mend the name")
+            continue
+        defined, imported = _read_module(path)
+        missing |= imported
+        if defined and function not in defined:
+            hint = did_you_mean(function, defined)
+            problems.append(f"!function {name}: {path} defines no {function}{hint}")
+    problems += [
+        f"its functions import {name}, which is not installed: pip install {name}"
+        for name in sorted(missing)
+    ]
+    return problems
+
+
+@cache
+def _read_module(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """The names that a module defines at its top level, and the packages it imports that lack.
+
+    No names where not all can be told: it does not parse, imports everything of another module, or
+    makes names as it runs (lm-eval's MMMLU adds a function for each subject to `globals()`).
+    """
     try:
-        tree = ast.parse(module.read_bytes())
+        tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError):
-        return frozenset()  # told when it is imported
-    names = {
-        alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
-    }
-    names |= {
-        node.module
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    }
-    tops = {name.partition(".")[0] for name in names}
-    beside = {path.stem for path in module.parent.glob("*.py")}
-    return frozenset(name for name in tops - beside if importlib.util.find_spec(name) is None)
+        return frozenset(), frozenset()  # told when it is imported
+    imports = [node for node in tree.body if isinstance(node, ast.Import)]
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    modules = {alias.name for node in imports for alias in node.names}
+    modules |= {node.module for node in froms if node.module and not node.level}
+    tops = {name.partition(".")[0] for name in modules} - {p.stem for p in path.parent.glob("*.py")}
+    lacking = frozenset(name for name in tops if importlib.util.find_spec(name) is None)
+    names = {alias.asname or alias.name for node in froms + imports for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name):
+            made = node.id in ("globals", "vars", "setattr", "exec")
+            names |= {"*"} if made else {node.id} if isinstance(node.ctx, ast.Store) else set()
+    return frozenset() if "*" in names else frozenset(names), lacking
 
 
 # --- splits ---
 
 
 def _calibration(
-    config: dict, wanted: Wanted, counts: dict[str, int]
+    config: dict, wanted: Wanted, counts: dict[str | None, int]
 ) -> tuple[str | None, int, str | None]:
     """The split that calibrates, how many of its first documents do not, and what is wrong."""
     if not wanted.calibrate:
@@ -185,12 +240,12 @@ def _calibration(
     return evaluated, limit, None
 
 
-def _empty(counts: dict[str, int], splits: Iterable[str | None]) -> list[str]:
+def _empty(counts: dict[str | None, int], splits: Iterable[str | None]) -> list[str]:
     """What speaks against splits that are read: they hold no document."""
     return [f"its split {split!r} holds no documents" for split in splits if counts.get(split) == 0]
 
 
-def _counts(rows: dict[str, pl.LazyFrame | None]) -> dict[str, int]:
+def _counts(rows: dict[str | None, pl.LazyFrame | None]) -> dict[str | None, int]:
     """Documents of the splits whose files can be looked into."""
     return {
         split: frame.select(pl.len()).collect().item()
@@ -200,7 +255,7 @@ def _counts(rows: dict[str, pl.LazyFrame | None]) -> dict[str, int]:
 
 
 def _shots(
-    config: dict, shots: Sequence[int], counts: dict[str, int], calibration: str | None
+    config: dict, shots: Sequence[int], counts: dict[str | None, int], calibration: str | None
 ) -> list[str]:
     """What speaks against some numbers of shots."""
     most = max(shots)
@@ -223,7 +278,11 @@ def _shots(
 
 
 def _warnings(
-    config: dict, wanted: Wanted, counts: dict[str, int], calibration: str | None, beyond: int
+    config: dict,
+    wanted: Wanted,
+    counts: dict[str | None, int],
+    calibration: str | None,
+    beyond: int,
 ) -> list[str]:
     """What the results have to be read with."""
     warnings = []
@@ -248,64 +307,3 @@ def _leaves_out(config: dict) -> bool:
     """
     fewshot = config.get("fewshot_config") or {}
     return (fewshot.get("split") or config.get("fewshot_split")) == config.get("test_split")
-
-
-# --- the documents' fields ---
-
-
-def _fields(config: dict, rows: dict[str, pl.LazyFrame | None]) -> list[str]:
-    """Fields that the templates name and the documents lack; labels that name no choice."""
-    frame = rows.get(evaluated_split(config))
-    if frame is None or config.get("process_docs"):
-        return []
-    columns = frame.collect_schema().names()
-    there = f"its documents have {', '.join(columns)}"
-    problems = []
-    for key in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-        template = config.get(key)
-        if not isinstance(template, str) or isinstance(template, Function) or template in columns:
-            continue
-        try:
-            parsed = jinja2.Environment().parse(template)
-        except jinja2.TemplateSyntaxError as error:
-            problems.append(f"{key} is no template: {error.message}")
-            continue
-        named = {node.name for node in parsed.find_all(jinja2.nodes.Name) if node.ctx == "load"}
-        made = {node.name for node in parsed.find_all(jinja2.nodes.Name) if node.ctx == "store"}
-        unknown = named - made - {*columns} - {*jinja2.defaults.DEFAULT_NAMESPACE, "loop"}
-        problems += [f"{key} names {name!r}, {there}" for name in sorted(unknown)]
-        if not named and key == "doc_to_target" and _names_nothing(config, template):
-            problems.append(f"{key} is {template!r}, which is no field and no choice; {there}")
-    return problems or _labels(config, frame, columns)
-
-
-def _names_nothing(config: dict, target: str) -> bool:
-    choices = config.get("doc_to_choice")
-    return (
-        config["output_type"] == "multiple_choice"
-        and not target.strip().isdigit()
-        and not (isinstance(choices, list) and target in choices)
-        and "{" not in target
-    )
-
-
-def _labels(config: dict, frame: pl.LazyFrame, columns: list[str]) -> list[str]:
-    """Whether no evaluated document's label names a choice, where both are plain fields."""
-    target, choices = config.get("doc_to_target"), config.get("doc_to_choice")
-    if target not in columns or not frame.collect_schema()[target].is_integer():
-        return []
-    if isinstance(choices, list | dict):
-        number = pl.lit(len(choices))
-    elif choices in columns and isinstance(frame.collect_schema()[choices], pl.List):
-        number = pl.col(choices).list.len()
-    else:
-        return []
-    valid = frame.select(((pl.col(target) >= 0) & (pl.col(target) < number)).any()).collect().item()
-    return (
-        []
-        if valid
-        else [
-            f"{target!r} names a choice in no document of {evaluated_split(config)!r} (labels are "
-            "hidden?): evaluate a split that has labels"
-        ]
-    )

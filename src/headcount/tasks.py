@@ -140,6 +140,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
         config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
         for structural in ("tag", "group", "task_list"):
             config.pop(structural, None)
+        config = task_data.placed(config, installed(yaml))
         return ConfigurableTask(config=task_data.located(config, datasets))
     except TaskError:
         raise
@@ -162,9 +163,9 @@ def supply_squad_metrics() -> None:
         from headcount import squad
 
         module = ModuleType(name)
-        module.compute_exact, module.compute_f1 = squad.compute_exact, squad.compute_f1
+        vars(module).update(compute_exact=squad.compute_exact, compute_f1=squad.compute_f1)
         package = ModuleType("transformers.data.metrics")
-        package.squad_metrics = module
+        vars(package).update(squad_metrics=module)
         sys.modules |= {package.__name__: package, name: module}
 
 
@@ -210,7 +211,8 @@ def documents(yaml: str | Path, datasets: str | Path | None = None) -> dict:
 
     See `task_data.content`. Raises `TaskError` when a file is not there.
     """
-    return task_data.content(task_files.with_included(installed(yaml)), datasets)
+    config = task_files.with_included(installed(yaml))
+    return task_data.content(task_data.placed(config, installed(yaml)), datasets)
 
 
 # --- prompts ---
@@ -324,8 +326,8 @@ def _requests(task, kind: Kind, shots: int, split: str, **which) -> list[dict]:
     samples = which.get("samples")  # lm-eval numbers chosen documents anew, from 0
     rows = []
     of_document = groupby(task.instances, key=lambda request: request.doc_id)
-    for number, (doc_id, requests) in enumerate(of_document):
-        requests = list(requests)
+    for number, (doc_id, group) in enumerate(of_document):
+        requests = list(group)
         doc = requests[0].doc
         gold = metrics.gold(doc, len(requests))
         own = bool(examples) and any(example == doc for example in examples[number])

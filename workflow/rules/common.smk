@@ -1,44 +1,40 @@
 # What all stages share: checks of the configuration, names, content hashes, resources.
-from difflib import get_close_matches
 from functools import cache
 
-import jsonschema
-import yaml
-from headcount import checkpoint_files, lineage, source_code, task_files, task_kinds
+from headcount import checkpoint_files, checks, configuration, source_code
 from headcount import tasks as lm_eval_tasks
+from headcount.pages import pages
 from snakemake.exceptions import WorkflowError
 
-SCHEMA = f"{workflow.basedir}/workflow/schemas/config.schema.yaml"
-SCRIPTS = Path(workflow.basedir, "scripts")
-CONDA = f"{workflow.basedir}/envs/headcount.yaml"
+SCRIPTS = HOME / "scripts"
+CONDA = f"{HOME}/envs/headcount.yaml"
 # The input of rules that have no other: Snakemake compares the times of inputs and outputs.
-STUDY = workflow.configfiles[0]
+STUDY = next(map(str, workflow.configfiles), f"{HOME}/Snakefile")
 
 
-def check_config():
-    """One line for each mistake, with the key it is at; then the defaults are filled in."""
-    schema = yaml.safe_load(Path(SCHEMA).read_text(encoding="utf-8"))
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
-    lines = [
-        f"  {error.json_path.removeprefix('$.')}: {error.message}" for error in errors
-    ]
-    if not lines:
-        validate(config, SCHEMA)
-    if lines:
-        study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
-        raise WorkflowError(f"In {study} (keys are described in {SCHEMA}):", *lines)
-    # Sets, whatever their order in the file.
-    for holder, key in (
-        (config, "shots"),
-        (config["levels"], "heads"),
-        (config["levels"], "ffns"),
-        (config["levels"]["combined"], "heads"),
-        (config["levels"]["combined"], "ffns"),
-    ):
-        holder[key] = sorted(holder[key])
+def checked():
+    """What `headcount check` finds; a study that it speaks against stops here."""
+    study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
+    if lines := configuration.problems(config):
+        raise WorkflowError(
+            f"In {study} (keys are described in {configuration.SCHEMA}):",
+            *(f"  {line}" for line in lines),
+        )
+    completed = configuration.completed(config)
+    # From another directory: beside the file of the study, or the workflow's own.
+    homes = [Path(file).resolve().parent for file in workflow.configfiles]
+    config.update(configuration.placed(completed, *homes, HOME))
+    found = checks.check(config)
+    if found.problems:
+        raise WorkflowError(
+            f"{study} cannot be run as it stands:",
+            *(f"  {line}" for line in found.problems),
+        )
+    return found
 
 
-check_config()
+CHECKED = checked()
+STUDIED, HELDOUT = CHECKED.studied, CHECKED.heldout
 
 
 pathvars:
@@ -51,68 +47,11 @@ def task_yaml(task):
     return str(lm_eval_tasks.find(task, config["task_path"]))
 
 
-def check_tasks():
-    """The tasks studied and held out; an unknown one stops the study before anything runs."""
-    try:
-        studied, heldout = (
-            lm_eval_tasks.expand(config[key], config["task_path"])
-            for key in ("tasks", "heldout_tasks")
-        )
-    except lm_eval_tasks.TaskError as error:
-        raise WorkflowError(f"tasks, heldout_tasks, task_path: {error}")
-    if twice := sorted({*studied} & {*heldout}):
-        raise WorkflowError(
-            f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well"
-        )
-    if others := sorted({*config["metrics"]} - {*studied, *heldout}):
-        raise WorkflowError(
-            f"metrics: {', '.join(others)} not among tasks, heldout_tasks"
-        )
-    for key, known in (("tasks", studied), ("shots", config["shots"])):
-        chosen = config["estimator_agreement"][key] or []
-        if others := [name for name in chosen if name not in known]:
-            raise WorkflowError(f"estimator_agreement.{key}: {others} not among {key}")
-    return sorted(studied), sorted(heldout)
-
-
-STUDIED, HELDOUT = check_tasks()
-
-
 def calibrates(task):
-    """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
-    return task in STUDIED or config["ablation"] != "zero"
+    """Whether a task needs calibration documents."""
+    return checks.calibrates(task, STUDIED, config)
 
 
-def check_kinds():
-    """What the study can do with each task: all that speaks against it, a line each.
-
-    Returns what the results have to be read with, a line each as well.
-    """
-    warnings, problems = [], []
-    for task in [*STUDIED, *HELDOUT]:
-        wanted = task_kinds.Wanted(
-            shots=config["shots"],
-            limits=task_kinds.Limits(**config["limits"]),
-            datasets=config["datasets"],
-            calibrate=calibrates(task),
-            metric=config["metrics"].get(task),
-        )
-        try:
-            kind = task_kinds.examine(task_yaml(task), wanted)
-        except task_files.TaskError as error:
-            problems += str(error).splitlines()
-        else:
-            warnings += [f"{task}: {warning}" for warning in kind.warnings]
-    if problems:
-        raise WorkflowError(
-            "These tasks cannot be studied as asked (tasks, heldout_tasks, shots, limits, datasets, "
-            "metrics):",
-            *(f"  {problem}" for problem in problems),
-        )
-    return warnings
-
-
-TASK_WARNINGS = check_kinds()
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
 # Rankings that studied and held-out tasks are pruned by.
 SHARED = ["aggregate", *CONTROLS]
@@ -141,8 +80,8 @@ def code(script):
 
 def proven_code():
     """What the code means that `verify_model` proves, and that which proves it."""
-    names = ["verify", "examination", "proof", "reference", "importance"]
-    library = Path(workflow.basedir, "src", "headcount")
+    names = ["verification", "examination", "proof", "reference", "importance"]
+    library = HOME / "src" / "headcount"
     sources = {library / f"{name}.py": Path(name) for name in names}
     return {
         "meaning": [
@@ -163,29 +102,6 @@ def task_meaning(task):
 def task_documents(task):
     """What decides a task's documents."""
     return lm_eval_tasks.documents(task_yaml(task), config["datasets"])
-
-
-def check_models():
-    """A directory that is away is not taken for a model of the hub."""
-    for model, entry in config["models"].items():
-        source, path = entry["source"], Path(entry["source"])
-        if path.exists():
-            continue
-        made = Path(config["artifacts"], model, "model.json")
-        # A hub model's name has one slash at most; a directory's can look the same.
-        if path.is_absolute() or source[0] in ".~" or len(path.parts) > 2:
-            known = ""
-        elif lineage.from_directory(made, source):
-            known = f", as it was when {made} was made"
-        else:
-            continue
-        raise WorkflowError(
-            f"models.{model}.source: {source} is not there{known}. Put it back, or correct the "
-            "name, and start again: what was computed with it is kept."
-        )
-
-
-check_models()
 
 
 @cache
@@ -274,16 +190,51 @@ def pruned(ranking):
     return update(f"{directory}/by-{ranking}.parquet")
 
 
-def drawn(name):
-    """The files of a figure: its table, and itself in three formats."""
-    figure = f"<artifacts>/{{model}}/figures/{name}"
-    png = report(f"{figure}.png", caption=f"../report/{name}.rst", category="{model}")
-    return {
-        "table": update(f"<artifacts>/{{model}}/tables/{name}.parquet"),
-        "png": update(png),
-        "svg": update(f"{figure}.svg"),
-        "html": update(f"{figure}.html"),
-    }
+FORMATS = ["png", "svg", "pdf", "html"]
+# Table -> category of the report, and what it answers there.
+REPORTED = {
+    "summary": ("1. Summary", "How much can be removed?"),
+    "head_pruning": ("2. Pruning", "Heads removed"),
+    "ffn_pruning": ("2. Pruning", "FFNs removed"),
+    "combined_pruning": ("2. Pruning", "Heads and FFNs removed together"),
+    "transfer": ("2. Pruning", "Heads removed by another task's ranking"),
+    "head_importance": ("3. Importance", "Which heads matter?"),
+    "ffn_importance": ("3. Importance", "Which FFNs matter?"),
+    "cross_task": ("4. Agreement", "Between tasks"),
+    "cross_shot": ("4. Agreement", "Between numbers of examples"),
+    "estimator_agreement": ("4. Agreement", "Between estimators"),
+    "induction": ("5. Induction heads", "Are the important heads induction heads?"),
+    "importance_by_depth": ("6. Across models", "Where does what matters lie?"),
+    "pruning_by_model": ("6. Across models", "How fast do models fall?"),
+    "removable_by_size": (
+        "6. Across models",
+        "Can more be removed from larger models?",
+    ),
+    "retention": ("5. Induction heads", "Do the induction heads stay?"),
+}
+
+
+def drawn(name, directory="{model}"):
+    """The files of a figure: its table, and its pages in every format."""
+    category, label = REPORTED[name]
+    files = {"table": update(f"<artifacts>/{directory}/tables/{name}.parquet")}
+    for page in pages(name):
+        figure = f"<artifacts>/{directory}/figures/{page}"
+        shown = report(
+            f"{figure}.png",
+            caption=f"../report/{name}.rst",
+            category=category,
+            subcategory=directory,
+            labels={
+                "figure": label if page == name else f"{label} Task by task",
+                "model": directory,
+            },
+        )
+        files |= {
+            f"{page}_{kind}": update(shown if kind == "png" else f"{figure}.{kind}")
+            for kind in FORMATS
+        }
+    return files
 
 
 def importance_of(component):
@@ -312,3 +263,9 @@ def pruned_by(component, tasks, names):
         for shots in config["shots"]
         for ranking in [task if name == "own" else name for name in names]
     ]
+
+
+def show_summary():
+    from headcount import summary
+
+    summary.show(Path(config["artifacts"]))

@@ -57,13 +57,32 @@ SHOWN = {
         )
     },
 }
-FIGURES = [name for name in SHOWN if name != "estimator_agreement"]
+FIGURES = [
+    page for name in SHOWN if name != "estimator_agreement" for page in pages(name)
+]
 # What else the functions of the tables take.
 OPTIONS = {
     **dict.fromkeys(["head_pruning", "ffn_pruning", "combined_pruning"], RESAMPLED),
     **dict.fromkeys(["transfer", "estimator_agreement"], RESAMPLED),
     "retention": {"levels": config["levels"]["heads"]},
 }
+
+
+def check_names():
+    """Names in figures are of what is in the study, and tell it apart."""
+    known = [*config["models"], *STUDIED, *HELDOUT]
+    for name in config["figures"]["names"]:
+        if name not in known:
+            near = "".join(f": {one}?" for one in get_close_matches(name, known, n=1))
+            raise WorkflowError(
+                f"figures.names: {name} is neither a model nor a task of this study{near}"
+            )
+    written = [config["figures"]["names"].get(name, name) for name in known]
+    if twice := sorted({name for name in written if written.count(name) > 1}):
+        raise WorkflowError(f"figures.names: {', '.join(twice)} stands for two names")
+
+
+check_names()
 
 
 for figure, files in SHOWN.items():
@@ -83,8 +102,60 @@ for figure, files in SHOWN.items():
         params:
             figure=figure,
             options=OPTIONS.get(figure, {}),
+            style=config["figures"],
             code=code("draw.py"),
         message:
             "Draw {params.figure} of {wildcards.model}"
+        script:
+            "../../scripts/draw.py"
+
+
+# --- several models side by side; no model may be called "across" ---
+
+
+def of_models(pattern):
+    """The file of every model."""
+    return collect(f"<artifacts>/{{model}}/{pattern}", model=config["models"])
+
+
+ACROSS = {
+    "importance_by_depth": {
+        name: of_models(f"tables/{name}.parquet")
+        for name in ("head_importance", "ffn_importance")
+    },
+    "pruning_by_model": {
+        name: of_models(f"tables/{name}.parquet")
+        for name in ("head_pruning", "ffn_pruning")
+    },
+    "removable_by_size": {
+        "summary": of_models("tables/summary.parquet"),
+        "models": of_models("model.json"),
+    },
+}
+if len(config["models"]) == 1:
+    ACROSS = {}
+
+
+for figure, files in ACROSS.items():
+
+    rule:
+        name:
+            f"draw_{figure}"
+        input:
+            **files,
+        output:
+            **drawn(figure, "across"),
+        log:
+            f"<artifacts>/logs/across/{figure}.log",
+        localrule: True
+        conda:
+            CONDA
+        params:
+            figure=figure,
+            options={},
+            style=config["figures"],
+            code=code("draw.py"),
+        message:
+            "Draw {params.figure} of all models"
         script:
             "../../scripts/draw.py"

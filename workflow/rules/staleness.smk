@@ -1,9 +1,11 @@
 # What is stale, decided by content. Snakemake goes by times alone; `settle` gives the artifacts times
 # by what they are made of, before Snakemake looks at them. See headcount.lineage.
+from difflib import get_close_matches
 from itertools import product
 from tempfile import gettempdir
 
 from headcount import gpus, lineage, locks, temporaries
+from headcount.suggestions import did_you_mean
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import RerunTrigger
 
@@ -15,6 +17,7 @@ VALUES = {
     "component": ["heads", "ffns", "combined"],
     "across": ["cross_task", "cross_shot", "reliability"],
     "kind": ["prefix_matching", "copying"],
+    "page": PAGES,
 }
 
 
@@ -48,7 +51,40 @@ def described(step, named):
 
 
 PLACES = {}
-MADE = [step for step in workflow.rules if step.script]
+# Where this is a module, the other rules are none of ours.
+MADE = [
+    step
+    for step in workflow.rules
+    if step.script and Path(step.snakefile).is_relative_to(HOME)
+]
+
+
+def check_targets(targets):
+    """A target that nothing makes is a name mistyped, most likely: the closest is told."""
+    names = {step.name for step in workflow.rules}
+    unknown = [
+        target
+        for target in map(str, targets)
+        if target not in names
+        and not Path(target).exists()
+        and not any(step.is_producer(target) for step in workflow.rules)
+    ]
+    if unknown:
+        made = [file for step in MADE for one in jobs_of(step) for file in one.outputs]
+        raise WorkflowError(
+            "This study does not make:",
+            *(f"  {target}{closest(target, [*names, *made])}" for target in unknown),
+        )
+
+
+def closest(target, known):
+    """A suggestion: the file of a name without directories, or else what is spelt alike."""
+    if Path(target).name == target:
+        pictures_last = sorted(known, key=lambda file: file.endswith(".png"))
+        files = {Path(file).stem: file for file in pictures_last}
+        if names := get_close_matches(target, files, n=1):
+            return f": did you mean {files[names[0]]}?"
+    return did_you_mean(target, known)
 
 
 class ByTimes(type(workflow)):
@@ -61,6 +97,7 @@ class ByTimes(type(workflow)):
     @dag_settings.setter
     def dag_settings(self, settings):
         if settings:
+            check_targets(settings.targets)
             settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
             settings.max_checksum_file_size = 0  # equal bytes do not make it current
             settings.force_incomplete = True

@@ -19,7 +19,13 @@ from headcount.comparison import agreement, induction, location, removal
 from headcount.comparison.finding import FAILS, HOLDS, UNDECIDED, Finding
 from headcount.summary import NoSummaryError
 
-TABLES = ("head_importance", "ffn_importance", "head_pruning", "ffn_pruning", "combined_pruning")
+TABLES: tuple[str, ...] = (
+    "head_importance",
+    "ffn_importance",
+    "head_pruning",
+    "ffn_pruning",
+    "combined_pruning",
+)
 TABLES += ("cross_task", "transfer", "cross_shot", "induction", "summary")
 
 

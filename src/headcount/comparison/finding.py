@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import t
 
-from headcount.tables import ROUNDING
+from headcount.curves import ROUNDING
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not enough data"
 

@@ -15,9 +15,10 @@ from headcount.comparison.finding import (
     over_tasks,
     total,
 )
+from headcount.curves import MEAN, TOLERANCE
 from headcount.rankings import count_removed
 from headcount.summary import cell
-from headcount.tables import MEAN, TOLERANCE
+from headcount.tables import MEANS
 
 NAMES = {"heads": "heads", "ffns": "FFNs"}
 
@@ -25,7 +26,9 @@ NAMES = {"heads": "heads", "ffns": "FFNs"}
 def inflection(component: str, shots: int, table: pl.DataFrame, summary: pl.DataFrame) -> Finding:
     """So much of a component goes for five points, every task by its own ranking."""
     section = {"heads": "5.1", "ffns": "5.2"}[component]
-    level = paper.removed(component, shots)[component == "ffns"]
+    told = paper.removed(component, shots)
+    assert told is not None  # only shots of the paper are asked for
+    level = told[component == "ffns"]
     claim = f"{shots}-shot: {level} % of the {NAMES[component]} go"
     points = table.filter(task=MEAN, order="own", shots=shots)
     if points.is_empty():
@@ -68,7 +71,7 @@ def transferred(shots: int, transfer: pl.DataFrame) -> Finding:
     """Other tasks' rankings do no harm up to half of the heads: by the task least alike."""
     level = paper.TRANSFER_LEVEL
     claim = f"{shots}-shot: other tasks' rankings do no harm up to {level} % of the heads"
-    others = transfer.filter(pl.col("order").is_in(["closest", "farthest"]), shots=shots)
+    others = _of_tasks(transfer).filter(pl.col("order").is_in(["closest", "farthest"]), shots=shots)
     # The farthest task's rows, last by name, where they are not those of the closest as well.
     worst = others.sort("order").unique(("task", "heads_count"), keep="last", maintain_order=True)
     if worst["task"].n_unique() < 2:
@@ -82,7 +85,12 @@ def transferred(shots: int, transfer: pl.DataFrame) -> Finding:
     if count not in levels:
         return Finding("6.1.2", claim, f"{level} % is not one of its levels")
     study = f"by the farthest task's, at {level} %: {levels[count].points}"
-    return Finding("6.1.2", claim, study, at_most(list(levels.values()), TOLERANCE))
+    return Finding(
+        "6.1.2",
+        claim,
+        study,
+        at_most([of_level for of_level in levels.values() if of_level], TOLERANCE),
+    )
 
 
 def held_out(transfer: pl.DataFrame) -> Finding:
@@ -92,7 +100,7 @@ def held_out(transfer: pl.DataFrame) -> Finding:
     """
     claim = f"unseen tasks: aggregate within {paper.HELDOUT_COST} points of their own ranking"
     claim += " (MathQA; LAMBADA not)"
-    rows = transfer.filter("heldout", order="aggregate")
+    rows = _of_tasks(transfer).filter("heldout", order="aggregate")
     if rows.is_empty():
         return Finding("6.1.2", claim, "no task is held out")
     level = paper.TRANSFER_LEVEL
@@ -105,6 +113,11 @@ def held_out(transfer: pl.DataFrame) -> Finding:
         return Finding("6.1.2", claim, f"own rankings not scored; {level} % is not a level")
     study = f"own rankings not scored; points lost by the aggregate at {level} %: "
     return Finding("6.1.2", claim, study + ", ".join(costs))
+
+
+def _of_tasks(transfer: pl.DataFrame) -> pl.DataFrame:
+    """The rows of single tasks, without those of means."""
+    return transfer.filter(~pl.col("task").is_in(MEANS))
 
 
 def _drops(points: pl.DataFrame) -> list[Interval]:

@@ -5,7 +5,21 @@ from math import floor
 import altair as alt
 import polars as pl
 
-from headcount.figures.style import component_named, note, panels, row_header, titled
+from headcount.correlation import AGGREGATE
+from headcount.figures.style import (
+    COLORS,
+    PAGE,
+    SHAPES,
+    Style,
+    about,
+    component_named,
+    fitted,
+    note,
+    panels,
+    row_header,
+    tips,
+    told_apart,
+)
 
 ESTIMATORS = {
     "gradient-token": "gradient (token)",
@@ -13,12 +27,7 @@ ESTIMATORS = {
     "oracle-task": "oracle (metric)",
     "oracle-loss": "oracle (loss)",
 }
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
-STATISTICS = [
-    *("rho", "rho_low", "rho_high", "overlap", "overlap_low", "overlap_high", "overlap_chance"),
-    *("p_permuted", "permuted_low", "permuted_high"),
-    *("p_within_layers", "within_layers_low", "within_layers_high"),
-]
+STATISTICS = ("rho", "rho_low", "rho_high", "overlap", "overlap_chance")
 
 
 def _baseline(table: pl.DataFrame) -> str:
@@ -37,94 +46,134 @@ def _baseline(table: pl.DataFrame) -> str:
         for row in medians.drop_nulls("low").iter_rows(named=True)
     ]
     bounds = " and ".join(anywhere) + "".join(within) or "no bounds: all scores are constant"
-    return f"95 % of the time permuted scores correlate within {bounds}"
+    return f"Unrelated (permuted) scores correlate within {bounds}, 95 % of the time."
 
 
 # --- matrices ---
 
 
-def _matrix(table: pl.DataFrame, names: list[str]) -> alt.LayerChart:
-    """Rho as colour and number for the pairs (a, b); outlined where a is b."""
+def cross_task(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
+    """Rho between tasks, each pair once; on the diagonal a task with itself."""
+    title = "Do different tasks need the same heads and FFNs?"
+    if table.is_empty():
+        return note(style, title, "two tasks; this study has one")
+    table = component_named(table.with_columns(shots="shots_a"))
+    names = table.filter(pl.col("a") == pl.col("b"))["a"].unique(maintain_order=True).to_list()
+    place = {name: i for i, name in enumerate(names)}
+    first, second = (pl.col(column).replace_strict(place) for column in ("a", "b"))
+    table = table.with_columns(
+        pl.when(first <= second).then("a").otherwise("b").alias("a"),
+        pl.when(first <= second).then("b").otherwise("a").alias("b"),
+    )
+    named = style.named(table).with_columns(
+        pl.col("a", "b").replace({AGGREGATE: "mean over tasks"}),
+        # A constant score has no rho.
+        rho_text=pl.col("rho").map_elements(_short, return_dtype=pl.String).fill_null("-"),
+    )
+    written = ["mean over tasks" if name == AGGREGATE else style.name(name) for name in names]
+    shown, upright = panels(table), style.preset == "column"
+    across = 2 if upright else len(shown)
+
+    def build(width: float) -> alt.TopLevelMixin:
+        blocks = [
+            _matrices(style, named.filter(component=component), written, width, upright)
+            for component in ("heads", "FFNs")
+        ]
+        return (alt.hconcat if upright else alt.vconcat)(*blocks, spacing=style.size).resolve_scale(
+            color="independent"
+        )
+
+    tasks = len(names) - (AGGREGATE in names)
+    subtitle = [
+        about(style, table, "documents", tasks),
+        "Spearman's rho of the importance scores of two tasks. Outlined: a task with itself, from "
+        "other documents (split-half reliability); -: constant scores.",
+        _baseline(table),
+    ]
+    return fitted(build, style, across, title, subtitle)
+
+
+def _short(rho: float) -> str:
+    """Two digits in little room: .85, or 1."""
+    return f"{rho:.2f}".replace("0.", ".").replace("1.00", "1")
+
+
+def _matrices(
+    style: Style, table: pl.DataFrame, names: list[str], width: float, upright: bool
+) -> alt.FacetChart:
+    """The lower triangles of a component, with a scale of their own: a panel a number of shots."""
+    component = table["component"][0]
+    lowest = floor(10 * min(0.9, table["rho"].min() or 0.0)) / 10
+    plain = {"ticks": False, "domain": False, "labelOverlap": False}
     base = alt.Chart(table).encode(
-        x=alt.X("a:O", title=None, sort=names, axis=alt.Axis(labelAngle=-45, labelLimit=200)),
-        y=alt.Y("b:O", title=None, sort=names, axis=alt.Axis(labelLimit=200)),
+        x=alt.X(
+            "a:O",
+            title=None,
+            sort=names,
+            scale=alt.Scale(domain=names),
+            axis=alt.Axis(labelAngle=-90, labelLimit=width / 2, **plain),
+        ),
+        y=alt.Y(
+            "b:O",
+            title=None,
+            sort=names,
+            scale=alt.Scale(domain=names),
+            axis=alt.Axis(labelLimit=style.width / 6, **plain),
+        ),
     )
     cells = base.mark_rect().encode(
         color=alt.Color(
             "rho:Q",
-            title=["Spearman's", "rho"],
-            scale=alt.Scale(scheme="redblue", domain=[-1, 1]),
+            title=f"rho, {component}",
+            scale=alt.Scale(scheme="viridis", domain=[lowest, 1]),
+            legend=alt.Legend(
+                orient="bottom" if upright else "right",
+                gradientLength=min(width, 12 * style.size),
+                tickCount=3,
+            ),
         ),
-        tooltip=["a", "b", *STATISTICS],
+        tooltip=tips("a", "b", *STATISTICS),
     )
     itself = base.transform_filter("datum.a == datum.b")
-    cells += itself.mark_rect(filled=False, stroke="black", strokeWidth=1.2)
-    if len(names) > 15:
-        return cells
-    white = alt.condition("abs(datum.rho) > 0.6", alt.value("white"), alt.value("black"))
-    rho = base.mark_text(fontSize=10, dy=-5).encode(text="rho_text:N", color=white)
-    overlap = base.mark_text(fontSize=8.5, dy=8).encode(text="overlap_text:N", color=white)
-    return cells + rho + overlap
-
-
-def _written(column: str, pattern: str) -> pl.Expr:
-    return pl.col(column).map_elements(pattern.format, return_dtype=pl.String)
-
-
-def cross_task(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """Rho between tasks, on the diagonal of a task with itself: a row for heads and for FFNs."""
-    title = "Do tasks need the same components?"
-    if table.is_empty():
-        return note(title, "two tasks; this study has one")
-    names = table.filter(pl.col("a") == pl.col("b"))["a"].unique(maintain_order=True).to_list()
-    pairs = table.filter(pl.col("a") != pl.col("b"))
-    mirrored = pairs.rename({"a": "b", "b": "a"}).select(table.columns)
-    table = component_named(pl.concat([table, mirrored]).with_columns(shots="shots_a"))
-    # A constant score has no rho, and its top 30 % are the last components, whatever they do.
-    table = table.with_columns(
-        rho_text=_written("rho", "{:.2f}").fill_null("-"),
-        overlap_text=pl.when(pl.col("rho").is_null())
-        .then(pl.lit(""))
-        .otherwise(_written("overlap", "{:.0%}")),
+    chart = cells + itself.mark_rect(filled=False, stroke="black", strokeWidth=style.line)
+    if width / len(names) > 1.9 * style.small:
+        bright = alt.condition(
+            f"isValid(datum.rho) && datum.rho < {(lowest + 1) / 2}",
+            alt.value("white"),
+            alt.value("black"),
+        )
+        chart += base.mark_text(fontSize=style.small).encode(text="rho_text:N", color=bright)
+    panel = {"title": None, "sort": panels(table)}
+    return chart.properties(width=width, height=width).facet(
+        facet=alt.Facet("panel:N", **panel),
+        columns=1 if upright else 99,
+        spacing=style.size,
     )
-
-    side = (32 if len(names) <= 15 else 16) * len(names)
-    chart = _matrix(table, names).properties(width=side, height=side)
-    chart = chart.facet(
-        row=alt.Row("component:N", title=None, sort=["heads", "FFNs"], header=row_header()),
-        column=alt.Column("panel:N", title=None, sort=panels(table)),
-        spacing=12,
-    )
-    subtitle = [
-        "large: correlation of importance scores between tasks, and with their mean (aggregate);",
-        "small: share of their top 30 % of components in common (chance: about 30 %); -: constant;",
-        "outlined: a task with itself, from other documents (split-half reliability, stepped up;"
-        " small: between halves);",
-        _baseline(table),
-    ]
-    return titled(chart, title, subtitle)
 
 
 # --- dots with intervals ---
 
 
 def _dots(
-    table: pl.DataFrame, of: str, legend: str, step: float, statistic: str = "rho"
+    style: Style, table: pl.DataFrame, of: str, legend: str, statistic: str = "rho"
 ) -> alt.LayerChart:
     """A statistic and its interval: a row a task, in it a dot for each `of`; grey: unrelated."""
     tasks = table["task"].unique(maintain_order=True).to_list()
     kinds = table[of].unique(maintain_order=True).to_list()
+    step = 0.9 * style.size
     title, low, high = {
         "rho": ("Spearman's rho", "permuted_low", "permuted_high"),
         "overlap": ("top 30 % in common", "zero", "overlap_chance"),
     }[statistic]
     table = table.with_columns(
-        zero=0.0, order=pl.col(of).replace_strict({kind: i for i, kind in enumerate(kinds)})
+        zero=0.0,
+        order=pl.col(of).replace_strict({kind: i for i, kind in enumerate(kinds)}),
+        none=pl.when(pl.col("rho").is_null()).then(pl.lit("constant scores: no rho")),
     )
     lowest = min(0.0, *(table[name].min() or 0.0 for name in (f"{statistic}_low", low)))
     scale = alt.Scale(domain=[max(-1.0, floor(5 * lowest) / 5), 1.0])
-    color = alt.Color(f"{of}:N", title=legend, sort=kinds, scale=alt.Scale(range=COLORS))
-    labels = alt.Axis(labelLimit=200, grid=True, labels=statistic == "rho", ticks=False)
+    look = told_apart(style, of, legend, kinds, COLORS, shapes=SHAPES)
+    labels = alt.Axis(labelLimit=style.width / 5, grid=True, labels=statistic == "rho", ticks=False)
     base = alt.Chart(table).encode(
         y=alt.Y("task:N", title=None, sort=tasks, axis=labels),
         yOffset="order:O",  # Vega-Lite would sort names by itself
@@ -132,74 +181,91 @@ def _dots(
     unrelated = base.mark_rule(strokeWidth=step, color="#e9e9e9").encode(
         x=alt.X(f"{low}:Q", scale=scale), x2=f"{high}:Q"
     )
-    bars = base.mark_rule(strokeWidth=1.5).encode(
-        x=alt.X(f"{statistic}_low:Q", scale=scale), x2=f"{statistic}_high:Q", color=color
+    bars = base.mark_rule(strokeWidth=style.line).encode(
+        x=alt.X(f"{statistic}_low:Q", scale=scale), x2=f"{statistic}_high:Q", color=look["color"]
     )
-    dots = base.mark_point(filled=True, size=40, opacity=1).encode(
+    dots = base.mark_point(filled=True, size=2.5 * style.size, opacity=1).encode(
         x=alt.X(f"{statistic}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5)),
-        color=color,
-        tooltip=["task", of, *STATISTICS],
+        color=look["color"],
+        shape=look["shape"],
+        tooltip=tips("task", of, *STATISTICS),
     )
-    return (unrelated + bars + dots).properties(height=alt.Step(step))
-
-
-def cross_shot(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """Rho between numbers of shots, for every task and the aggregate."""
-    title = "Do more examples change what matters?"
-    if table.is_empty():
-        return note(title, "two numbers of shots; this study has one")
-    table = table.with_columns(
-        task="a",
-        pair=pl.format("{} and {} shots", "shots_a", "shots_b"),
-        component=pl.col("component").replace({"ffns": "FFNs"}),
-    ).sort("shots_a", "shots_b", maintain_order=True)
-    chart = _dots(table, "pair", "between", 9).properties(width=300)
-    chart = chart.facet(column=alt.Column("component:N", title=None, sort=["heads", "FFNs"]))
-    return titled(
-        chart,
-        title,
-        [
-            "correlation of importance scores between numbers of shots; 95 % bootstrap intervals;",
-            f"grey: {_baseline(table)}",
-        ],
-    )
-
-
-def estimator_agreement(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """Agreement of estimators, and of each with itself, for every task, component and shots."""
-    table = component_named(table).with_columns(pl.col("a", "b").replace(ESTIMATORS))
-    pairs = table.filter(pl.col("a") != pl.col("b"))
-    pairs = pairs.with_columns(pair=pl.format("{} - {}", "a", "b"))
-    itself = table.filter(pl.col("a") == pl.col("b"))
-    blocks = [
-        alt.hconcat(
-            _estimator_panels(rows, of, legend, "rho", width=170),
-            _estimator_panels(rows, of, legend, "overlap", width=110),
-            spacing=10,
+    chart = unrelated + bars + dots
+    if statistic == "rho" and table["none"].count():
+        undefined = base.transform_filter("isValid(datum.none)").mark_text(
+            align="left", dx=3, fontSize=0.9 * style.small, color="#555555"
         )
-        for rows, of, legend in ((pairs, "pair", "between"), (itself, "a", "with itself"))
-    ]
-    return titled(
-        alt.vconcat(*blocks, spacing=30).resolve_scale(color="independent", yOffset="independent"),
-        "Do estimators agree on what matters?",
-        [
-            "above: scores of two estimators on the same documents; 95 % bootstrap intervals;",
-            "below: an estimator with itself on other documents (split-half reliability, stepped"
-            " up; overlap between halves); bars: 95 % of the splits;",
-            f"grey: {_baseline(table)}; or an overlap below chance",
-        ],
+        chart += undefined.encode(x=alt.datum(0), text="none:N")
+    return chart.properties(height=alt.Step(step))
+
+
+def cross_shot(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
+    """Rho between numbers of shots, for every task and the aggregate."""
+    title = "Do more examples change which heads and FFNs matter?"
+    if table.is_empty():
+        return note(style, title, "two numbers of shots; this study has one")
+    tasks = table.filter(pl.col("a") != AGGREGATE)["a"].n_unique()
+    named = style.named(table).with_columns(
+        task=pl.col("a").replace({AGGREGATE: "mean over tasks"}),
+        pair=pl.format("{}- and {}-shot", "shots_a", "shots_b"),
+        component=pl.col("component").replace({"ffns": "FFNs"}),
     )
+    named = named.sort("shots_a", "shots_b", maintain_order=True)
+
+    def build(width: float) -> alt.TopLevelMixin:
+        return (
+            _dots(style, named, "pair", "between")
+            .properties(width=width)
+            .facet(column=alt.Column("component:N", title=None, sort=["heads", "FFNs"]))
+        )
+
+    subtitle = [
+        about(style, table, "documents", tasks),
+        "Correlation of a task's importance scores at two numbers of examples; lines: 95 % "
+        "bootstrap intervals.",
+        f"Gray: unrelated. {_baseline(table)}",
+    ]
+    return fitted(build, style, 2, title, subtitle)
+
+
+def estimator_agreement(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
+    """Agreement of estimators, and of each with itself, for every task, component and shots."""
+    named = component_named(style.named(table)).with_columns(pl.col("a", "b").replace(ESTIMATORS))
+    pairs = named.filter(pl.col("a") != pl.col("b"))
+    pairs = pairs.with_columns(pair=pl.format("{} - {}", "a", "b"))
+    itself = named.filter(pl.col("a") == pl.col("b"))
+    shown = len(panels(table))
+
+    def build(width: float) -> alt.TopLevelMixin:
+        blocks = [
+            alt.hconcat(
+                _estimator_panels(style, rows, of, legend, "rho", 1.2 * width),
+                _estimator_panels(style, rows, of, legend, "overlap", 0.8 * width),
+                spacing=style.size,
+            )
+            for rows, of, legend in ((pairs, "pair", "between"), (itself, "a", "with itself"))
+        ]
+        return alt.vconcat(*blocks, spacing=2 * style.size).resolve_scale(
+            color="independent", shape="independent", yOffset="independent"
+        )
+
+    subtitle = [
+        about(style, table, "documents", table["task"].n_unique()),
+        "Above: scores of two estimators on the same documents; lines: 95 % bootstrap intervals.",
+        "Below: an estimator with itself on other documents (split-half reliability).",
+        f"Gray: unrelated, or an overlap of chance. {_baseline(table)}",
+    ]
+    return fitted(build, style, 2 * shown, "Do estimators agree on what matters?", subtitle)
 
 
 def _estimator_panels(
-    table: pl.DataFrame, of: str, legend: str, statistic: str, width: int
+    style: Style, table: pl.DataFrame, of: str, legend: str, statistic: str, width: float
 ) -> alt.FacetChart:
     """A row a component, a column a number of shots."""
-    first = statistic == "rho"
-    chart = _dots(table, of, legend, 6.5, statistic).properties(width=width)
-    header = row_header() if first else alt.Header(labels=False)
+    chart = _dots(style, table, of, legend, statistic).properties(width=width)
+    header = row_header(style) if statistic == "rho" else alt.Header(labels=False)
     return chart.facet(
         row=alt.Row("component:N", title=None, sort=["heads", "FFNs"], header=header),
         column=alt.Column("panel:N", title=None, sort=panels(table)),
-        spacing=10,
+        spacing=style.size,
     )

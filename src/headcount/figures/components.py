@@ -3,124 +3,186 @@
 import altair as alt
 import polars as pl
 
-from headcount.figures.style import by_shots, panels, row_header, task_names, titled
+from headcount.correlation import AGGREGATE
+from headcount.curves import MEAN
+from headcount.figures.heatmaps import SIGNED, VIRIDIS, heatmap, listed, numbered
+from headcount.figures.style import (
+    PAGE,
+    Style,
+    about,
+    by_shots,
+    fitted,
+    panels,
+    row_header,
+    task_names,
+    tips,
+)
 
-CELL = 22  # pixels of a heatmap's cell, less where there are many
-LARGEST = 640  # pixels of a heatmap's side
-
-
-def _cell(count: int) -> float:
-    return min(CELL, LARGEST / count)
-
-
-def _numbered(field: str, title: str, count: int, reverse: bool = False) -> dict:
-    """An axis of layers or heads, by number, with labels that do not crowd."""
-    every = max(1, round(count / 12))
-    return {
-        "shorthand": f"{field}:O",
-        "title": title,
-        "sort": "descending" if reverse else "ascending",
-        "axis": alt.Axis(values=list(range(0, count, every)), labelAngle=0, ticks=False),
-    }
-
-
-def _head_map(table: pl.DataFrame, color: alt.Color, tooltips: list[str]) -> alt.Chart:
-    """Layer by head."""
-    layers, heads = table["layer"].max() + 1, table["head"].max() + 1
-    cell = _cell(max(layers, 1.4 * heads) * 1.8)
-    return (
-        alt.Chart(table)
-        .mark_rect()
-        .encode(
-            x=alt.X(**_numbered("head", "head", heads)),
-            y=alt.Y(**_numbered("layer", "layer", layers, reverse=True)),
-            color=color,
-            tooltip=["layer", "head", *tooltips],
-        )
-        .properties(width=max(cell * heads, 90), height=max(cell * layers, 70))
-    )
-
-
-def head_importance(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """Layer by head, a row for each task and the aggregate, a column for each number of shots."""
-    color = alt.Color(
-        "share:Q",
-        title=["score, share of", "the task's largest"],
-        # The top layer's scores are means over the target positions alone, and dwarf the others.
-        scale=alt.Scale(scheme="viridis", domain=[0, 1], type="sqrt"),
-    )
-    chart = _head_map(by_shots(table), color, ["task", "panel", "score", "standard_error"]).facet(
-        row=alt.Row("task:N", title=None, sort=task_names(table, "aggregate"), header=row_header()),
-        column=alt.Column("panel:N", title=None, sort=panels(table)),
-        spacing=8,
-    )
-    return titled(
-        chart,
-        "Which heads matter",
-        f"importance of every head, by task ({_estimators(table)}); colours by square root",
-    )
+FLOOR = 0.01  # share of the largest score from which colours are told apart
+TOP = 3  # heads that are named
+MEANINGS = {  # estimator -> what the score of a component is
+    "gradient-token": "how strongly the loss depends on it (gradient, by token)",
+    "gradient-example": "how strongly the loss depends on it (gradient, by example)",
+    "oracle-task": "metric lost without it (oracle)",
+    "oracle-loss": "loss gained without it (oracle)",
+}
 
 
 def _estimators(table: pl.DataFrame) -> str:
-    """The estimator that made the scores, as the subtitle explains it."""
-    meanings = {
-        "gradient-token": "gradient: what a gate on it would change of the loss",
-        "gradient-example": "gradient by example: what a gate on it would change of the loss",
-        "oracle-task": "oracle: metric lost on its removal",
-        "oracle-loss": "oracle: loss gained on its removal",
-    }
-    return " and ".join(meanings[name] for name in table["estimator"].drop_nulls().unique().sort())
+    """What the scores are, by the estimators that made them."""
+    names = table["estimator"].drop_nulls().unique().sort()
+    return f"Importance of {{}}: {' and '.join(MEANINGS[name] for name in names)}."
 
 
-def ffn_importance(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """Layer by task, a panel for each number of shots."""
-    layers = table["layer"].max() + 1
-    tasks = task_names(table, "aggregate")
-    largest = table["score"].abs().max() or 1.0
-    base = alt.Chart(by_shots(table)).encode(
-        x=alt.X("task:N", title=None, sort=tasks, axis=alt.Axis(labelAngle=-45, labelLimit=200)),
-        y=alt.Y(**_numbered("layer", "layer", layers, reverse=True)),
+def _subtitle(style: Style, table: pl.DataFrame, each: str) -> list[str]:
+    tasks = table.filter(pl.col("task") != AGGREGATE)["task"].n_unique()
+    # "importance" is computed from calibration documents, or from those that are evaluated.
+    return [about(style, table, "documents", tasks), _estimators(table).format(each)]
+
+
+# --- heads ---
+
+
+def _share_color(style: Style) -> alt.Color:
+    """The top layer's scores are means over the target positions alone, and dwarf the others."""
+    domain = [FLOOR ** (1 - i / (len(VIRIDIS) - 1)) for i in range(len(VIRIDIS))]
+    return alt.Color(
+        "share:Q",
+        title="score, share of the task's largest (log scale)",
+        scale=alt.Scale(type="log", domain=domain, range=VIRIDIS, clamp=True, interpolate="rgb"),
+        legend=_legend(style, values=[0.01, 0.1, 1], format="~g"),
     )
-    cells = base.mark_rect().encode(
-        color=alt.Color(
-            "score:Q",
-            title=["importance"],
-            scale=alt.Scale(scheme="purpleorange", domain=[-largest, largest], reverse=True),
-        ),
-        tooltip=["task", "panel", "layer", "score", "standard_error"],
+
+
+def _legend(style: Style, **options) -> alt.Legend:
+    return alt.Legend(
+        orient="bottom",
+        gradientLength=style.width / 3,
+        gradientOpacity=1,
+        titleLimit=style.width,
+        **options,
     )
-    chart = cells
-    if layers <= 16:
-        chart = cells + base.mark_text(fontSize=9).encode(
-            text=alt.Text("score:Q", format=".2f"),
-            color=alt.condition(
-                f"abs(datum.score) > {0.6 * largest}", alt.value("white"), alt.value("black")
-            ),
+
+
+def _heads(style: Style, table: pl.DataFrame, size: tuple, facets: list[str]) -> alt.LayerChart:
+    """Layer by head."""
+    layers, heads = table["layer"].max() + 1, table["head"].max() + 1
+    share = pl.col("share").clip(FLOOR, 1).fill_nan(FLOOR).fill_null(FLOOR)
+    cells = by_shots(table).with_columns(
+        x="head", y="layer", colour=share.log10() / 2 + 1, share=share
+    )
+    most = max(2, int(size[0] / (2.5 * style.small)))
+    axes = (
+        numbered(heads, "head", most),
+        numbered(layers, "layer", max(2, int(size[1] / (1.4 * style.small)))),
+    )
+    tooltip = tips("task", "panel", "layer", "head", "score", "standard_error", "share")
+    return heatmap(cells, facets, axes, _share_color(style), tooltip, size)
+
+
+def head_importance(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
+    """Layer by head for the mean over tasks, or the only task; a panel a number of shots."""
+    title = "Which attention heads matter for in-context learning?"
+    tasks = task_names(table, AGGREGATE)
+    shown = table.filter(task=tasks[-1])
+    columns = style.across(shown["shots"].n_unique())
+    names = panels(shown)
+
+    def build(width: float) -> alt.TopLevelMixin:
+        ratio = (shown["layer"].max() + 1) / (shown["head"].max() + 1)
+        height = min(max(width * ratio, 8 * style.size), 30 * style.size)
+        chart = _heads(style, style.named(shown), (width, height), ["panel"])
+        return chart.facet(
+            facet=alt.Facet("panel:N", title=None, sort=names), columns=columns, spacing=style.size
         )
-    cell = 30 if layers <= 16 else _cell(layers)
-    chart = chart.properties(width=30 * len(tasks), height=cell * layers)
-    chart = chart.facet(column=alt.Column("panel:N", title=None, sort=panels(table)))
-    return titled(
-        chart, "Which FFNs matter", f"importance of every FFN, by task ({_estimators(table)})"
+
+    subtitle = _subtitle(style, table, "a head")
+    subtitle.append(f"Shown: {_written(style, tasks)[-1]}. {_most_important(shown)}")
+    return fitted(build, style, columns, title, subtitle)
+
+
+def _written(style: Style, tasks: list[str]) -> list[str]:
+    return [MEAN if task == AGGREGATE else style.name(task) for task in tasks]
+
+
+def _most_important(table: pl.DataFrame) -> str:
+    """The heads with the highest scores, as layer.head."""
+    found = []
+    for (panel,), rows in by_shots(table).group_by("panel", maintain_order=True):
+        top = rows.sort("score", descending=True, nulls_last=True).head(TOP)
+        names = ", ".join(f"{row['layer']}.{row['head']}" for row in top.iter_rows(named=True))
+        found.append(f"{panel} {names}")
+    return f"Most important (layer.head): {'; '.join(found)}."
+
+
+def head_importance_tasks(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
+    """Layer by head, a row for each task and the mean, a column for each number of shots."""
+    tasks = task_names(table, AGGREGATE)
+    names = _written(style, tasks)
+    shown = panels(table)
+    height = min(9 * style.size, (560 - 8 * style.size) / len(tasks) - style.size / 2)
+
+    def build(width: float) -> alt.TopLevelMixin:
+        named = style.named(table).with_columns(pl.col("task").replace({AGGREGATE: MEAN}))
+        chart = _heads(style, named, (width, height), ["task", "panel"])
+        return chart.facet(
+            row=alt.Row("task:N", title=None, sort=names, header=row_header(style)),
+            column=alt.Column("panel:N", title=None, sort=shown),
+            spacing=style.size / 2,
+        )
+
+    title = "Which attention heads matter for which task?"
+    return fitted(build, style, len(shown), title, _subtitle(style, table, "a head"))
+
+
+# --- FFNs ---
+
+
+def ffn_importance(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
+    """Task by layer, a panel for each number of shots."""
+    signed = any(name.startswith("oracle") for name in table["estimator"].drop_nulls().unique())
+    tasks, shown = task_names(table, AGGREGATE), panels(table)
+    layers = table["layer"].max() + 1
+    columns = style.across(len(shown), 12.5 if layers <= 32 else 30)
+    order = pl.col("task").replace_strict({task: i for i, task in enumerate(reversed(tasks))})
+    cells, color = (_signed if signed else _unsigned)(style, by_shots(table))
+    cells = style.named(cells.with_columns(x="layer", y=order.cast(pl.Int32)))
+    names = _written(style, tasks)
+    height = 1.6 * style.size * len(tasks)
+
+    def build(width: float) -> alt.TopLevelMixin:
+        axes = (
+            numbered(layers, "layer", max(2, int(width / (2.5 * style.small)))),
+            listed(names, style.width / 5),
+        )
+        tooltip = tips("task", "panel", "layer", "score", "standard_error")
+        chart = heatmap(cells, ["panel"], axes, color, tooltip, (width, height))
+        return chart.facet(
+            facet=alt.Facet("panel:N", title=None, sort=shown), columns=columns, spacing=style.size
+        )
+
+    title = "Which FFNs matter for which task?"
+    return fitted(build, style, columns, title, _subtitle(style, table, "an FFN"))
+
+
+def _signed(style: Style, table: pl.DataFrame) -> tuple[pl.DataFrame, alt.Color]:
+    """Scores on either side of 0, by square root, so that one layer does not swallow the scale."""
+    largest = table["score"].abs().max() or 1.0
+    root = pl.col("score").sign() * (pl.col("score").abs() / largest).sqrt()
+    scale = alt.Scale(
+        type="pow",
+        exponent=0.5,
+        domain=[largest * abs(i) * i / 9 for i in range(-3, 4)],
+        range=SIGNED,
+        interpolate="rgb",
     )
+    legend = _legend(style, format=".2~g")
+    color = alt.Color("score:Q", title="score (square-root scale)", scale=scale, legend=legend)
+    return table.with_columns(colour=(root + 1) / 2), color
 
 
-def induction(table: pl.DataFrame) -> alt.TopLevelMixin:
-    """Layer by head: prefix matching and copying, with their overlap with the importance."""
-    panels = []
-    for (kind,), rows in table.group_by("kind", maintain_order=True):
-        agreements = rows.unique("shots").sort("shots")
-        overlaps = [
-            f"{row['panel']}: overlap {row['overlap']:.0%} (chance {row['chance']:.0%}), "
-            + ("rho undefined" if row["rho"] is None else f"rho {row['rho']:.2f}")
-            for row in by_shots(agreements).iter_rows(named=True)
-        ]
-        scale = alt.Scale(scheme="viridis", domain=[0, rows["score"].max()])
-        color = alt.Color("score:Q", title=kind, scale=scale)
-        first = rows.filter(shots=rows["shots"].min())
-        subtitle = ["top 30 % of the heads, with the aggregate importance", *overlaps]
-        heads = _head_map(first, color, ["score", "standard_error"])
-        heads = heads.properties(width=1.6 * heads.width, height=1.6 * heads.height)
-        panels.append(titled(heads, kind.capitalize(), subtitle))
-    chart = alt.hconcat(*panels, spacing=50).resolve_scale(color="independent")
-    return chart.properties(title="Which heads are induction heads")
+def _unsigned(style: Style, table: pl.DataFrame) -> tuple[pl.DataFrame, alt.Color]:
+    """Scores of a gradient, which are not negative, as shares of the task's largest."""
+    share = pl.col("share").clip(FLOOR, 1).fill_nan(FLOOR).fill_null(FLOOR)
+    cells = table.with_columns(colour=share.log10() / 2 + 1, share=share)
+    return cells, _share_color(style)

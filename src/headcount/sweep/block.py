@@ -53,7 +53,9 @@ def scoring(
 
     `owners[i]` are the prompts whose input is input i, `paths[i]` the indices of its tokens.
     """
-    places, targets, of_prompts = [], [], []
+    places: list[int] = []
+    targets: list[int] = []
+    of_prompts: list[int] = []
     for mine, path in zip(owners, paths, strict=True):
         for prompt in mine:
             of_prompt = prompts[prompt].targets

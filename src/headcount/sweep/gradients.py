@@ -131,7 +131,8 @@ def _gradients(
     for layer in reversed(range(last)):
         with torch.enable_grad(), resident(*model.layers[layer].modules()):
             for i, block in enumerate(wave.blocks):
-                graph = graphs.pop((layer, i), None) or _graph(wave, layer, i, component)
+                known = (layer, i) in graphs
+                graph = graphs.pop((layer, i)) if known else _graph(wave, layer, i, component)
                 held.drop((layer, 0, i))
                 gradient = held.get(("gradient", i))
                 held.drop(("gradient", i))

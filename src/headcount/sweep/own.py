@@ -68,7 +68,7 @@ class Own:
         ablation: Ablation | None = None,
     ) -> list[State]:
         """States after a layer that lacks the heads [H] and the FFN that are False."""
-        stand_in = ablation and ablation.at(layer, self.block.positions)
+        stand_in = ablation.at(layer, self.block.positions) if ablation else None
         with removed(self.model, layer, heads, ffn, stand_in):
             return [run(self.model, layer, state, self.calls[layer]) for state in states]
 

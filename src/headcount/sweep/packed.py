@@ -76,7 +76,7 @@ class Packed:
         if is_last:
             call.sight, arguments = self.sight_of_scored, self.last
             positions = positions[self.block.scored]
-        stand_in = ablation and ablation.at(layer, positions)
+        stand_in = ablation.at(layer, positions) if ablation else None
         with removed(model, layer, heads, ffn, stand_in, narrow=True) as call.kv_of_query:
             if is_last:
                 if heads.any() or not model.parts[layer].skips:
@@ -106,6 +106,7 @@ class Packed:
         whole = torch.ones(part.heads, dtype=torch.bool)
         with removed(self.model, layer, whole, ffn=False), replaced(nothing), attending(call):
             run(self.model, layer, state, self.calls[layer])
+        assert call.found is not None  # `whole` showed that its attention is called
         return call.found
 
     def logits(self, state: State, part: slice) -> Tensor:

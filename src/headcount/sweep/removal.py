@@ -53,7 +53,7 @@ class Ablation:
 
 @contextmanager
 def without(model: LanguageModel, heads: Sequence[Tensor], ffns: Tensor) -> Iterator[None]:
-    """Inside, the whole model runs without the heads [L][H] and FFNs [L] that are False.
+    """Inside, the whole model runs without the heads `[L][H]` and FFNs [L] that are False.
 
     For code that runs the model by itself, such as generation; attention is computed for all
     heads. The sweep removes layer by layer.
@@ -123,7 +123,7 @@ def _kv_heads(part: Parts, kept: Tensor) -> tuple[Tensor, Tensor]:
 
 def _narrow_inputs(part: Parts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Module, Callable]:
     """Projections of queries, keys and values that compute the kept heads alone."""
-    forwards = {}
+    forwards: dict[nn.Module, Callable] = {}
     for name, outputs in part.inputs.outputs(kept, kv_heads).items():
         projection = part.attention.get_submodule(name)
         outputs = outputs.to(projection.weight.device)

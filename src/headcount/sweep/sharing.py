@@ -53,7 +53,7 @@ class Masks:
         return len(self.ffns)
 
     def of(self, mask: int) -> tuple[list[Tensor], Tensor]:
-        """Heads [L][H] and FFNs [L] that one mask keeps."""
+        """Heads `[L][H]` and FFNs [L] that one mask keeps."""
         return [of_layer[mask] for of_layer in self.heads], self.ffns[mask]
 
     def __getitem__(self, chosen) -> "Masks":

@@ -139,7 +139,7 @@ class _File:
 
 def _all(transfer: Callable, descriptor: int, data: Tensor, place: int) -> None:
     """Read or write all of `data`, however little the system takes at a time."""
-    view = memoryview(data.numpy())
+    view: memoryview = data.numpy().data
     while len(view):
         count = transfer(descriptor, view, place)
         if not count:

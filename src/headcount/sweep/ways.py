@@ -125,7 +125,7 @@ def _kinds(model: LanguageModel, all_layers: bool) -> list[int]:
     """The first layer of each kind, or all."""
     if all_layers:
         return list(range(model.num_layers))
-    kinds = {}
+    kinds: dict[tuple, int] = {}
     for layer, part in enumerate(model.parts):
         modules = tuple(type(module).__name__ for module in part.layer.modules())
         sizes = part.heads, part.kv_heads, part.head_dim

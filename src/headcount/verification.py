@@ -91,7 +91,7 @@ def _printed(rows: pl.DataFrame, model: LanguageModel, seconds: float) -> Table:
     printed = Table(
         title=f"{family(model)}, {model.hf.dtype}: headcount beside the unmodified model",
         caption=f"difference: the largest; bound: what rounding explains; prompts went through the "
-        f"layers {WAYS[model.way]}; {seconds:.1f} s",
+        f"layers {WAYS[str(model.way)]}; {seconds:.1f} s",
         box=box.SIMPLE_HEAD,
     )
     for column in ("property", "difference", "bound", "", "where"):

@@ -1,0 +1,18 @@
+"""Make the page of a model's study from the artifacts and the tables of its figures."""
+
+import job
+
+job.begin(snakemake)
+
+from headcount import artifacts, explorer, lineage
+
+files = snakemake.input
+tables = {name: files.get(name) for name in snakemake.params.tables}
+lists = ("importance", "estimators", "controls", "induction", "pruning", "prompts")
+gathered = explorer.gather(
+    explorer.Files(**{name: list(files.get(name)) for name in lists}, tables=tables)
+)
+page = snakemake.output.page
+with artifacts.atomic(page) as temporary:
+    temporary.write_text(explorer.page(gathered), encoding="utf-8")
+artifacts.write_json(snakemake.output.made, job.provenance(snakemake, files=lineage.seals([page])))

@@ -1,0 +1,173 @@
+"""Follows a run by Snakemake's log events, and says what came of it."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from run_state import Failure, Run
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
+from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
+from snakemake_interface_logger_plugins.common import LogEvent
+from tqdm import tqdm
+
+SECONDS = 1  # between two looks at the logs of jobs
+SILENCE = 600  # seconds after which a run without a terminal says how far it is
+SHOWN = {"headcount": True}  # marks what is for the terminal, too
+AGAIN = "the same command goes on from there"
+
+
+class Follower(logging.Handler):
+    """Follows a run, and says what came of it."""
+
+    def __init__(self, workflow, live, summary):
+        super().__init__()
+        self.workflow, self.live, self.summary = workflow, live, summary
+        self.explain = None  # what ended a job of a cluster, of the event
+        self.run: Run | None = None
+        self.of_run = threading.Lock()
+        self.told = 0  # warnings
+        self.ended = threading.Event()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Without a lock: what it logs goes through handlers that may be waiting for it."""
+        try:
+            self.emit(record)
+        except Exception:  # that of a display costs no study
+            self.handleError(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == NOTHING_TO_BE_DONE_MSG:
+            self._sum_up()
+        event = getattr(record, "event", None)
+        if event == LogEvent.RUN_INFO and not self.run:
+            self._begin(record.stats)
+        elif not self.run:
+            return
+        elif str(record.msg).startswith("Terminating processes"):
+            with self.of_run:
+                self.run.interrupt()
+        elif event == LogEvent.JOB_INFO:
+            with self.of_run:
+                self.run.begin(vars(record))
+        elif event == LogEvent.JOB_FINISHED:
+            with self.of_run:
+                stage = self.run.finish(record.job_id)
+            self._warn()
+            if stage:
+                self._say(stage.line())
+        elif event == LogEvent.JOB_ERROR and not record.indent:  # not once more of a group's
+            self._fail(record, [record.jobid])
+        elif event == LogEvent.GROUP_ERROR:
+            self._fail(record, [info["jobid"] for info in record.job_error_info])
+
+    def _begin(self, counts: dict[str, int]) -> None:
+        stage_of = {
+            rule.name: Path(rule.snakefile).stem for rule in self.workflow.rules if rule.script
+        }
+        self.run = Run(stage_of, counts)
+        parts = ", ".join(f"{stage.name} {stage.total}" for stage in self.run.stages.values())
+        self._say(f"{self.run.all.total} jobs: {parts}")
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Look at the jobs' logs until the run ends."""
+        told = time.monotonic()
+        while not self.ended.wait(SECONDS):
+            with self.of_run:
+                self.run.follow()
+                if self.live and self.run.all.begun:
+                    self.live.show(self.run)
+                doing = self.run.line()
+            self._warn()
+            if time.monotonic() - told > SILENCE:
+                told = time.monotonic()
+                self._say(doing)
+
+    def _say(self, text: str) -> None:
+        """A line for the log and, where nothing else shows how far the run is, for the screen."""
+        extra = {"quietness": Quietness.PROGRESS}
+        logger.info(text, extra=extra if self.live else {**extra, **SHOWN})
+
+    def _warn(self) -> None:
+        with self.of_run:
+            new = [*self.run.warnings.items()][self.told :]
+            self.told += len(new)
+        for warning, name in new:
+            logger.warning(f"{name}: {warning}")
+
+    def _fail(self, record: logging.LogRecord, numbers: list[int]) -> None:
+        reason = self.explain(record) if self.explain else None
+        with self.of_run:
+            failures = self.run.fail(numbers, reason)
+        self._warn()
+        for failure in failures:
+            if failure.reason:  # else it may have been interrupted
+                logger.error(f"{failure.name} failed: {failure.sentence()} (log: {failure.log})")
+
+    # --- the end ---
+
+    def end(self, succeeded: bool) -> None:
+        """Say what came of the run, once its jobs have ended."""
+        self._stop()
+        with self.of_run:
+            self._settle()
+            everything, failures = self.run.all, [*self.run.failures.values()]
+        done = f"{everything.done} of {everything.total} jobs are done"
+        if failures:
+            logger.error("\n".join([f"\n{done}, {len(failures)} failed:", *self._told(failures)]))
+            logger.error(f"\nWhat was done is kept. When the causes are mended, {AGAIN}.")
+        elif not succeeded:
+            logger.error(f"Broken off: {done} and kept; {AGAIN}.")
+        else:
+            took = tqdm.format_interval(everything.seconds())
+            logger.info(f"Done: {everything.total} jobs in {took}.", extra=SHOWN)
+            self._sum_up()
+
+    def _settle(self) -> None:
+        """See to the jobs of whose end there was no event."""
+        dag = self.workflow.dag
+        jobs = {dag.jobid(job): job for job in dag.jobs}
+        for number in [*self.run.jobs]:
+            if dag.finished(jobs[number]):  # with --quiet progress
+                self.run.finish(number)
+            else:  # Snakemake has refused its outputs
+                self.run.fail([number], None)
+
+    def close(self) -> None:
+        self._stop()
+        super().close()
+
+    def _stop(self) -> None:
+        self.ended.set()
+        if self.live:
+            with self.of_run:
+                self.live.stop(self.run)
+
+    def _told(self, failures: list[Failure]) -> list[str]:
+        """Of each failure: the job, why, its log, and what was not run because of it."""
+        lines = []
+        for failure in failures:
+            reason = failure.reason or "it ended without saying why"
+            lines += ["", f"  {failure.name}", *(f"    {line}" for line in reason.splitlines())]
+            lines.append(f"    log: {failure.log}")
+            if waiting := self._waiting(failure):
+                parts = ", ".join(f"{stage} {count}" for stage, count in waiting.items())
+                lines.append(f"    not run because of it: {parts}")
+        return lines
+
+    def _waiting(self, failure: Failure) -> Counter:
+        """Stage -> how many of its jobs need what failed, and were not run."""
+        dag = self.workflow.dag
+        failed = [job for job in dag.jobs if dag.jobid(job) in failure.numbers]
+        needing = {*dag.bfs(dag.depending, *failed)} - {*failed}
+        stages = (self.run.stage_of.get(job.rule.name) for job in needing if not dag.finished(job))
+        return Counter(stage for stage in stages if stage)
+
+    def _sum_up(self) -> None:
+        """The summary of the study, when it was asked for."""
+        asked = {output for job in self.workflow.dag.jobs for output in job.output}
+        if self.summary and any(output.endswith("tables/summary.parquet") for output in asked):
+            self.summary()

@@ -1,0 +1,123 @@
+"""All that can be known of a study before it runs, told at once.
+
+The workflow asks at every start, `headcount check` on its own. Only files are read: neither torch
+nor lm-eval is imported, nothing is downloaded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from headcount import model_files, task_kinds, tasks
+from headcount.rankings import count_removed
+from headcount.suggestions import did_you_mean
+from headcount.task_files import TaskError
+
+
+@dataclass
+class Checked:
+    """A study's tasks, and what was found: each a line with the key, and the remedy of a problem.
+
+    `notes` are what the results have to be read with.
+    """
+
+    studied: list[str] = field(default_factory=list)
+    heldout: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check(config: dict) -> Checked:
+    """What speaks against the study in `config`, complete as `headcount.configuration` makes it."""
+    found = Checked()
+    for name, entry in config["models"].items():
+        found.problems += model_files.problems(name, entry, config["artifacts"])
+        found.notes += model_files.notes(name, entry)
+    found.problems += _levels(config)
+    found.notes += _idle_levels(config)
+    for key, names in (("tasks", found.studied), ("heldout_tasks", found.heldout)):
+        for name in config[key]:
+            try:
+                names += tasks.expand([name], config["task_path"])
+            except TaskError as error:
+                found.problems.append(f"{key}: {error}")
+    found.studied, found.heldout = sorted({*found.studied}), sorted({*found.heldout})
+    found.problems = list(dict.fromkeys(found.problems))
+    found.problems += _names(config, found.studied, found.heldout)
+    for task in [*found.studied, *found.heldout]:
+        problems, notes = _of_task(task, config, calibrates(task, found.studied, config))
+        found.problems += problems
+        found.notes += notes
+    return found
+
+
+def calibrates(task: str, studied: list[str], config: dict) -> bool:
+    """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
+    return task in studied or config["ablation"] != "zero"
+
+
+def _names(config: dict, studied: list[str], heldout: list[str]) -> Iterator[str]:
+    """Names that keys refer to."""
+    if twice := sorted({*studied} & {*heldout}):
+        yield f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well: name each once"
+    for name in sorted({*config["metrics"]} - {*studied, *heldout}):
+        known = [*studied, *heldout]
+        yield f"metrics.{name}: not among tasks, heldout_tasks{did_you_mean(name, known)}"
+    for key, known in (("tasks", studied), ("shots", config["shots"])):
+        chosen = config["estimator_agreement"][key] or []
+        if others := [name for name in chosen if name not in known]:
+            yield f"estimator_agreement.{key}: {others} not among {key}"
+
+
+def _of_task(task: str, config: dict, calibrate: bool) -> tuple[list[str], list[str]]:
+    """What speaks against a task, and what its results have to be read with."""
+    wanted = task_kinds.Wanted(
+        shots=config["shots"],
+        limits=task_kinds.Limits(**config["limits"]),
+        datasets=config["datasets"],
+        calibrate=calibrate,
+        metric=config["metrics"].get(task),
+    )
+    try:
+        yaml = tasks.find(task, config["task_path"])
+        kind = task_kinds.examine(yaml, wanted)
+    except TaskError as error:
+        return str(error).splitlines(), []
+    return [], [f"{task}: {warning}" for warning in kind.warnings]
+
+
+# --- levels ---
+
+
+def _all_levels(config: dict) -> dict[str, tuple[str, list[float]]]:
+    """Key -> the component that it removes, and its levels."""
+    levels = config["levels"]
+    return {
+        "levels.heads": ("heads", levels["heads"]),
+        "levels.ffns": ("ffns", levels["ffns"]),
+        "levels.combined.heads": ("heads", levels["combined"]["heads"]),
+        "levels.combined.ffns": ("ffns", levels["combined"]["ffns"]),
+    }
+
+
+def _levels(config: dict) -> Iterator[str]:
+    """Fractions that were meant as percentages: all of a key's below 1."""
+    for key, (_, levels) in _all_levels(config).items():
+        if 0 < max(levels) < 1:
+            one = max(levels)
+            yield (
+                f"{key}: levels are in percent, and {one:g} % removes next to nothing: "
+                f"did you mean {100 * one:g}?"
+            )
+
+
+def _idle_levels(config: dict) -> Iterator[str]:
+    """Levels above 0 at which a model is still whole."""
+    for name, entry in config["models"].items():
+        if (total := model_files.dimensions(entry["source"])) is None:
+            continue
+        for key, (component, levels) in _all_levels(config).items():
+            number = total[component]
+            idle = [level for level in levels if level and not count_removed(level, number)]
+            if idle:
+                shown = ", ".join(f"{level:g}" for level in idle)
+                yield f"{key}: {shown} % of {name}'s {number} {component} removes none"

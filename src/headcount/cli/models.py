@@ -1,0 +1,77 @@
+"""Commands about a single model: verified, pruned, evaluated."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from headcount.cli import told
+
+
+def add_to(commands) -> None:
+    verify = commands.add_parser(
+        "verify", help="whether headcount computes what a model computes, property by property"
+    )
+    verify.add_argument("source", metavar="MODEL_OR_PATH", help="of the hub, or a directory")
+    verify.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    verify.add_argument("--device-map", default="cpu", help="cpu, cuda, auto, disk...")
+    verify.set_defaults(run=_verify)
+
+    export = commands.add_parser(
+        "export", help="a pruned model as a checkpoint that plain transformers loads"
+    )
+    export.add_argument("--model", required=True, metavar="NAME", help="by its name in artifacts/")
+    for component in ("heads", "ffns"):
+        export.add_argument(
+            f"--{component}",
+            metavar="RANKING@LEVEL",
+            help="a name below artifacts/NAME/rankings/, or a Parquet file, and the percentage "
+            "that is removed: aggregate/5-shot@70",
+        )
+    export.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    export.add_argument("out", metavar="OUT", type=Path, help="a directory that is not there yet")
+    export.set_defaults(run=_export)
+
+    lm_eval = commands.add_parser(
+        "lm-eval",
+        help="lm-eval's own command, with all its arguments, which also knows --model headcount",
+        add_help=False,  # --help is lm-eval's
+    )
+    lm_eval.set_defaults(run=_lm_eval, takes_more=True)
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from headcount import verification
+    from headcount.model import ModelError
+
+    with told(ModelError, verification.VerificationError):
+        holds = verification.show(arguments.source, arguments.dtype, arguments.device_map)
+    if not holds:
+        sys.exit("headcount: it does not compute what the model computes")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from headcount import export
+    from headcount.model import ModelError
+    from headcount.rankings import Cut, RankingError
+
+    given = {name: getattr(arguments, name) for name in ("heads", "ffns")}
+    if not any(given.values()):
+        sys.exit("headcount: name what is removed: --heads RANKING@LEVEL, --ffns RANKING@LEVEL")
+    with told(export.ExportError, RankingError, ModelError):
+        cuts = {name: Cut.parse(text) for name, text in given.items() if text}
+        report = export.export(arguments.model, cuts, arguments.out, arguments.artifacts)
+    print(f"{arguments.out}:\n\n{export.card(report)}")
+
+
+def _lm_eval(arguments: argparse.Namespace) -> None:
+    from lm_eval.__main__ import cli_evaluate
+
+    from headcount.families import ModelError
+    from headcount.lm_eval_model import ArgumentError  # the import registers --model headcount
+    from headcount.rankings import RankingError
+    from headcount.tasks import supply_squad_metrics
+
+    supply_squad_metrics()
+    sys.argv = ["headcount lm-eval", *arguments.rest]
+    with told(ArgumentError, RankingError, ModelError):
+        cli_evaluate()
