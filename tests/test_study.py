@@ -84,7 +84,7 @@ def test_a_directory_without_a_model_names_those_beside_it(home, tmp_path):
         with pytest.raises(study.NotMadeError, match=f"give one of {home}"):
             hc.load(directory)
     with pytest.raises(study.NotMadeError, match="run `snakemake"):
-        hc.load(tmp_path)
+        hc.load(tmp_path / "empty")  # beside nothing else
 
 
 def test_a_damaged_file_is_refused(home, tmp_path):
