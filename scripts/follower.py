@@ -16,7 +16,7 @@ from tqdm import tqdm
 SECONDS = 1  # between two looks at the logs of jobs
 SILENCE = 600  # seconds after which a run without a terminal says how far it is
 SHOWN = {"headcount": True}  # marks what is for the terminal, too
-AGAIN = "the same command goes on from there"
+AGAIN = "the same command continues from there"
 
 
 class Follower(logging.Handler):
@@ -118,9 +118,9 @@ class Follower(logging.Handler):
         done = f"{everything.done} of {everything.total} jobs are done"
         if failures:
             logger.error("\n".join([f"\n{done}, {len(failures)} failed:", *self._told(failures)]))
-            logger.error(f"\nWhat was done is kept. When the causes are mended, {AGAIN}.")
+            logger.error(f"\nWhat was done is kept. Once the causes are fixed, {AGAIN}.")
         elif not succeeded:
-            logger.error(f"Broken off: {done} and kept; {AGAIN}.")
+            logger.error(f"Interrupted: {done} and kept; {AGAIN}.")
         else:
             took = tqdm.format_interval(everything.seconds())
             logger.info(f"Done: {everything.total} jobs in {took}.", extra=SHOWN)
@@ -150,7 +150,7 @@ class Follower(logging.Handler):
         """Of each failure: the job, why, its log, and what was not run because of it."""
         lines = []
         for failure in failures:
-            reason = failure.reason or "it ended without saying why"
+            reason = failure.reason or "it ended without an error message"
             lines += ["", f"  {failure.name}", *(f"    {line}" for line in reason.splitlines())]
             lines.append(f"    log: {failure.log}")
             if waiting := self._waiting(failure):

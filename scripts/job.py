@@ -54,7 +54,7 @@ def begin(snakemake) -> None:
     task = described(snakemake)
     locks.take_output(task.directory, task.outputs[0])
     if task.problem() is None:
-        sys.exit(0)  # an input was made anew, and is what it was
+        sys.exit(0)  # an input was made again, and is what it was
     if task.earlier():
         sys.exit(task.take_back())
     task.keep()
@@ -70,7 +70,7 @@ def _killed(snakemake, error: preloaded.KilledError) -> str:
         return "the job was killed, and killed again"
     return (
         f"the job was killed, with {resources.engine_mb} MB for the computation and again with "
-        f"{resources.engine_mb // 2} MB; most often that is want of memory. It was planned to take "
+        f"{resources.engine_mb // 2} MB; most often because memory ran out. It was planned to take "
         f"{resources.mem_mb} MB: lower `memory` of its model in the configuration, or run fewer "
         "jobs at once"
     )

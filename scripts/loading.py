@@ -26,7 +26,7 @@ def load_model(snakemake):
     if not Path(facts["path"]).is_dir():
         raise ModelError(
             f"the model in {facts['path']} is gone: put it back and run it again, or delete "
-            f"{snakemake.input.model} if it lies elsewhere now"
+            f"{snakemake.input.model} if it has moved"
         )
     if checkpoint_files.fingerprint(facts["path"]) != facts["fingerprint"]:
         raise ModelError(

@@ -75,7 +75,7 @@ class Failure:
     numbers: list[int]  # of the jobs that failed with it: its own, or its group's
 
     def sentence(self) -> str:
-        first, *more = (self.reason or "it ended without saying why").splitlines()
+        first, *more = (self.reason or "it ended without an error message").splitlines()
         return f"{first} [...]" if more else first
 
 

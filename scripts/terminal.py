@@ -96,7 +96,7 @@ class Listed(DefaultFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if str(record.msg).startswith("This was a dry-run"):
-            return "\nNothing was run. `headcount why FILE` says why a file would be made anew."
+            return "\nNothing was run. `headcount why FILE` says why a file would be made again."
         return super().format(record)
 
     def format_job_info(self, msg: dict) -> str:

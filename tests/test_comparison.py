@@ -179,7 +179,9 @@ def test_a_verdict_is_that_of_all_intervals(bounds, expected):
 def test_heads_that_go_for_five_points(points, expected, tmp_path):
     rows = [WHOLE, *(point(heads, 0, *drop) for heads, *drop in points)]
     others = [point(70, 0, 0.9, 0.9, 0.9, order="depth"), point(70, 0, 0.9, 0.9, 0.9, task="a")]
-    found = finding(tmp_path, "0-shot: 70 % of the heads go", head_pruning=rows + others)
+    found = finding(
+        tmp_path, "0-shot: 70 % of the heads can be removed", head_pruning=rows + others
+    )
     assert found.verdict == expected
     assert found.study.startswith("50 %")
     at = [f"{100 * drop:.1f} points" for heads, drop, *_ in points if heads == 70]
@@ -188,7 +190,7 @@ def test_heads_that_go_for_five_points(points, expected, tmp_path):
 
 @pytest.mark.parametrize("shots,level", [(0, 20), (1, 10), (5, 10)])
 def test_ffns_that_go_for_five_points(shots, level, tmp_path):
-    words = f"{shots}-shot: {level} % of the FFNs go"
+    words = f"{shots}-shot: {level} % of the FFNs can be removed"
     rows = [WHOLE | {"shots": shots}, point(0, level, 0.03, 0.01, 0.05, shots)]
     rows.append(point(0, 30, 0.4, 0.3, 0.5, shots))  # beyond the paper's level
     found = finding(tmp_path, words, ffn_pruning=rows)
@@ -201,7 +203,9 @@ def test_ffns_that_go_for_five_points(shots, level, tmp_path):
 @pytest.mark.parametrize("order,by", [("own", "own rankings"), ("aggregate", "the aggregate")])
 @pytest.mark.parametrize("shots,heads,ffns,cost", [(0, 70, 20, 5), (1, 70, 10, 6), (5, 60, 20, 4)])
 def test_heads_and_ffns_together(shots, heads, ffns, cost, order, by, tmp_path):
-    words = f"{shots}-shot: {heads}+{ffns} % of heads+FFNs go for {cost} points, by {by}"
+    words = (
+        f"{shots}-shot: {heads}+{ffns} % of heads+FFNs can be removed for {cost} points, by {by}"
+    )
     other = point(heads, ffns, 0.5, 0.4, 0.6, shots, {"own": "aggregate"}.get(order, "own"))
     for low, high, expected in (
         (cost - 2, cost, HOLDS),
@@ -228,7 +232,9 @@ def test_ten_percent_of_six_ffns_is_none(tmp_path):
     rows = [point(0, 0, 0.0, 0.0, 0.0, shots=1), point(70, 0, 0.0, 0.0, 0.0, shots=1)]
     rows.append(rows[-1] | {"ffns_count": 1, "ffns_removed": 100 / 6})
     found = finding(
-        tmp_path, "1-shot: 70+10 % of heads+FFNs go for 6 points, by own", combined_pruning=rows
+        tmp_path,
+        "1-shot: 70+10 % of heads+FFNs can be removed for 6 points, by own",
+        combined_pruning=rows,
     )
     assert found.verdict == UNDECIDED
 

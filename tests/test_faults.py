@@ -1,4 +1,4 @@
-"""Whatever breaks off a study, the same command goes on from there, and nothing is lost."""
+"""Whatever breaks off a study, the same command continues from there, and nothing is lost."""
 
 import os
 import re

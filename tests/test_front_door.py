@@ -114,7 +114,7 @@ def found(path) -> str:
 def test_nothing_speaks_against_the_study_of_this_repository(headcount, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     status, told = headcount("check")
-    assert status == 0 and "nothing speaks against it" in told
+    assert status == 0 and "no problems found" in told
 
 
 def test_check_tells_everything_a_line_each(study, headcount):
@@ -205,11 +205,11 @@ def test_init_writes_over_nothing(checkpoint, tmp_path, monkeypatch, headcount):
     status, told = headcount("init", "--model", checkpoint, "--new-task", "mine")
     assert (status, told) == (
         1,
-        "headcount: tasks/mine is there already: name another with --new-task\n",
+        "headcount: tasks/mine already exists: choose another with --new-task\n",
     )
     Path("mine.yaml").write_text("precious")
     status, told = headcount("init", "--model", checkpoint, "--tasks", "copa")
-    assert status == 1 and "mine.yaml is there already: name another with --out" in told
+    assert status == 1 and "mine.yaml already exists: choose another with --out" in told
     assert Path("mine.yaml").read_text() == "precious"
 
 

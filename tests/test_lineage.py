@@ -164,7 +164,7 @@ def test_why_tells_old_and_new_values(workflow):
     lineage.ask(stale, workflow.directory)
     made, state, changed = lineage.why(workflow.directory / "b.parquet", workflow.directory)
     assert made["parameters"]["seed"] == 0
-    assert state == "stale: made of something else"
+    assert state == "stale: made from something else"
     assert changed == {"parameters.seed": (0, 3)}
     _, state, changed = lineage.why(workflow.directory / "a.parquet", workflow.directory)
     assert state.startswith("current") and not changed

@@ -275,7 +275,7 @@ def test_failures_are_told_in_one_block_at_the_end(workflow, terminal):
         f"    {reason}",
         "    log: logs/a.log",
         "    not run because of it: figures 1",
-        "What was done is kept. When the causes are mended, the same command goes on from there.",
+        "What was done is kept. Once the causes are fixed, the same command continues from there.",
     ]
     assert said.endswith("\n".join(block) + "\n" * said.endswith("\n")), said
     assert "CalledProcessError" in workflow.log and block[1] in workflow.log
@@ -291,9 +291,9 @@ def test_a_job_without_a_last_word_and_one_whose_file_is_missing_are_told(workfl
     workflow.plan("a", "import os, signal; os.remove('logs/a.log'); os.kill(os.getpid(), 9)")
     workflow.plan("b", "snakemake.output[0] = 'elsewhere'")
     said = workflow.run()
-    assert re.search(r"2 failed:\n\n  Prompts of (a|b)\n    it ended without saying why", said), (
-        said
-    )
+    assert re.search(
+        r"2 failed:\n\n  Prompts of (a|b)\n    it ended without an error message", said
+    ), said
     assert "what an earlier run" not in said
     assert "MissingOutputException" in said or "missing" in said
 
@@ -303,7 +303,8 @@ def test_a_run_that_is_broken_off_says_what_is_kept_and_blames_no_job(workflow):
     workflow.plan("a", f"{SLOW}time.sleep(60)")
     shown = "\n".join(lines(workflow.show(until="1/2")))
     assert (
-        "Broken off: 1 of 3 jobs are done and kept; the same command goes on from there." in shown
+        "Interrupted: 1 of 3 jobs are done and kept; the same command continues from there."
+        in shown
     )
     assert "failed" not in shown
 

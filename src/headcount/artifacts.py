@@ -218,7 +218,7 @@ SCHEMAS = {kind: pa.schema([*LABELS.get(kind, []), *rows]) for kind, rows in ROW
 class DamagedError(OSError):
     """A file is not what was written, or not in a format that this version reads."""
 
-    REMEDY = "; run snakemake again, which makes it anew"
+    REMEDY = "; run snakemake again to make it again"
 
     def __init__(self, path: str | Path, what: str):
         super().__init__(f"{path} {what}{self.REMEDY}")
@@ -367,7 +367,7 @@ def _opened(path: str | Path) -> pq.ParquetFile:
     data = Path(path).read_bytes()
     seals = SEAL.findall(data)
     if not seals:
-        raise DamagedError(path, "does not say what it was made of, or is damaged")
+        raise DamagedError(path, "does not record what it was made from, or is damaged")
     if _seal(data.replace(seals[-1], UNSEALED)) != seals[-1]:
         raise DamagedError(path, "is damaged: its bytes are not those that were written")
     file = pq.ParquetFile(pa.BufferReader(data))
@@ -392,7 +392,7 @@ def read_json(path: str | Path) -> dict:
         facts = json.loads(Path(path).read_text(encoding="utf-8"))
         seal = facts.pop("seal")
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DamagedError(path, "does not say what it was made of, or is damaged") from None
+        raise DamagedError(path, "does not record what it was made from, or is damaged") from None
     if seal != hash_json(facts):
         raise DamagedError(path, "is damaged: it is not what was written")
     _check_format(path, facts)

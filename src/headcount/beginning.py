@@ -54,13 +54,13 @@ def begin(
     speaks against the study, `ModelError` when the model's configuration cannot be had.
     """
     if out.exists():
-        raise BeginningError(f"{out} is there already: name another with --out, or move it")
+        raise BeginningError(f"{out} already exists: choose another with --out, or move it")
     if new_task:
         task_path = task_path or str(out.parent / "tasks")
         write_task(Path(task_path), new_task)
         tasks = [*tasks, new_task]
     if not tasks:
-        raise BeginningError("name what to study: --tasks TASK,TASK, or --new-task NAME")
+        raise BeginningError("say what to study: --tasks TASK,TASK, or --new-task NAME")
     entry = _source(model)
     study: dict[str, Any] = {
         "models": {_name(model): entry},
@@ -97,7 +97,7 @@ def begin(
     try:
         plan.show(config)
     except TaskError as error:
-        print(f"What it will cost cannot be told: {error}")
+        print(f"The cost cannot be estimated: {error}")
     print(f"Next: headcount run {out}")
 
 
@@ -140,9 +140,9 @@ def _place(entry: dict, size: plan.Size) -> dict[str, str]:
         entry |= {"dtype": "bfloat16", "gpus": 1, "memory": 4000}
         fits = 2 * weights < GPU_BYTES
         entry["device_map"] = "cuda" if fits else "auto"
-        why["dtype"] = "fast on a GPU; float32 is finer"
+        why["dtype"] = "fast on a GPU; float32 is more precise"
         why["device_map"] = f"{number} GPU{'s' * (number > 1)} here" + (
-            "" if fits else "; what has no room there stays in memory or on disk"
+            "" if fits else "; what does not fit there stays in memory or on disk"
         )
     else:
         wide = 4 * weights < machine.memory / 2
@@ -163,7 +163,7 @@ def _place(entry: dict, size: plan.Size) -> dict[str, str]:
         else f"CPU cores of a job; all {cores} here"
     )
     entry["mem_mb"] = 100 * ceil((held / 1e6 + entry["memory"] + START_MB) / 100)
-    why["mem_mb"] = "MB of a job, as the scheduler plans with it: weights, memory, its start"
+    why["mem_mb"] = "MB of a job, for the scheduler: weights, `memory` and start-up"
     return why
 
 
@@ -262,7 +262,7 @@ def write_task(directory: Path, name: str) -> None:
     home = directory / name
     there = [path for path in (directory / f"{name}.yaml", home) if path.exists()]
     if there:
-        raise BeginningError(f"{there[0]} is there already: name another with --new-task")
+        raise BeginningError(f"{there[0]} already exists: choose another with --new-task")
     home.mkdir(parents=True)
     for split, (things, words) in EXAMPLES.items():
         lines = [

@@ -36,8 +36,8 @@ def told(what: str | Path) -> Iterator[None]:
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"{what} brings code of its own. Read it, and let it run with the key "
-                "trust_remote_code: true of the model, below models in the configuration"
+                f"{what} has code of its own. Read it, then allow it: trust_remote_code: true "
+                "(config key `models`)"
             ) from error
         raise ModelError(f"{what} does not load: {error}") from error
 
@@ -119,7 +119,7 @@ def _remedy(found: dict[str, Collection[str]]) -> str:
             "It was saved without its unembedding: save it whole, or with `tie_word_embeddings: "
             "true` in its config.json if it shares the embedding's weights"
         )
-    return "Save it again from the model itself, or mend its config.json"
+    return "Save it again from the model itself, or fix its config.json"
 
 
 def quantisation(config: dict) -> str | None:

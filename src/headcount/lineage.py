@@ -140,7 +140,7 @@ def problem_of(outputs: Iterable[str], key: str) -> str | None:
         return f"{error.filename} is not there"
     except DamagedError as error:
         return str(error)
-    return None if keys == {key} else "made of something else"
+    return None if keys == {key} else "made from something else"
 
 
 def _keys(outputs: Iterable[str]) -> set[str | None]:

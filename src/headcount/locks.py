@@ -53,7 +53,7 @@ def take_output(directory: str | Path, output: str) -> None:
     name = os.path.relpath(output, directory).encode()
     byte = 1 + int.from_bytes(hashlib.sha256(name).digest()[:7], "big")
     if not _lock(file, byte, wait=False):
-        logger.warning("%s is being made by another process, which is waited for", output)
+        logger.warning("%s is being made by another process; waiting for it", output)
         _lock(file, byte, wait=True)
 
 
@@ -72,7 +72,9 @@ def _lock(file: int, byte: int, wait: bool) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        logger.warning("files are not locked here (%s): see to it that one Snakemake runs", error)
+        logger.warning(
+            "files cannot be locked here (%s): make sure that only one Snakemake runs", error
+        )
     return True
 
 

@@ -177,7 +177,7 @@ def failure(rows: pl.DataFrame, model: LanguageModel) -> str:
     failed = rows.filter(~pl.col("passed")).iter_rows(named=True)
     lines = [
         f"model {model.hf.name_or_path}, {family(model)}, {model.hf.dtype}: headcount does not "
-        "compute what the model computes, so that no number of a study would mean anything",
+        "compute what the model computes, so no number of a study would mean anything",
         *(f"  {line}" for line in map(_told, failed)),
         "What to do: `dtype: float32` if it is another; `device_map: cpu`, to see whether the "
         "device decides; `layout`, if the wrong modules were taken for heads and FFNs; then report "

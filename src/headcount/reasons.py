@@ -29,7 +29,7 @@ def show(path: Path, configfile: str | None = None, console: Console | None = No
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "all", "--dry-run", "--quiet"]
     asked = subprocess.run([*command, *study], capture_output=True, text=True)
     if asked.returncode:
-        raise NoReasonError(f"the study cannot be asked:\n{asked.stdout}{asked.stderr}")
+        raise NoReasonError(f"Snakemake cannot read the study:\n{asked.stdout}{asked.stderr}")
     directory = _directory(path)
     made, state, changed = lineage.why(path, directory)
     console.print(f"{path}\n{state}", highlight=False, soft_wrap=True)

@@ -133,7 +133,7 @@ class Study:
         return self._read("tables/{figure}.parquet", figure=figure)
 
     def summary(self) -> pl.DataFrame:
-        """How many heads, FFNs and both can go for five points of the mean metric.
+        """How many heads, FFNs and both can be removed for five points of the mean metric.
 
         A row is an order at a number of shots; columns: `headcount.tables.summary`.
         """

@@ -15,13 +15,13 @@ COLUMNS = (
     "shots",
     "",
     "un-\npruned\nmetric",
-    "% by\ntask's\nranking",
+    "% by\ntask's\nscores",
     "points\nlost\n[95 %]",
     "area\nunder\ncurve",
-    "% by\nmean\nranking",
+    "% by\nmean\nscores",
     "% top\nlayers\nfirst",
     "% in\nrandom\norder",
-    "% in\nOPT-66B\npaper",
+    "% in\nthe\npaper",
 )
 
 
@@ -70,11 +70,11 @@ def _table(path: Path) -> Table:
         title=f"{provenance(path)['model']}: how much can be removed for at most "
         f"{100 * TOLERANCE:g} points of the mean metric",
         box=box.SIMPLE_HEAD,
+        padding=0,  # it fits a terminal of 80 columns
         pad_edge=False,
-        collapse_padding=True,
     )
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == COLUMNS[1] else "right")
+        table.add_column(column, justify="left" if column == COLUMNS[1] else "right", no_wrap=True)
     shown = None
     for (shots, component), group in rows.sort("shots", maintain_order=True).group_by(
         "shots", "component", maintain_order=True

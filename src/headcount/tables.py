@@ -299,7 +299,7 @@ def retention(
 
 
 def summary(head_pruning: str, ffn_pruning: str, combined_pruning: str) -> pl.DataFrame:
-    """How much can go for at most five points of the mean metric, under every order.
+    """How much can be removed for at most five points of the mean metric, under every order.
 
     The largest level such that it and every smaller one stay within; of both components, the point
     of the grid that removes most, heads and FFNs in percent added up, such that it and every point

@@ -128,7 +128,7 @@ def _check_output_type(name: str, config: dict) -> None:
 
 def _unsupported(config: dict) -> list[str]:
     problems = [
-        f"it needs {key}, which headcount does not do: leave it out"
+        f"it needs {key}, which headcount does not support: leave it out"
         for key in ("doc_to_image", "doc_to_audio", "unsafe_code")
         if config.get(key)
     ]
@@ -175,7 +175,9 @@ def _functions(config: dict) -> list[str]:
         module, _, function = name.rpartition(".")
         path = name.home / (module.replace(".", "/") + ".py")
         if not path.is_file():
-            problems.append(f"!function {name}: {path} is not there: write it, or mend the name")
+            problems.append(
+                f"!function {name}: {path} is not there: create it, or correct the name"
+            )
             continue
         defined, imported = _read_module(path)
         missing |= imported

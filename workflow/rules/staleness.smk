@@ -145,4 +145,4 @@ if workflow.is_main_process:
     except OSError as error:
         raise WorkflowError(str(error))
     for damage in filter(None, (one.damage for one in stale)):
-        logger.warning(f"Note: {damage}; it is made anew.")
+        logger.warning(f"Note: {damage}; it is made again.")

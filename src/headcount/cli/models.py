@@ -9,7 +9,7 @@ from headcount.cli import told
 
 def add_to(commands) -> None:
     verify = commands.add_parser(
-        "verify", help="whether headcount computes what a model computes, property by property"
+        "verify", help="compare headcount with the unmodified model, property by property"
     )
     verify.add_argument("source", metavar="MODEL_OR_PATH", help="of the hub, or a directory")
     verify.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -28,7 +28,7 @@ def add_to(commands) -> None:
             "that is removed: aggregate/5-shot@70",
         )
     export.add_argument("--artifacts", type=Path, default=Path("artifacts"))
-    export.add_argument("out", metavar="OUT", type=Path, help="a directory that is not there yet")
+    export.add_argument("out", metavar="OUT", type=Path, help="a directory that does not exist yet")
     export.set_defaults(run=_export)
 
     lm_eval = commands.add_parser(
@@ -46,7 +46,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     with told(ModelError, verification.VerificationError):
         holds = verification.show(arguments.source, arguments.dtype, arguments.device_map)
     if not holds:
-        sys.exit("headcount: it does not compute what the model computes")
+        sys.exit("headcount: it does not agree with the model")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -56,7 +56,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     given = {name: getattr(arguments, name) for name in ("heads", "ffns")}
     if not any(given.values()):
-        sys.exit("headcount: name what is removed: --heads RANKING@LEVEL, --ffns RANKING@LEVEL")
+        sys.exit("headcount: say what to remove: --heads RANKING@LEVEL, --ffns RANKING@LEVEL")
     with told(export.ExportError, RankingError, ModelError):
         cuts = {name: Cut.parse(text) for name, text in given.items() if text}
         report = export.export(arguments.model, cuts, arguments.out, arguments.artifacts)

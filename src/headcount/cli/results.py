@@ -9,18 +9,18 @@ from headcount.cli import told
 
 def add_to(commands) -> None:
     for name, run, what in (
-        ("summary", _summary, "how much can be removed, in the terminal"),
-        ("compare-paper", _compare_paper, "which of the paper's findings hold"),
+        ("summary", _summary, "how much can be removed"),
+        ("compare-paper", _compare_paper, "which of the paper's findings hold here"),
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("artifacts", type=Path, nargs="?", default=Path("artifacts"))
         command.set_defaults(run=run)
 
     why = commands.add_parser(
-        "why", help="what an artifact was made of and, if it is stale, what is different now"
+        "why", help="what an artifact was made from and, if it is stale, what has changed"
     )
     why.add_argument("path", metavar="PATH", type=Path, help="an artifact or a figure")
-    why.add_argument("--configfile", help="the study that asks for it, if not config.yaml")
+    why.add_argument("--configfile", help="the study that it belongs to, if not config.yaml")
     why.set_defaults(run=_why)
 
     cache = commands.add_parser("cache", help="what is kept of earlier computations, and its size")
@@ -28,7 +28,7 @@ def add_to(commands) -> None:
     cache.add_argument(
         "--remove",
         choices=["unused", "all"],
-        help="evaluations that no study takes any more, or everything, earlier versions included",
+        help="evaluations that no study uses any longer, or everything, earlier versions included",
     )
     cache.set_defaults(run=_cache)
 

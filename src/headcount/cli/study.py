@@ -22,11 +22,11 @@ def add_to(commands) -> None:
     init.add_argument("--out", type=Path, default=Path("mine.yaml"), help="mine.yaml")
     init.set_defaults(run=_init)
 
-    check = commands.add_parser("check", help="all that speaks against a study, before it runs")
+    check = commands.add_parser("check", help="report every mistake that can be found before a run")
     _takes_config(check)
     check.set_defaults(run=_check)
 
-    plan = commands.add_parser("plan", help="what a study will cost, before it runs")
+    plan = commands.add_parser("plan", help="estimate what a study will cost")
     _takes_config(plan)
     plan.add_argument("--stages", action="store_true", help="each stage of each task as well")
     plan.set_defaults(run=_plan)
@@ -37,7 +37,9 @@ def add_to(commands) -> None:
         epilog="Other arguments are Snakemake's: --dry-run, --cores 4, --profile PROFILE...",
     )
     _takes_config(run)
-    run.add_argument("targets", metavar="TARGET", nargs="*", help="files to make, else all figures")
+    run.add_argument(
+        "targets", metavar="TARGET", nargs="*", help="files to make; default: all figures"
+    )
     run.set_defaults(run=_run, takes_more=True)
 
 
@@ -48,7 +50,7 @@ def _takes_config(command: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         default=Path("config.yaml"),
-        help="the file of the study, config.yaml",
+        help="the study's file; default: config.yaml",
     )
 
 
@@ -93,7 +95,7 @@ def _check(arguments: argparse.Namespace) -> None:
         print(f"{arguments.config}: note: {note}")
     held = f" and {len(found.heldout)} held out" if found.heldout else ""
     print(
-        f"{arguments.config}: nothing speaks against it. Models: {len(config['models'])}; tasks: "
+        f"{arguments.config}: no problems found. Models: {len(config['models'])}; tasks: "
         f"{len(found.studied)}{held}; shots: {', '.join(map(str, config['shots']))}\n"
         f"Next: headcount plan {arguments.config}; headcount run {arguments.config}"
     )

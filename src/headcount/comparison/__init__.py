@@ -87,9 +87,9 @@ def _table(directory: Path) -> Table:
     table = Table(
         title=f"{provenance(directory / 'summary.parquet')['model']} beside Bansal et al. (2023), "
         "OPT-66B",
-        caption="in brackets: 95 % intervals. What goes: for at most 5 points of mean metric, then "
-        "the drop where the paper is. Lost of induction: 1 is as much as heads removed at random "
-        "would take. Layers of the study count from 0, the paper's from 1.",
+        caption="In brackets: 95 % intervals. Removed: what can be, for at most 5 points of the "
+        "mean metric; then the points lost at the paper's level. Lost to induction: 1 is what "
+        "removing heads at random loses. Layers of the study count from 0, the paper's from 1.",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,

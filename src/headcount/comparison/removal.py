@@ -24,31 +24,33 @@ NAMES = {"heads": "heads", "ffns": "FFNs"}
 
 
 def inflection(component: str, shots: int, table: pl.DataFrame, summary: pl.DataFrame) -> Finding:
-    """So much of a component goes for five points, every task by its own ranking."""
+    """So much of a component can be removed for five points, by every task's own ranking."""
     section = {"heads": "5.1", "ffns": "5.2"}[component]
     told = paper.removed(component, shots)
     assert told is not None  # only shots of the paper are asked for
     level = told[component == "ffns"]
-    claim = f"{shots}-shot: {level} % of the {NAMES[component]} go"
+    claim = f"{shots}-shot: {level} % of the {NAMES[component]} can be removed"
     points = table.filter(task=MEAN, order="own", shots=shots)
     if points.is_empty():
         return Finding(section, claim, f"no {shots}-shot")
     count = count_removed(level, total(points, component))
     at = points.filter(pl.col(f"{component}_count") == count).head(1)
-    goes = _goes(component, shots, "own", summary)
+    removable = _removable(component, shots, "own", summary)
     if count == 0 or at.is_empty():
-        return Finding(section, claim, f"{goes}; {level} % is not one of its levels")
+        return Finding(section, claim, f"{removable}; {level} % is not one of its levels")
     within = points.filter(pl.col(f"{component}_count") <= count)
-    study = f"{goes}; at {level} %: {_drops(at)[0].points}"
+    study = f"{removable}; at {level} %: {_drops(at)[0].points}"
     return Finding(section, claim, study, at_most(_drops(within), TOLERANCE))
 
 
 def both(order: str, shots: int, table: pl.DataFrame, summary: pl.DataFrame) -> Finding:
-    """So much of heads and FFNs goes for so many points, by the tasks' `order`."""
+    """So much of heads and FFNs can be removed for so many points, by the tasks' `order`."""
     heads, ffns = paper.BOTH_REMOVED[shots]
     cost = paper.BOTH_COST[shots]
     by = {"own": "own rankings", "aggregate": "the aggregate"}[order]
-    claim = f"{shots}-shot: {heads}+{ffns} % of heads+FFNs go for {cost} points, by {by}"
+    claim = (
+        f"{shots}-shot: {heads}+{ffns} % of heads+FFNs can be removed for {cost} points, by {by}"
+    )
     at_shots = table.filter(task=MEAN, shots=shots)
     points = at_shots.filter(order=order)
     if at_shots.is_empty():
@@ -60,10 +62,10 @@ def both(order: str, shots: int, table: pl.DataFrame, summary: pl.DataFrame) -> 
         for component, level in (("heads", heads), ("ffns", ffns))
     ]
     at = points.filter(heads_count=counts[0], ffns_count=counts[1]).head(1)
-    goes = _goes("both", shots, order, summary)
+    removable = _removable("both", shots, order, summary)
     if 0 in counts or at.is_empty():
-        return Finding("5.3", claim, f"{goes}; {heads}+{ffns} % is not on its grid")
-    study = f"{goes}; at {heads}+{ffns} %: {_drops(at)[0].points}"
+        return Finding("5.3", claim, f"{removable}; {heads}+{ffns} % is not on its grid")
+    study = f"{removable}; at {heads}+{ffns} %: {_drops(at)[0].points}"
     return Finding("5.3", claim, study, at_most(_drops(at), cost / 100))
 
 
@@ -124,8 +126,8 @@ def _drops(points: pl.DataFrame) -> list[Interval]:
     return [interval_of(row, "drop") for row in points.iter_rows(named=True)]
 
 
-def _goes(component: str, shots: int, order: str, summary: pl.DataFrame) -> str:
-    """How much goes in the study for at most five points."""
+def _removable(component: str, shots: int, order: str, summary: pl.DataFrame) -> str:
+    """How much can be removed in the study for at most five points."""
     row = summary.filter(component=component, order=order, shots=shots)
     if row.is_empty():
         return "nothing removed"

@@ -53,13 +53,13 @@ def importance_by_depth(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLeve
         about(style, table, "documents", table["tasks"].max()),
         "Share of the importance of all layers, mean over tasks. Depth: 0 is the lowest layer.",
     ]
-    title = "Where in the model does what matters lie?"
+    title = "Where in the model are the components that matter?"
     return fitted(build, style, len(shown), title, subtitle)
 
 
 def pruning_by_model(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
     """Mean metric, as a share of the unpruned model's, against what is removed: a line a model."""
-    title = "How fast do models fall as components are removed?"
+    title = "How fast does the metric fall as components are removed?"
     if table["removed"].max() == 0:
         return note(style, title, "a level that removes something; this study has none")
     named = component_named(style.named(table)).with_columns(

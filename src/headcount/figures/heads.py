@@ -131,7 +131,7 @@ def _maps(
 
 def retention(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
     """Share of the induction scores left against the share of heads removed."""
-    title = "Do the heads that stay include the induction heads?"
+    title = "Are the induction heads among those that remain?"
     if table.is_empty():
         return note(style, title, "a level that removes a head; this study has none")
     table = orders_named(style.named(table))

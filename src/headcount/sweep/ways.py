@@ -1,6 +1,6 @@
 """Which of the two ways a model's prompts go through its layers: right before fast.
 
-The packed way is taken when nothing speaks against it: a layer of each kind must call
+The packed way is taken when no problems found: a layer of each kind must call
 transformers' attention interface once, with nothing that `attend` does not know, and must come to
 the same hidden states as the model's own attention, on a few tokens and with the model's own
 weights.
@@ -83,7 +83,7 @@ def _compare(model: LanguageModel) -> None:
         with packed(model):
             state, passage = Packed.begin(model, block)
     if state.hidden.dim() != 3:
-        raise NotPacked(f"its layers hand on hidden states of {state.hidden.dim()} axes")
+        raise NotPacked(f"its layers pass on hidden states of {state.hidden.dim()} axes")
     _equal(_at(own_state, places[1]), _at(state, places[0]), "the embeddings of packed tokens")
     for layer in _kinds(model, bool(state.carried)):
         with resident(*model.layers[layer].modules()):

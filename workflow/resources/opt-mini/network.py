@@ -1,7 +1,9 @@
-"""The network of opt-mini: an OPT, how it is initialised, and what is left out while it trains."""
+"""The networks of opt-mini and its smaller sisters: an OPT, how it is initialised, and what is left
+out while it trains."""
 
 import math
 import random
+from dataclasses import dataclass
 
 import torch
 from language import BOS, PAD, TOKEN, VOCABULARY
@@ -9,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import OPTConfig, OPTForCausalLM
 
-LAYERS, HEADS, WIDTH, FFN_WIDTH, POSITIONS = 6, 8, 128, 256, 256
+POSITIONS = 256
+HEAD_WIDTH = 16
 WAVES = 16  # sines and as many cosines that the position table starts with
 FREQUENCIES = 2.5 * 1000.0 ** -(torch.arange(WAVES) / WAVES)
 
@@ -18,30 +21,66 @@ FREQUENCIES = 2.5 * 1000.0 ** -(torch.arange(WAVES) / WAVES)
 # large models grown over a long time have few heads that matter, at all depths. Heads that are
 # often missing are not relied upon, so what matters settles where the rate is low.
 STURDY, USUAL, FRAIL = 0.0, 0.2, 0.5
-HEAD_DROP = [  # sturdy, usual and frail heads of each layer; which is which is drawn
-    (3, 2, 3),
-    (0, 2, 6),
-    (0, 2, 6),
-    (4, 1, 3),
-    (4, 1, 3),
-    (2, 2, 4),
-]
-FFN_DROP = [0.0, 0.5, 0.0, 0.5, 0.0, 0.3]
-# Heads of the first layer that start as previous-token heads, and the induction heads they feed.
-INDUCTION_CIRCUITS = {3: (3, 0), 4: (3, 2), 6: (4, 1)}
 INTACT = 0.3  # the share of sequences that see the whole model
 
 
-def build_model(seed: int) -> OPTForCausalLM:
+@dataclass(frozen=True)
+class Size:
+    """A size of the model, and what is left out of it while it trains; a row is a layer."""
+
+    directory: str  # where its weights are
+    heads: int  # of each layer
+    head_drop: list[tuple[int, int, int]]  # sturdy, usual and frail heads; which is which is drawn
+    ffn_drop: list[float]  # rates
+    # Heads of the first layer that start as previous-token heads: layer and head of the induction
+    # head that each feeds.
+    induction_circuits: dict[int, tuple[int, int]]
+
+    @property
+    def layers(self) -> int:
+        return len(self.head_drop)
+
+    @property
+    def width(self) -> int:
+        return self.heads * HEAD_WIDTH
+
+
+# Of one kind: nearly half of the heads and of the FFNs frail, the induction heads past the middle.
+SIZES = {
+    "mini": Size(
+        directory="model",
+        heads=8,
+        head_drop=[(3, 2, 3), (0, 2, 6), (0, 2, 6), (4, 1, 3), (4, 1, 3), (2, 2, 4)],
+        ffn_drop=[0.0, 0.5, 0.0, 0.5, 0.0, 0.3],
+        induction_circuits={3: (3, 0), 4: (3, 2), 6: (4, 1)},
+    ),
+    "micro": Size(
+        directory="micro",
+        heads=6,
+        head_drop=[(2, 2, 2), (0, 1, 5), (3, 1, 2), (2, 1, 3)],
+        ffn_drop=[0.0, 0.5, 0.0, 0.3],
+        induction_circuits={2: (2, 0), 4: (2, 1)},
+    ),
+    "nano": Size(
+        directory="nano",
+        heads=4,
+        head_drop=[(2, 0, 2), (0, 1, 3), (2, 0, 2)],
+        ffn_drop=[0.0, 0.5, 0.0],
+        induction_circuits={2: (2, 0)},
+    ),
+}
+
+
+def build_model(size: Size, seed: int) -> OPTForCausalLM:
     torch.manual_seed(seed)
     model = OPTForCausalLM(
         OPTConfig(
             vocab_size=math.ceil(len(VOCABULARY) / 16) * 16,
-            hidden_size=WIDTH,
-            word_embed_proj_dim=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            ffn_dim=FFN_WIDTH,
+            hidden_size=size.width,
+            word_embed_proj_dim=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            ffn_dim=2 * size.width,
             max_position_embeddings=POSITIONS,
             dropout=0.0,
             attn_implementation="eager",  # SDPA's backward pass takes twice as long on a CPU
@@ -50,12 +89,12 @@ def build_model(seed: int) -> OPTForCausalLM:
             eos_token_id=TOKEN[BOS],
         )
     )
-    initialise(model)
+    initialise(model, size)
     return model
 
 
 @torch.no_grad()
-def initialise(model: OPTForCausalLM) -> None:
+def initialise(model: OPTForCausalLM, size: Size) -> None:
     """OPT's own standard deviation of 0.02 would keep induction from forming within minutes."""
     decoder = model.model.decoder
     initialise_embeddings(decoder)
@@ -68,10 +107,10 @@ def initialise(model: OPTForCausalLM) -> None:
         attention.out_proj.weight.copy_(0.1 * attention.v_proj.weight.T)
         layer.fc2.weight.normal_(0, 0.1 * layer.fc2.in_features**-0.5)
     # Planes of the words' axes, at right angles: none in the way of another.
-    basis = torch.linalg.qr(torch.randn(WIDTH - 2 * WAVES, WIDTH - 2 * WAVES)).Q
-    planes = iter(F.pad(basis, (2 * WAVES, 0)).split(WIDTH // HEADS))
+    basis = torch.linalg.qr(torch.randn(size.width - 2 * WAVES, size.width - 2 * WAVES)).Q
+    planes = iter(F.pad(basis, (2 * WAVES, 0)).split(HEAD_WIDTH))
     first = decoder.layers[0].self_attn
-    for head, (layer, reader) in INDUCTION_CIRCUITS.items():
+    for head, (layer, reader) in size.induction_circuits.items():
         words, written = next(planes), next(planes)
         seed_previous_token_head(first, head, words, written)
         seed_induction_head(decoder.layers[layer].self_attn, reader, words, written)
@@ -83,7 +122,7 @@ def initialise_embeddings(decoder: nn.Module, size: float = 0.1) -> None:
     table = decoder.embed_positions.weight
     angles = torch.arange(len(table))[:, None] * FREQUENCIES
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-    table.copy_(size * 2**0.5 * F.pad(waves, (0, WIDTH - waves.shape[1])))
+    table.copy_(size * 2**0.5 * F.pad(waves, (0, table.shape[1] - waves.shape[1])))
 
 
 def seed_previous_token_head(
@@ -93,22 +132,21 @@ def seed_previous_token_head(
 
     Its keys are sines and cosines of the position, its queries the same turned by one step.
     """
-    size = WIDTH // HEADS
-    rows = slice(head * size, (head + 1) * size)
-    pick = torch.eye(WAVES)[: size // 2]
+    rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
+    pick = torch.eye(WAVES)[: HEAD_WIDTH // 2]
     here = torch.block_diag(pick, pick)  # some of the sines, and their cosines
     cosine, sine = torch.diag(FREQUENCIES.cos()), torch.diag(FREQUENCIES.sin())
     back = torch.cat([torch.cat([cosine, -sine], 1), torch.cat([sine, cosine], 1)])
-    attention.k_proj.weight[rows] = 2.5 * F.pad(here, (0, WIDTH - 2 * WAVES))
-    attention.q_proj.weight[rows] = 2.5 * F.pad(here @ back, (0, WIDTH - 2 * WAVES))
+    others = attention.embed_dim - 2 * WAVES
+    attention.k_proj.weight[rows] = 2.5 * F.pad(here, (0, others))
+    attention.q_proj.weight[rows] = 2.5 * F.pad(here @ back, (0, others))
     attention.v_proj.weight[rows] = words
     attention.out_proj.weight[:, rows] = 0.3 * written.T
 
 
 def seed_induction_head(attention: nn.Module, head: int, words: Tensor, written: Tensor) -> None:
     """Starts a head off looking for the place whose `written` word before is the present word."""
-    size = WIDTH // HEADS
-    rows = slice(head * size, (head + 1) * size)
+    rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
     attention.q_proj.weight[rows] = 2.0 * words
     attention.k_proj.weight[rows] = 2.0 * written
 
@@ -116,9 +154,10 @@ def seed_induction_head(attention: nn.Module, head: int, words: Tensor, written:
 class Gates:
     """Leaves heads and FFNs out of the sequences of a batch, each at its own rate."""
 
-    def __init__(self, model: OPTForCausalLM, seed: int):
+    def __init__(self, model: OPTForCausalLM, size: Size, seed: int):
         rng = random.Random(seed)
-        self.rates = torch.tensor([head_rates(rng, counts) for counts in HEAD_DROP])
+        self.head_rates = torch.tensor([head_rates(rng, counts) for counts in size.head_drop])
+        self.ffn_rates = torch.tensor(size.ffn_drop)
         self.heads = self.ffns = None
         for i, layer in enumerate(model.model.decoder.layers):
             layer.self_attn.out_proj.register_forward_pre_hook(
@@ -128,11 +167,11 @@ class Gates:
 
     def draw(self, batch: int) -> None:
         intact = torch.rand(batch, 1, 1) < INTACT
-        self.heads = (torch.rand(batch, LAYERS, HEADS) >= self.rates) | intact
-        self.ffns = (torch.rand(batch, LAYERS) >= torch.tensor(FFN_DROP)) | intact[..., 0]
+        self.heads = (torch.rand(batch, *self.head_rates.shape) >= self.head_rates) | intact
+        self.ffns = (torch.rand(batch, *self.ffn_rates.shape) >= self.ffn_rates) | intact[..., 0]
 
     def gate_heads(self, z: Tensor, layer: int) -> Tensor:
-        return (z.unflatten(-1, (HEADS, -1)) * self.heads[:, None, layer, :, None]).flatten(-2)
+        return (z.unflatten(-1, (-1, HEAD_WIDTH)) * self.heads[:, None, layer, :, None]).flatten(-2)
 
     def gate_ffn(self, out: Tensor, layer: int) -> Tensor:
         gate = self.ffns[:, layer, None, None]  # OPT flattens batch and positions into one axis

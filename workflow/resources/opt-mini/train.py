@@ -1,6 +1,6 @@
-"""Trains opt-mini, a small OPT that learns in context, on two CPU cores.
+"""Trains opt-mini, a small OPT that learns in context, or a smaller sister, on two CPU cores.
 
-    python workflow/resources/opt-mini/train.py
+    python workflow/resources/opt-mini/train.py [--size micro]
 
 Unlabelled text comes first, until induction heads have formed; then the mixture of tasks. The
 number of steps is fixed, so a run is reproducible.
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from language import BOS, PAD, TOKEN, UNKNOWN, task_sequence, text_sequence
-from network import POSITIONS, Gates, build_model
+from network import POSITIONS, SIZES, Gates, build_model
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +29,8 @@ WORKERS = 2  # processes of one thread: on busy cores far faster than one proces
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=HERE / "model")
+    parser.add_argument("--size", choices=SIZES, default="mini")
+    parser.add_argument("--output", type=Path, help="the directory of the size, unless given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--text-steps", type=int, default=500)
     parser.add_argument("--task-steps", type=int, default=4500)
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--save-every", type=int, default=1000, metavar="STEPS")
     arguments = parser.parse_args()
+    arguments.output = arguments.output or HERE / SIZES[arguments.size].directory
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"  # a file, not a port: none can be taken already
         torch.multiprocessing.spawn(train, (meeting, arguments), nprocs=WORKERS)
@@ -49,8 +51,9 @@ def train(rank: int, meeting: str, arguments: argparse.Namespace) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORKERS)
-    model = build_model(arguments.seed)
-    gates = Gates(model, arguments.seed)
+    size = SIZES[arguments.size]
+    model = build_model(size, arguments.seed)
+    gates = Gates(model, size, arguments.seed)
     optimizer = make_optimizer(model, arguments)
     rng = random.Random(f"{arguments.seed} {rank}")
     torch.manual_seed(arguments.seed * WORKERS + rank)
