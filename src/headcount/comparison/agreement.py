@@ -50,7 +50,9 @@ def overlap(shots: int, cross_task: pl.DataFrame) -> Finding:
         return Finding("6.1.2", claim, "needs two tasks")
     least = rows.sort("rho").row(0, named=True)
     found, chance = interval_of(least, "overlap"), least["overlap_chance"]
-    study = f"least rho {least['rho']:.2f}: overlap {found.text(0, 100)} %, chance {chance:.0%}"
+    study = (
+        f"least rho {least['rho']:.2f}: overlap {found.text(0, 100)} %, chance {100 * chance:.0f} %"
+    )
     return Finding("6.1.2", claim, study, at_least([found], chance))
 
 

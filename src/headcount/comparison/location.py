@@ -41,7 +41,7 @@ def middle_heads(shots: int, scores: pl.DataFrame) -> Finding:
     if share is None:
         return Finding("4.1", claim, "needs two tasks")
     study = f"{share.text(0, 100)} % of the top 30 % in layers {middle[0]} to {middle[-1]}, "
-    return Finding("4.1", claim, f"{study}chance {chance:.0%}", at_least([share], chance))
+    return Finding("4.1", claim, f"{study}chance {100 * chance:.0f} %", at_least([share], chance))
 
 
 def upper_ffns(shots: int, scores: pl.DataFrame) -> Finding:

@@ -46,7 +46,7 @@ def _baseline(table: pl.DataFrame) -> str:
         for row in medians.drop_nulls("low").iter_rows(named=True)
     ]
     bounds = " and ".join(anywhere) + "".join(within) or "no bounds: all scores are constant"
-    return f"Unrelated (permuted) scores correlate within {bounds}, 95 % of the time."
+    return f"unrelated (permuted) scores, 95 % of the time within {bounds}."
 
 
 # --- matrices ---
@@ -86,9 +86,9 @@ def cross_task(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
     tasks = len(names) - (AGGREGATE in names)
     subtitle = [
         about(style, table, "documents", tasks),
-        "Spearman's rho of the importance scores of two tasks. Outlined: a task with itself, from "
-        "other documents (split-half reliability); -: constant scores.",
-        _baseline(table),
+        "Spearman's rho of two tasks' importance scores. Outlined: split-half reliability; -: "
+        "constant scores.",
+        f"For comparison, {_baseline(table)}",
     ]
     return fitted(build, style, across, title, subtitle)
 
@@ -223,7 +223,7 @@ def cross_shot(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
         about(style, table, "documents", tasks),
         "Correlation of a task's importance scores at two numbers of examples; lines: 95 % "
         "bootstrap intervals.",
-        f"Gray: unrelated. {_baseline(table)}",
+        f"Gray: {_baseline(named)}",
     ]
     return fitted(build, style, 2, title, subtitle)
 
@@ -253,7 +253,7 @@ def estimator_agreement(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLeve
         about(style, table, "documents", table["task"].n_unique()),
         "Above: scores of two estimators on the same documents; lines: 95 % bootstrap intervals.",
         "Below: an estimator with itself on other documents (split-half reliability).",
-        f"Gray: unrelated, or an overlap of chance. {_baseline(table)}",
+        f"Gray: an overlap by chance, or {_baseline(named)}",
     ]
     return fitted(build, style, 2 * shown, "Do estimators agree on what matters?", subtitle)
 

@@ -44,8 +44,8 @@ def induction(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
         return alt.vconcat(scatters, maps, spacing=1.5 * style.size)
 
     said = [
-        f"{row['panel']}: {_rho(row['rho'])}, {row['overlap']:.0%} of the top 30 % in common "
-        f"(chance: {row['chance']:.0%})"
+        f"{row['panel']}: {_rho(row['rho'])}, {100 * row['overlap']:.0f} % of the top 30 % in "
+        f"common (chance: {100 * row['chance']:.0f} %)"
         for row in prefix.unique("shots", maintain_order=True).sort("shots").iter_rows(named=True)
     ]
     subtitle = [
