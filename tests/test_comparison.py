@@ -338,7 +338,7 @@ def test_the_top_overlaps_where_rho_is_least(overlap, expected, tmp_path):
     found = finding(tmp_path, "0-shot: top 30 % of heads overlap", cross_task=rows)
     value, low, high = (round(100 * bound) for bound in overlap)
     assert found.verdict == expected
-    assert found.study == f"least rho 0.13: overlap {value} [{low}, {high}] %, chance 30%"
+    assert found.study == f"least rho 0.13: overlap {value} [{low}, {high}] %, chance 30 %"
 
 
 def test_rho_between_shots_is_beside_what_the_papers_formula_gives(tmp_path):
@@ -382,7 +382,7 @@ def test_important_heads_lie_in_the_middle_layers(tmp_path):
     words = "0-shot: important heads in the intermediate"
     found = finding(tmp_path, words)  # 16 heads: 11 go at 70 %, 5 stay
     assert (found.section, found.verdict) == ("4.1", HOLDS)
-    assert found.study == "100 [100, 100] % of the top 30 % in layers 2 to 5, chance 50%"
+    assert found.study == "100 [100, 100] % of the top 30 % in layers 2 to 5, chance 50 %"
     ends = [r for t in "ab" for r in importance(t, 0, np.repeat(MIDDLE[::-1], 2) * -1, heads=2)]
     assert finding(tmp_path, words, head_importance=ends).verdict == FAILS
     two = [r for t in "ab" for r in importance(t, 0, [1, 2, 3, 4], heads=2)]
