@@ -10,7 +10,8 @@ files = snakemake.input
 tables = {name: files.get(name) for name in snakemake.params.tables}
 lists = ("importance", "estimators", "controls", "induction", "pruning", "prompts")
 gathered = explorer.gather(
-    explorer.Files(**{name: list(files.get(name)) for name in lists}, tables=tables)
+    explorer.Files(**{name: list(files.get(name)) for name in lists}, tables=tables),
+    snakemake.params.names,
 )
 page = snakemake.output.page
 with artifacts.atomic(page) as temporary:

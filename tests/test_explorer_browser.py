@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import pytest
 from explored import Invented, Size
 
-from headcount import explorer
+from headcount import artifacts, explorer, figures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = [1280, 400]
 NASTY = "</script><script>hacked = 1</script><img src=x onerror='hacked = 2'> \u05e9\u05dc {}"
+NAMES = {"verbs": "Verb forms", "invented": "Invented"}
 MINUS = "\u2212"
 
 pytestmark = [
@@ -52,7 +53,7 @@ def opened(browser, path, width: int = 1280):
 
 def write(directory, size: Size):
     path = directory / "index.html"
-    page = explorer.page(explorer.gather(Invented(directory, size).files))
+    page = explorer.page(explorer.gather(Invented(directory, size).files, NAMES))
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -90,7 +91,7 @@ def head(page, layer: int, index: int) -> dict:
 
 
 def test_the_summary_is_on_top(page):
-    assert "At 2 shots, invented does without" in text(page, "#answer")
+    assert "At 2 shots, Invented does without" in text(page, "#answer")
     assert page.locator("#summary tbody tr").count() == 6
     assert page.locator("main > *").first.get_attribute("id") == "summary"
     for section in page.locator("section").all():
@@ -140,7 +141,7 @@ def test_what_is_chosen_is_drawn(page, control, value):
 def test_the_task_and_the_component_are_named_where_they_count(page):
     page.select_option("#task", "verbs")
     page.select_option("#component", "ffns")
-    assert text(page, "#pruning-title") == "What removing FFNs costs: verbs"
+    assert text(page, "#pruning-title") == "What removing FFNs costs: Verb forms"
     assert "oracle (metric lost on removal)" in text(page, "#map-reading")
     assert "FFN" in text(page, "#ranks-title")
     assert "FFNs" in text(page, "#tasks-matrix caption")
@@ -158,7 +159,7 @@ def test_the_slider_removes_the_least_important(page):
     assert text(page, "#removal").startswith("0 of 12 heads (0 %) removed.")
     before = pixels(page, "map")
     slide(page, 6)
-    assert "6 of 12 heads (50 %) removed. Here the acc of verbs is" in text(page, "#removal")
+    assert "6 of 12 heads (50 %) removed. Here the acc of Verb forms is" in text(page, "#removal")
     half = pixels(page, "map")
     assert half != before
     assert "crossed out" in text(page, "#legend")
@@ -177,7 +178,7 @@ def test_a_point_of_a_curve_opens_the_documents_that_changed(page):
     page.select_option("#task", "verbs")
     page.locator("#curves [data-point='own 50']").click()
     assert text(page, "#counts").startswith(
-        "verbs, 2 shots, 50 % of heads removed by own importance"
+        "Verb forms, 2 shots, 50 % of heads removed by own importance"
     )
     assert "of 30 documents 10 lost, 0 gained (acc)" in text(page, "#counts")
     cards = page.locator("#changed details")
@@ -246,7 +247,7 @@ def test_curves_and_grids_are_reached_by_keyboard(page):
 
 def test_the_matrix_opens_the_scatter_of_its_pair(page):
     page.click("#tasks-matrix tr:nth-child(1) td:nth-child(4) button")
-    assert "anagrams and verbs at 2 shots: SRCC" in text(page, "#pair")
+    assert "anagrams and Verb forms at 2 shots: SRCC" in text(page, "#pair")
     before = pixels(page, "scatter")
     page.click("#tasks-matrix tr:nth-child(1) td:nth-child(3) button")
     assert "anagrams and capitals at 2 shots: SRCC" in text(page, "#pair")
@@ -324,3 +325,17 @@ def test_a_large_study_opens(browser, large_page, width):
         assert page.locator("#tasks-matrix tbody tr").count() == 15
         slide(page, 3000)
         assert "3000 of 4608 heads (65 %)" in text(page, "#removal")
+
+
+@pytest.mark.parametrize("name", ["head_pruning", "combined_pruning", "transfer_tasks"])
+def test_the_page_of_a_figure_shrinks_with_the_window(browser, tmp_path, name):
+    files = Invented(tmp_path, Size()).files
+    chart = getattr(figures, name)(artifacts.frame(files.tables[name.removesuffix("_tasks")]))
+    figures.save(chart, [tmp_path / "figure.html"])
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto((tmp_path / "figure.html").as_uri())
+    drawing = page.wait_for_selector("svg.marks")
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    assert 300 < drawing.bounding_box()["width"] < 400
+    assert "?" in page.title()
+    page.close()

@@ -50,6 +50,7 @@ rule explore:
         CONDA
     params:
         tables=EXPLORED,
+        names=config["figures"]["names"],
         assets=dict(zip([path.name for path in ASSETS], file_hashes(ASSETS))),
         code=code("explore.py"),
     message:

@@ -26,8 +26,9 @@ def page(gathered: Gathered) -> str:
     """The page as text. It asks for nothing else: neither for a file nor for the network."""
     parts = {"study": gathered.study}
     parts |= {f"documents-{i}": part for i, part in enumerate(gathered.documents)}
+    name = gathered.study["model"]["name"]
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(gathered.study["model"]["name"]),
+        title=html.escape(gathered.study["names"].get(name, name)),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         data="\n".join(
             f'<script type="application/octet-stream" id="{name}">{pack(part)}</script>'

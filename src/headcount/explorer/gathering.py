@@ -59,8 +59,10 @@ class Gathered:
     documents: list[dict[str, Any]]
 
 
-def gather(files: Files) -> Gathered:
+def gather(files: Files, names: Mapping[str, str] | None = None) -> Gathered:
     """Everything that the page shows, as `headcount.explorer.packing.pack` takes it.
+
+    `names` are how tasks and models are written, where that is not their own name.
 
     Raises `DamagedError` for a file that cannot be believed, `ValueError` when there is no
     importance of heads, or none of FFNs.
@@ -72,6 +74,7 @@ def gather(files: Files) -> Gathered:
     pruned = dict.fromkeys(part["task"] for part in parts)
     study = {
         "model": _model(made[0]["model"]),
+        "names": dict(names or {}),
         "tasks": tasks,
         "heldout": [task for task in pruned if task not in tasks],
         "shots": sorted({one["shots"] for one in made}),

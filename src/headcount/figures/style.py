@@ -5,6 +5,7 @@ size that is written here. Orders of removal have the same colour, dash and shap
 and Ito's palette, which colour-blind readers can tell apart, and dashes and shapes for grey print.
 """
 
+import html
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -193,13 +194,16 @@ def _svg(chart: alt.TopLevelMixin) -> str:
 
 def _page(chart: alt.TopLevelMixin) -> str:
     """The chart as a web page: the drawing shrinks with the window."""
-    page = vl_convert.vegalite_to_html(_specification(chart), bundle=True, renderer="svg")
+    specification = _specification(chart)
+    page = vl_convert.vegalite_to_html(specification, bundle=True, renderer="svg")
+    title = html.escape(" ".join(specification["title"]["text"]))
     fluid = (
         '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
-        ".vega-embed{display:block!important;max-width:960px}"
-        ".vega-embed svg.marks{width:100%;height:auto}</style></head>"
+        ".vega-embed,.chart-wrapper{display:block!important;max-width:960px}"
+        ".vega-embed svg.marks{width:100%;height:auto}</style>"
     )
-    return page.replace("</head>", fluid, 1)
+    page = page.replace("<title>Chart</title>", f"<title>{title}</title>", 1)
+    return page.replace("<head>", f"<head>{fluid}", 1)
 
 
 def note(style: Style, title: str, needs: str) -> alt.TopLevelMixin:

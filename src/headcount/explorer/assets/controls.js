@@ -6,7 +6,7 @@ import { of, scoredTasks, study, taskName, vectorOf } from "./study.js";
 import { choose, scoredTask, state, watch } from "./state.js";
 
 export function setUpControls() {
-  const heldout = study.heldout.map((task) => [task, `${task} (held out)`]);
+  const heldout = study.heldout.map((task) => [task, `${taskName(task)} (held out)`]);
   choices(
     byId("task"),
     [...scoredTasks().map((task) => [task, taskName(task)]), ...heldout],

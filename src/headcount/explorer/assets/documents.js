@@ -37,7 +37,7 @@ async function drawDocuments() {
   const points = part ? pointsOf(part) : [];
   if (!points.length) {
     return host.replaceChildren(
-      missing(`${state.task} was not pruned in this order at ${shotsName(state.shots)}.`),
+      missing(`${taskName(state.task)} was not pruned in this order at ${shotsName(state.shots)}.`),
     );
   }
   const point = points.find((one) => one.ranking === ranking) ?? points[0];
@@ -144,7 +144,7 @@ function heading(part, point) {
   return element(
     "p",
     { id: "counts" },
-    `${part.task}, ${shotsName(part.shots)}, ${whatIsRemoved()}: of ${plural(part.total, "document")} ` +
+    `${taskName(part.task)}, ${shotsName(part.shots)}, ${whatIsRemoved()}: of ${plural(part.total, "document")} ` +
       `${point.lost} lost, ${point.gained} gained (${part.name}).${kept}`,
   );
 }

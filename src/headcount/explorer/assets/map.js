@@ -49,7 +49,7 @@ function drawColors() {
 function drawReading() {
   const heads = state.component === "heads";
   const held = study.heldout.includes(state.task)
-    ? ` ${state.task} is held out and has no importance of its own: this is ${taskName(scoredTask())}.`
+    ? ` ${taskName(state.task)} is held out and has no importance of its own: this is ${taskName(scoredTask())}.`
     : "";
   byId("map-reading").textContent =
     `How to read this: ${heads ? "each cell is a head" : "each cell is an FFN, in its layer, for a task"}; ` +

@@ -1,8 +1,15 @@
 // Which heads or FFNs are gone when the least important are removed, and what that cost.
 
 import { byId, choices } from "./dom.js";
-import { componentsName, fixed, number, orderName, percent, plural } from "./words.js";
-import { curvePoints, of, removalOrders, removalRanks, study, taskName } from "./study.js";
+import { componentsName, fixed, number, orderName, percent } from "./words.js";
+import {
+  curvePoints,
+  metricName,
+  of,
+  removalOrders,
+  removalRanks,
+  taskName,
+} from "./study.js";
 import { choose, scoredTask, state, watch } from "./state.js";
 
 export function setUpSlider() {
@@ -56,15 +63,11 @@ function costText() {
   if (!points.length) return `${taskName(state.task)} was not pruned in this order.`;
   const distance = (point) => Math.abs(point[count] - state.removed);
   const nearest = points.reduce((best, point) => (distance(point) < distance(best) ? point : best));
-  const mean = nearest.metric === "metric";
-  const metric = mean
-    ? `mean metric over ${plural(study.tasks.length, "task")}`
-    : `${nearest.metric} of ${state.task}`;
   const where =
     distance(nearest) === 0
       ? "Here"
       : `At ${nearest[count]} removed, the nearest level that was measured,`;
   const drop = 100 * nearest.drop;
   const cost = drop < 0 ? `${fixed(-drop, 1)} points gained` : `${fixed(drop, 1)} points lost`;
-  return `${where} the ${metric} is ${number(nearest.value)}: ${cost}.`;
+  return `${where} the ${metricName(nearest, state.task)} is ${number(nearest.value)}: ${cost}.`;
 }

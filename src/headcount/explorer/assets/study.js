@@ -1,6 +1,7 @@
 // The study's data by what it is about.
 
 import { unpackElement } from "./pack.js";
+import { plural } from "./words.js";
 
 export const AGGREGATE = "aggregate";
 export const study = {};
@@ -20,7 +21,18 @@ export function scoredTasks() {
 }
 
 export function taskName(task) {
-  return task === AGGREGATE ? study.mean : task;
+  return task === AGGREGATE ? study.mean : writtenName(task);
+}
+
+// A task or model as the study's figures write it.
+export function writtenName(name) {
+  return study.names[name] ?? name;
+}
+
+// A point's metric: of a task, or the mean over several.
+export function metricName(point, task) {
+  if (task !== AGGREGATE) return `${point.metric} of ${taskName(task)}`;
+  return `mean ${point.metric} over ${plural(study.tasks.length, "task")}`;
 }
 
 // Scores, errors and ranks of all heads or FFNs; a held-out task has none.
@@ -65,7 +77,8 @@ export function rowsWhere(columns, wanted) {
 // Points of the pruning curves of a task, or of the mean over tasks.
 export function curvePoints(component, task, shots) {
   const columns = component === "both" ? study.combined : of(component).curves;
-  return rowsWhere(columns, (row) => row.task === taskName(task) && row.shots === shots);
+  const named = task === AGGREGATE ? study.mean : task;
+  return rowsWhere(columns, (row) => row.task === named && row.shots === shots);
 }
 
 // "3.5": layer 3, head 5; "3": the FFN of layer 3.

@@ -2,7 +2,7 @@
 
 import { byId, element, missing } from "./dom.js";
 import { fixed, number, plural, shotsName } from "./words.js";
-import { rowsWhere, study } from "./study.js";
+import { rowsWhere, study, writtenName } from "./study.js";
 
 const ORDERS = ["own", "aggregate", "depth", "random"];
 const HEADINGS = {
@@ -60,7 +60,7 @@ function answer(rows) {
     .filter(([component]) => own(component))
     .map(([component, text]) => text(own(component)));
   const lost = `at most ${number(100 * study.tolerance)} points of mean metric`;
-  return `At ${shotsName(shots)}, ${study.model.name} does without ${parts.join(", or ")}, for ${lost}.`;
+  return `At ${shotsName(shots)}, ${writtenName(study.model.name)} does without ${parts.join(", or ")}, for ${lost}.`;
 }
 
 function table(rows) {

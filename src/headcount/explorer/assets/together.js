@@ -3,7 +3,7 @@
 import { byId, choices, element, missing, roving } from "./dom.js";
 import { ORDERS, fixed, percent } from "./words.js";
 import { shade, styleOf } from "./colours.js";
-import { curvePoints, taskName } from "./study.js";
+import { curvePoints, metricName, taskName } from "./study.js";
 import { state, watch } from "./state.js";
 import { isChosen, openDocuments } from "./point.js";
 
@@ -60,7 +60,7 @@ function table(points) {
     element(
       "caption",
       {},
-      `${points[0].metric} of ${taskName(state.task)}; across: heads removed, up: FFNs removed`,
+      `${metricName(points[0], state.task)}; across: heads removed, up: FFNs removed`,
     ),
     element(
       "tbody",
