@@ -111,14 +111,14 @@ def _matrices(
             title=None,
             sort=names,
             scale=alt.Scale(domain=names),
-            axis=alt.Axis(labelAngle=-90, labelLimit=width / 2, **plain),
+            axis=alt.Axis(labelAngle=-90, labelLimit=max(width / 2, 8 * style.size), **plain),
         ),
         y=alt.Y(
             "b:O",
             title=None,
             sort=names,
             scale=alt.Scale(domain=names),
-            axis=alt.Axis(labelLimit=style.width / 6, **plain),
+            axis=alt.Axis(labelLimit=max(style.width / 6, 8 * style.size), **plain),
         ),
     )
     cells = base.mark_rect().encode(
@@ -168,12 +168,13 @@ def _dots(
     table = table.with_columns(
         zero=0.0,
         order=pl.col(of).replace_strict({kind: i for i, kind in enumerate(kinds)}),
-        none=pl.when(pl.col("rho").is_null()).then(pl.lit("constant scores: no rho")),
+        none=pl.when(pl.col("rho").is_null()).then(pl.lit("constant: no rho")),
     )
     lowest = min(0.0, *(table[name].min() or 0.0 for name in (f"{statistic}_low", low)))
     scale = alt.Scale(domain=[max(-1.0, floor(5 * lowest) / 5), 1.0])
     look = told_apart(style, of, legend, kinds, COLORS, shapes=SHAPES)
-    labels = alt.Axis(labelLimit=style.width / 5, grid=True, labels=statistic == "rho", ticks=False)
+    limit = max(style.width / 5, 8 * style.size)
+    labels = alt.Axis(labelLimit=limit, grid=True, labels=statistic == "rho", ticks=False)
     base = alt.Chart(table).encode(
         y=alt.Y("task:N", title=None, sort=tasks, axis=labels),
         yOffset="order:O",  # Vega-Lite would sort names by itself
@@ -193,9 +194,9 @@ def _dots(
     chart = unrelated + bars + dots
     if statistic == "rho" and table["none"].count():
         undefined = base.transform_filter("isValid(datum.none)").mark_text(
-            align="left", dx=3, fontSize=0.9 * style.small, color="#555555"
+            align="right", dx=-3, fontSize=0.9 * style.small, color="#555555"
         )
-        chart += undefined.encode(x=alt.datum(0), text="none:N")
+        chart += undefined.encode(x=alt.datum(1), text="none:N")
     return chart.properties(height=alt.Step(step))
 
 

@@ -287,8 +287,9 @@ def combined_pruning(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMi
 
     def build(width: float) -> alt.TopLevelMixin:
         axis = alt.Axis(labelAngle=0, format=".0f", ticks=False)
+        title = "heads removed (%)" if width > 10 * style.size else "heads (%)"
         base = alt.Chart(table).encode(
-            x=alt.X("heads_removed:O", title="heads removed (%)", axis=axis),
+            x=alt.X("heads_removed:O", title=title, axis=axis),
             y=alt.Y("ffns_removed:O", title="FFNs (%)", sort="descending", axis=axis),
         )
         cells = base.mark_rect().encode(
