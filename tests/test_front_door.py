@@ -142,6 +142,14 @@ def test_a_level_that_removes_none_is_a_note(study):
     assert "levels.ffns: 20 % of tiny's 3 ffns removes none" in notes
 
 
+def test_names_of_nothing_are_a_note_and_one_name_for_two_tasks_is_a_problem(study):
+    config = configuration.read(study(figures={"names": {"tiny_a": "A", "tiny_aa": "AA"}}))
+    [note] = [note for note in checks.check(config).notes if note.startswith("figures.names")]
+    assert "tiny_aa is neither a model nor a task of this study (did you mean tiny_a?)" in note
+    path = study(tasks=["tiny_a", "tiny_b"], figures={"names": {"tiny_a": "A", "tiny_b": "A"}})
+    assert "figures.names: two tasks cannot both be written A" in found(path)
+
+
 @pytest.mark.parametrize(
     "entry,told",
     [

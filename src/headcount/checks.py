@@ -4,6 +4,7 @@ The workflow asks at every start, `headcount check` on its own. Only files are r
 nor lm-eval is imported, nothing is downloaded.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -43,6 +44,7 @@ def check(config: dict) -> Checked:
     found.studied, found.heldout = sorted({*found.studied}), sorted({*found.heldout})
     found.problems = list(dict.fromkeys(found.problems))
     found.problems += _names(config, found.studied, found.heldout)
+    found.notes += _idle_names(config, [*found.studied, *found.heldout])
     for task in [*found.studied, *found.heldout]:
         problems, notes = _of_task(task, config, calibrates(task, found.studied, config))
         found.problems += problems
@@ -66,6 +68,21 @@ def _names(config: dict, studied: list[str], heldout: list[str]) -> Iterator[str
         chosen = config["estimator_agreement"][key] or []
         if others := [name for name in chosen if name not in known]:
             yield f"estimator_agreement.{key}: {others} not among {key}"
+    written = config["figures"]["names"]
+    for kind, known in (("models", config["models"]), ("tasks", [*studied, *heldout])):
+        times = Counter(written.get(name, name) for name in known)
+        if twice := [name for name, count in times.items() if count > 1]:
+            yield f"figures.names: two {kind} cannot both be written {', '.join(twice)}"
+
+
+def _idle_names(config: dict, tasks: list[str]) -> Iterator[str]:
+    """Names for figures of what the study does not have."""
+    known = [*config["models"], *tasks]
+    for name in config["figures"]["names"]:
+        if name not in known:
+            hint = did_you_mean(name, known).removeprefix(": ")
+            remark = f"{name} is neither a model nor a task of this study"
+            yield f"figures.names: {remark}{hint and f' ({hint})'}"
 
 
 def _of_task(task: str, config: dict, calibrate: bool) -> tuple[list[str], list[str]]:

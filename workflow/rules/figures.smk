@@ -68,23 +68,6 @@ OPTIONS = {
 }
 
 
-def check_names():
-    """Names in figures are of what is in the study, and tell it apart."""
-    known = [*config["models"], *STUDIED, *HELDOUT]
-    for name in config["figures"]["names"]:
-        if name not in known:
-            near = "".join(f": {one}?" for one in get_close_matches(name, known, n=1))
-            raise WorkflowError(
-                f"figures.names: {name} is neither a model nor a task of this study{near}"
-            )
-    written = [config["figures"]["names"].get(name, name) for name in known]
-    if twice := sorted({name for name in written if written.count(name) > 1}):
-        raise WorkflowError(f"figures.names: {', '.join(twice)} stands for two names")
-
-
-check_names()
-
-
 for figure, files in SHOWN.items():
 
     rule:

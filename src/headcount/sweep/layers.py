@@ -2,7 +2,7 @@
 
 transformers' own code runs: the model is called once with decoder layers that only note what they
 are called with (`enter`), then each layer is called by itself (`run`), and at the end the model
-once more with layers that hand on the finished hidden states (`leave`).
+once more with layers that pass on the finished hidden states (`leave`).
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -43,7 +43,7 @@ def enter(
 
     Positions are the model's own, 0, 1, ..., unless given.
 
-    Raises `ModelError` when the layers hand on more than hidden states and shared dictionaries.
+    Raises `ModelError` when the layers pass on more than hidden states and shared dictionaries.
     """
     inputs = {"input_ids": tokens.to(model.device), "use_cache": False}
     if positions is not None:
@@ -94,7 +94,7 @@ def _as_returned(model: LanguageModel, function: Callable[[int], Any]) -> Any:
         model.values_of_layer = form
         return result
     raise ModelError(
-        f"{type(model.hf).__name__} ({model.hf.config.model_type}): its layers hand on more than "
+        f"{type(model.hf).__name__} ({model.hf.config.model_type}): its layers pass on more than "
         "hidden states, or not each to the next: not supported"
     )
 
