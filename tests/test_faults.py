@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -46,24 +47,23 @@ def written(study, jobs) -> dict[str, int]:
 
 def strike(run: Run, role: str, number: int, random: Random) -> bool:
     """Kill a process of a role at a random moment; whether there was one before the end."""
-    if role in ("main", "group") and random.random() < 0.3:
-        time.sleep(random.uniform(0.5, 3))  # while it starts
-    else:
-        while not run.find("job" if role in ("main", "group") else role):
-            if run.main.poll() is not None:
-                return False
+    of_all = role in ("main", "group")
+    early = of_all and random.random() < 0.3
+    while run.main.poll() is None:
+        if early:
+            time.sleep(random.uniform(0.5, 3))  # while it starts
+        elif not run.find("job" if of_all else role):
             time.sleep(0.02)
-        time.sleep(random.uniform(0, 2))
-    if run.main.poll() is not None:
-        return False
-    try:
-        if role == "group":
-            os.killpg(run.main.pid, number)
+            continue
         else:
-            os.kill(random.choice(run.find(role)), number)
-    except (ProcessLookupError, IndexError):  # it has just ended
-        return False
-    return True
+            time.sleep(random.uniform(0, 2))
+        with suppress(ProcessLookupError, IndexError):  # it has just ended: the next one
+            if role == "group":
+                os.killpg(run.main.pid, number)
+            else:
+                os.kill(random.choice(run.find(role)), number)
+            return True
+    return False
 
 
 @pytest.mark.kills
@@ -80,6 +80,8 @@ def test_thirty_kills_cost_nothing_that_was_finished(finished, tmp_path, record_
         if struck and (role in ("job", "client", "server") or number == signal.SIGINT):
             time.sleep(random.uniform(0, 0.5))
             run.interrupt()  # as who sees the error
+        elif not struck:
+            run.main.wait()
         took = run.ended()
         after = written(study, of_jobs)
         assert before.items() <= after.items(), run.told
