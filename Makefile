@@ -18,11 +18,14 @@ help: ## this list
 # With RESULTS, a directory, each run of pytest leaves its counts there.
 PYTEST = .venv/bin/python -m pytest $(if $(RESULTS),--junitxml=$(RESULTS)/$@.xml)
 
+# Two processes at a time, each with whole files of tests, which share what they set up.
+SIDE_BY_SIDE = --numprocesses 2 --dist loadfile
+
 test: $(TEST) ## the test suite
-	$(PYTEST) -m "not slow and not slurm and not kills"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not slurm and not kills"
 
 test-slow: $(TEST) ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) $(SIDE_BY_SIDE) -m slow
 
 test-kills: $(TEST) ## thirty kills at random moments, and the same command again
 	$(PYTEST) -m kills
