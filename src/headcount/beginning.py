@@ -118,7 +118,7 @@ def _name(model: str) -> str:
     parts = path.resolve().parts if path.exists() else path.parts
     last = parts[-1] if parts[-1] != "model" else parts[-2]
     name = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._").removesuffix(".gguf")
-    return name if name not in ("", "tasks", "logs") else "model"
+    return name if name not in ("", "tasks", "logs", "across") else "model"
 
 
 def _source(model: str) -> dict:

@@ -224,7 +224,7 @@ def cross_shot(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
         about(style, table, "documents", tasks),
         "Correlation of a task's importance scores at two numbers of examples; lines: 95 % "
         "bootstrap intervals.",
-        f"Gray: {_baseline(named)}",
+        f"Grey: {_baseline(named)}",
     ]
     return fitted(build, style, 2, title, subtitle)
 
@@ -254,7 +254,7 @@ def estimator_agreement(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLeve
         about(style, table, "documents", table["task"].n_unique()),
         "Above: scores of two estimators on the same documents; lines: 95 % bootstrap intervals.",
         "Below: an estimator with itself on other documents (split-half reliability).",
-        f"Gray: an overlap by chance, or {_baseline(named)}",
+        f"Grey: an overlap by chance, or {_baseline(named)}",
     ]
     return fitted(build, style, 2 * shown, "Do estimators agree on what matters?", subtitle)
 

@@ -65,7 +65,7 @@ def summary(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
         "Lines: 95 % bootstrap intervals over documents. Area under the curve: the mean metric "
         "over the share removed, "
         "in % of the unpruned model's.",
-        f"Gray bar: OPT-66B in Bansal et al. (2023); both together for {costs} points at "
+        f"Grey bar: OPT-66B in Bansal et al. (2023); both together for {costs} points at "
         f"{', '.join(map(str, paper.SHOTS))} shots.",
     ]
     return fitted(build, style, len(shown), TITLE, subtitle)
