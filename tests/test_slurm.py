@@ -1,6 +1,5 @@
 """The tiny study on a throwaway SLURM of two nodes, through the profile that is shipped."""
 
-import hashlib
 import os
 import re
 import signal
@@ -11,6 +10,8 @@ from pathlib import Path
 import cluster
 import pytest
 from study import REPOSITORY, STUDY, Study
+
+from headcount import artifacts
 
 pytestmark = pytest.mark.slurm
 # Jobs leave a trace when they compute, and do, once, what a test has put in their way.
@@ -142,10 +143,11 @@ def running() -> dict[str, str]:
     return job
 
 
-def hashes(study: Study) -> dict[str, str]:
+def contents(study: Study) -> dict[str, str]:
+    """Artifact -> the hash of what it holds. No two PDFs of a figure have the same bytes."""
     root = study.directory / "artifacts"
     return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(root)): artifacts.provenance(path)["content"]
         for path in root.rglob("*.parquet")
         if "evaluations" not in path.parts  # which rows are in which part is left to chance
     }
@@ -156,7 +158,7 @@ def test_a_study_is_what_it_is_on_one_machine(local, start, tmp_path):
     study = Study.create(tmp_path / "study")
     study.append("scripts/job.py", HOOK)
     text = finish(study, start(study, "all"))
-    assert hashes(study) == hashes(local)
+    assert contents(study) == contents(local)
     figures = {path.name for path in study.directory.glob("artifacts/tiny/figures/*")}
     assert figures == {path.name for path in local.directory.glob("artifacts/tiny/figures/*")}
     jobs = submitted(text)
@@ -197,7 +199,7 @@ def test_a_cancelled_job_and_a_dead_node_cost_only_what_ran(interrupted, local, 
     text = finish(interrupted, process)
     assert f"job {cancelled} of the cluster was cancelled: tried again" in text
     assert [times_computed(interrupted, *job) for job in IMPORTANCE] == [3, 1, 1, 1]
-    assert hashes(interrupted) == hashes(local)
+    assert contents(interrupted) == contents(local)
 
 
 def test_a_job_that_outlives_its_snakemake_has_no_second_writer(interrupted, local, start):
