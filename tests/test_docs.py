@@ -35,6 +35,9 @@ NOT_RUN = {
     "headcount init --model HuggingFaceTB/SmolLM2-135M --tasks copa,arc_easy --out mine.yaml": (
         "downloads from the hub; the tutorial's is run"
     ),
+    "snakemake --cores all all --configfile configs/sizes.yaml": (
+        "takes minutes; test_figures draws a study of two models"
+    ),
     "headcount verify my/checkpoint-7b --dtype bfloat16 --device-map cuda": "takes a GPU",
     "snakemake --cores 8 --resources gpu=1 all --configfile mine.yaml": "takes a GPU",
 }

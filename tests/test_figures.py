@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from study import FORMATS, PAGES
 
-from headcount import figures, tables
+from headcount import across, figures, tables
 from headcount.figures import heatmaps
 from headcount.importance import ESTIMATORS
 
@@ -166,6 +166,14 @@ def test_a_picture_has_a_block_of_pixels_for_every_cell():
     pixels = np.vstack([np.frombuffer(bytes(row), np.uint8) for row in rows]).reshape(512, 512, 3)
     assert pixels[0, 0].tolist() == [0, 0, 0] and pixels[0, -1].tolist() == [255, 255, 255]
     assert pixels[-1, 0].tolist() == [128, 128, 128] and pixels[-1, -1].tolist() == [221] * 3
+
+
+def test_an_order_of_removal_is_a_line_of_its_own(directory):
+    paths = [[directory / "tables" / f"{kind}_pruning.parquet"] for kind in ("head", "ffn")]
+    chart = figures.pruning_by_model(across.pruning_by_model(*paths)).to_dict()
+    lines = [layer for layer in chart["spec"]["layer"] if layer["mark"]["type"] == "line"]
+    orders = [layer["transform"][0]["filter"] for layer in lines]
+    assert orders == [f"(datum.order === '{order}')" for order in ("random", "own")]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def importance_by_depth(
 
 
 def pruning_by_model(head_pruning: Sequence[str], ffn_pruning: Sequence[str]) -> pl.DataFrame:
-    """The mean curves of every model, by the tasks' own rankings.
+    """The mean curves of every model, by the tasks' own rankings and in random order.
 
     Columns: those of `headcount.tables.head_pruning`, component, removed (percent of it).
     """

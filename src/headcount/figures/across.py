@@ -58,7 +58,10 @@ def importance_by_depth(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLeve
 
 
 def pruning_by_model(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
-    """Mean metric, as a share of the unpruned model's, against what is removed: a line a model."""
+    """Mean metric, as a share of the unpruned model's, against what is removed.
+
+    Two lines a model: by the tasks' own rankings, and in random order.
+    """
     title = "How fast does the metric fall as components are removed?"
     if table["removed"].max() == 0:
         return note(style, title, "a level that removes something; this study has none")
@@ -78,16 +81,22 @@ def pruning_by_model(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMi
             y=alt.Y("kept:Q", title="metric left (%)", axis=alt.Axis(tickCount=4)),
             color=look["color"],
         )
-        lines = base.mark_line(strokeWidth=style.line).encode(strokeDash=look["strokeDash"])
-        dots = base.mark_point(filled=True, size=1.6 * style.size, opacity=1).encode(
+        own = base.transform_filter(alt.datum.order == "own")
+        lines = own.mark_line(strokeWidth=style.line).encode(strokeDash=look["strokeDash"])
+        dots = own.mark_point(filled=True, size=1.6 * style.size, opacity=1).encode(
             shape=look["shape"], tooltip=tips("model", "panel", "removed", "value", "kept")
         )
-        chart = (lines + dots).properties(width=width, height=min(width, 13 * style.size))
+        random = base.transform_filter(alt.datum.order == "random").mark_line(
+            strokeWidth=style.line, opacity=0.3
+        )
+        random = random.encode(strokeDash=look["strokeDash"])
+        chart = (random + lines + dots).properties(width=width, height=min(width, 13 * style.size))
         return _grid(style, chart, shown)
 
     subtitle = [
         about(style, table, "evaluation documents", table["tasks"].max()),
-        f"Mean {metric_name(table)} in % of the unpruned model's; by each task's own ranking.",
+        f"Mean {metric_name(table)} in % of the unpruned model's, by each task's own ranking; pale: "
+        "in random order.",
     ]
     return fitted(build, style, len(shown), title, subtitle)
 
