@@ -95,8 +95,8 @@ def pruning_by_model(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMi
 
     subtitle = [
         about(style, table, "evaluation documents", table["tasks"].max()),
-        f"Mean {metric_name(table)} in % of the unpruned model's, by each task's own ranking; pale: "
-        "in random order.",
+        f"Mean {metric_name(table)} in % of the unpruned model's, by each task's own ranking; "
+        "pale: in random order.",
     ]
     return fitted(build, style, len(shown), title, subtitle)
 
