@@ -20,6 +20,7 @@ get what they run by pickle, in the environment and with the standard output of 
 import ast
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -164,7 +165,7 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 
 def preload(scripts: Path) -> None:
-    """Import, once, what the job scripts import; only import: threads would not survive a fork."""
+    """Import, once, what the job scripts import; start no threads, which do not survive a fork."""
     importlib.import_module("snakemake.script")
     for script in scripts.glob("*.py"):
         for node in ast.walk(ast.parse(script.read_bytes())):
@@ -173,6 +174,20 @@ def preload(scripts: Path) -> None:
                     module = f"headcount.{alias.name}"
                     for name in [module, *LAZY.get(module, [])]:
                         importlib.import_module(name)
+    if "headcount.evaluations" in sys.modules:
+        read_once()
+
+
+@functools.cache
+def read_once() -> None:
+    """Fill the caches of what all jobs read: syntax trees of the code, transformers' old names."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from headcount import evaluations
+
+    for kind in evaluations.KINDS:
+        evaluations.code(kind)
+    get_checkpoint_conversion_mapping("opt")
 
 
 def serve() -> None:
