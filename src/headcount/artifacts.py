@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -260,7 +261,7 @@ def _flush(path: Path) -> None:
 # --- Parquet ---
 
 
-def write(path: str | Path, rows, schema: pa.Schema, provenance: dict) -> None:
+def write(path: str | Path, rows: Any, schema: pa.Schema, provenance: dict) -> None:
     """Write `rows` to the Parquet file `path`, cast to `schema`, with `provenance` inside.
 
     `rows` is a list of dicts, or what pyarrow makes a table of: a dict of columns, a polars frame.
@@ -279,7 +280,7 @@ def write(path: str | Path, rows, schema: pa.Schema, provenance: dict) -> None:
         temporary.write_bytes(_sealed(table, made))
 
 
-def labelled(rows, schema: pa.Schema, about: dict) -> pa.Table:
+def labelled(rows: Any, schema: pa.Schema, about: dict) -> pa.Table:
     """`rows`, as of `write`, as a table of `schema`, without its metadata.
 
     A column that they lack has the value of that name in `about` in every row; of a `model` that is
@@ -399,7 +400,7 @@ def read_json(path: str | Path) -> dict:
     return facts
 
 
-def hash_json(value) -> str:
+def hash_json(value: Any) -> str:
     """SHA-256 of what JSON can hold, whatever the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

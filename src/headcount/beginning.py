@@ -275,6 +275,6 @@ def write_task(directory: Path, name: str) -> None:
     print(f"{directory / name}.yaml is written. Its documents, an example to write over: {home}/")
 
 
-def _render(template: str, **values) -> str:
+def _render(template: str, **values: Any) -> str:
     text = (files("headcount") / "templates" / template).read_text(encoding="utf-8")
     return jinja2.Environment(keep_trailing_newline=True).from_string(text).render(**values)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
@@ -45,7 +46,7 @@ def told(what: str | Path) -> Iterator[None]:
 # --- reading ---
 
 
-def read(path: str | Path, trust_remote_code: bool = False, **placement):
+def read(path: str | Path, trust_remote_code: bool = False, **placement: Any) -> Any:
     """The model in the directory `path` and its tokenizer, both as transformers makes them.
 
     `placement` is for `from_pretrained`: dtype, device_map, max_memory. With `device_map={"":
@@ -71,7 +72,7 @@ def read(path: str | Path, trust_remote_code: bool = False, **placement):
     return hf, tokenizer
 
 
-def complete(auto_class: type[AutoModelForCausalLM], path: Path, **loading) -> PreTrainedModel:
+def complete(auto_class: type[AutoModelForCausalLM], path: Path, **loading: Any) -> PreTrainedModel:
     """`auto_class.from_pretrained(path, **loading)`; raises `ModelError` unless it is complete."""
     hf, report = auto_class.from_pretrained(
         path, **loading, output_loading_info=True, ignore_mismatched_sizes=True

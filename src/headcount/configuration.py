@@ -8,6 +8,7 @@ import copy
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 
@@ -79,7 +80,7 @@ def completed(config: dict) -> dict:
     return config
 
 
-def _with_defaults(value, described: dict):
+def _with_defaults(value: Any, described: dict) -> Any:
     if "$ref" in described:
         described = schema()["$defs"][described["$ref"].rpartition("/")[2]] | described
     if not isinstance(value, dict):

@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -113,7 +114,7 @@ def _refuse_code_elsewhere(path: Path) -> None:
                 )
 
 
-def _write(hf: PreTrainedModel, tokenizer, target: Path) -> None:
+def _write(hf: PreTrainedModel, tokenizer: Any, target: Path) -> None:
     """Save a model as one that was never quantised; the directory `target` appears when complete.
 
     transformers refuses to save one that remembers its quantisation.

@@ -42,7 +42,9 @@ PACKAGES = ("torch", "transformers")
 KINDS = {"evaluations": likelihoods, "gradients": gradients}  # and what computes them
 
 
-def context(fingerprint: str, dtype: str, way: str | None = None, layout: dict | None = None):
+def context(
+    fingerprint: str, dtype: str, way: str | None = None, layout: dict | None = None
+) -> dict:
     """What decides a model's numbers, beside prompts and masks.
 
     `fingerprint` is that of the checkpoint (`checkpoint_files.fingerprint`), `way` that of
@@ -73,7 +75,7 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for parts in self.parts.values():
             parts.close()
 

@@ -32,7 +32,7 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
 class _Memory:
     """Hashes of large files by what the system says of each; a file that is written atomically."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.path = home / "headcount" / "hashes.json"
         self.found: dict[str, str] = {}

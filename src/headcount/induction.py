@@ -46,7 +46,9 @@ def prefix_matching(
     for i, length in enumerate(_lengths(model, sequences, vocabulary)):
         tokens = bos + _draw(vocabulary, length, seed, i) * REPEATS
 
-        def visit(layer: int, attention: Tensor, _z: Tensor, i=i, length=length) -> None:
+        def visit(
+            layer: int, attention: Tensor, _z: Tensor, i: int = i, length: int = length
+        ) -> None:
             scores[layer][i] = prefix_matching_score(attention, length, REPEATS, len(bos))
 
         with _visiting(model, visit):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from headcount import artifacts
 from headcount.artifacts import DamagedError
@@ -264,7 +265,7 @@ def _artifact_of(path: Path, directory: Path) -> Path:
     return directory / model / "tables" / f"{path.stem}.parquet"
 
 
-def flat(value, name: str = "") -> dict:
+def flat(value: Any, name: str = "") -> dict:
     """Nested dictionaries as one: names joined by dots -> values."""
     if not isinstance(value, dict) or not value:
         return {name: value}

@@ -17,6 +17,7 @@ with all of its arguments; in Python, importing this module registers it.
 import inspect
 import logging
 from pathlib import Path
+from typing import Any
 
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
@@ -38,7 +39,7 @@ class _Complete:
     """Loads as `AutoModelForCausalLM` does, and refuses a checkpoint that is not whole."""
 
     @staticmethod
-    def from_pretrained(path, **loading):
+    def from_pretrained(path: Path, **loading: Any) -> Any:
         return checkpoints.complete(AutoModelForCausalLM, path, **loading)
 
 
@@ -84,12 +85,12 @@ class HeadcountLM(HFLM):
 
     def __init__(
         self,
-        pretrained,
+        pretrained: Any,
         heads: str | None = None,
         ffns: str | None = None,
         artifacts: str = "artifacts",
-        **hflm,
-    ):
+        **hflm: Any,
+    ) -> None:
         """Remove heads and FFNs by `heads` and `ffns`, each a RANKING@LEVEL.
 
         RANKING is a Parquet file or, of a model that was studied, a name below its rankings in the
@@ -116,7 +117,7 @@ class HeadcountLM(HFLM):
         self._masks = Masks.removing(self._gated, [removed])
         self._removed = {"heads_removed": len(removed[0]), "ffns_removed": len(removed[1])}
 
-    def loglikelihood(self, requests, disable_tqdm=False):
+    def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list:
         """(log-likelihood, is greedy) of each request, with its name where it has none."""
         try:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -127,7 +128,9 @@ class HeadcountLM(HFLM):
                 f"{request.idx}: {error}"
             ) from error
 
-    def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+    def _loglikelihood_tokens(
+        self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list:
         """(log-likelihood, is greedy) of each (texts, context tokens, continuation tokens)."""
         if not requests:
             return []
@@ -142,11 +145,11 @@ class HeadcountLM(HFLM):
         sums, greedy = log_likelihoods(self._gated, prompts, self._masks)  # [1, requests]
         return list(zip(sums[0].tolist(), greedy[0].tolist(), strict=True))
 
-    def generate_until(self, requests, disable_tqdm=False):
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list:
         with without(self._gated, *self._masks.of(0)):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
-    def set_cache_hook(self, cache_hook) -> None:
+    def set_cache_hook(self, cache_hook: Any) -> None:
         """Refuse lm-eval's cache of answers for a pruned model, since it does not know the mask."""
         if any(self._removed.values()):
             raise ValueError(

@@ -11,6 +11,7 @@ is defined where the metric is lm-eval's own accuracy over choices, and null els
 """
 
 from pathlib import Path
+from typing import Any
 
 from headcount.suggestions import did_you_mean
 from headcount.task_files import Function, TaskError
@@ -69,7 +70,7 @@ def _is_mean(config: dict, entry: dict) -> bool:
     return bool(computed and aggregation == "mean" and higher)
 
 
-def _name(metric) -> str:
+def _name(metric: Any) -> str:
     """A metric's name, of one that is a function the function's."""
     if isinstance(metric, Function):
         return metric.rpartition(".")[2]
@@ -105,13 +106,13 @@ class Metrics:
         self._of_task(task, metric)
 
     @classmethod
-    def of_task(cls, task, metric: str | None = None) -> "Metrics":
+    def of_task(cls, task: Any, metric: str | None = None) -> "Metrics":
         """The metrics of an lm-eval task that is loaded already."""
         metrics = cls.__new__(cls)
         metrics._of_task(task, metric)
         return metrics
 
-    def _of_task(self, task, metric: str | None) -> None:
+    def _of_task(self, task: Any, metric: str | None) -> None:
         self.task = task
         self.name = headline(vars(task.config), metric)
 

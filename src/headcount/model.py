@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,10 +82,10 @@ class LanguageModel:
     def __init__(
         self,
         hf: PreTrainedModel,
-        tokenizer,
+        tokenizer: Any,
         memory: float = MEMORY,
         layout: Layout | None = None,
-    ):
+    ) -> None:
         self.memory = memory
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -141,12 +142,12 @@ class LanguageModel:
         return self._lm_eval.max_length
 
     @cached_property
-    def _lm_eval(self):
+    def _lm_eval(self) -> Any:
         """lm-eval's own model around this one, of which only the tokenisation is used."""
         from lm_eval.models.huggingface import HFLM
 
         class Encoder(HFLM):
-            def _loglikelihood_tokens(self, requests, **_):
+            def _loglikelihood_tokens(self, requests: list, **_: Any) -> list:
                 return requests
 
         return Encoder(pretrained=self.hf, tokenizer=self.tokenizer, batch_size=1)
@@ -253,7 +254,7 @@ def _on_z(
     return (function(layer, z).flatten(-2),)  # [B, T, H * head_dim]
 
 
-def _on_ffn(function: Callable, layer: int, _module: nn.Module, _inputs: tuple, output):
+def _on_ffn(function: Callable, layer: int, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
     if isinstance(output, tuple):  # a mixture of experts, with its router's logits
         return (function(layer, output[0]), *output[1:])
     return function(layer, output)

@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,7 +44,7 @@ class NoParityError(FileNotFoundError):
 
 def compare(
     model: LanguageModel,
-    reference,
+    reference: Any,
     prompts: pa.Table,
     yaml: str | Path,
     shots: int,
@@ -84,7 +85,7 @@ def compare(
     return rows, metrics
 
 
-def edge_cases(model: LanguageModel, reference, prompts: pa.Table) -> list[dict]:
+def edge_cases(model: LanguageModel, reference: Any, prompts: pa.Table) -> list[dict]:
     """Rows of the artifact `parity` for requests that tasks seldom make, built from four of theirs.
 
     The context is empty, ends in white space, is longer than the window, or mostly belongs to the
@@ -124,7 +125,7 @@ def edge_cases(model: LanguageModel, reference, prompts: pa.Table) -> list[dict]
     return rows
 
 
-def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool = False):
+def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool = False) -> Any:
     """lm-eval's HFLM for the checkpoint in `path`, which keeps its `answers` to requests.
 
     An answer is (context, continuation, log-likelihood in nats, is greedy).
@@ -132,7 +133,7 @@ def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool 
     from lm_eval.models.huggingface import HFLM
 
     class Recorder(HFLM):
-        def loglikelihood(self, requests, disable_tqdm=True):
+        def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list:
             answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
             self.answers += [(*r.args, *a) for r, a in zip(requests, answers, strict=True)]
             return answers
@@ -156,7 +157,7 @@ def _choices(evaluation: Evaluation, scores: Scores) -> set[str]:
     return chosen
 
 
-def _same_result(a, b) -> bool:
+def _same_result(a: Any, b: Any) -> bool:
     """Whether two results of a document, numbers or tuples of numbers and arrays, are the same."""
     if isinstance(a, tuple):
         return all(map(_same_result, a, b))
@@ -170,7 +171,9 @@ def _first(prompts: pa.Table) -> pa.Table:
     return prompts.filter(pc.field("doc_id").isin(list(requests)[: max(2, within)]))
 
 
-def _lm_eval(reference, batch_size: int, yaml, shots: int, limit: int, datasets) -> dict:
+def _lm_eval(
+    reference: Any, batch_size: int, yaml: Any, shots: int, limit: int, datasets: Any
+) -> dict:
     """Metrics of the task as lm-eval itself evaluates it: name, of every filter -> value."""
     import lm_eval
     from lm_eval.tasks import TaskManager

@@ -1,6 +1,7 @@
 """Cumulative pruning: the least important components removed first, level by level."""
 
 import json
+from typing import Any
 
 import polars as pl
 
@@ -89,7 +90,7 @@ def _rows(
     ]
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """A value that JSON does not know: numpy's and torch's numbers and arrays as Python's."""
     if hasattr(value, "tolist"):
         return value.tolist()

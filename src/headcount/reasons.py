@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -53,7 +54,7 @@ def _directory(path: Path) -> Path:
     raise NoReasonError(f"{path} is not among the artifacts of a study")
 
 
-def _value(value) -> str:
+def _value(value: Any) -> str:
     """A value as a person reads it: hashes are cut short."""
     text = value if isinstance(value, str) else json.dumps(value)
     is_hash = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,11 +127,11 @@ class Reference:
         some = "logits_to_keep" in inspect.signature(type(self.hf).forward).parameters
         return self._call(tokens, **({"logits_to_keep": last} if some else {})).logits[:, -last:]
 
-    def _call(self, tokens: list[list[int]], **options):
+    def _call(self, tokens: list[list[int]], **options: Any) -> Any:
         rows = torch.tensor(tokens * (1 + self.copies), device=self.model.device)
         return self.hf(input_ids=rows, use_cache=False, **options)
 
-    def _rounded(self, tokens: list[list[int]]):
+    def _rounded(self, tokens: list[list[int]]) -> Any:
         shape = (1 + self.copies) * len(tokens), len(tokens[0])
         return rounding(self.hf, shape, len(tokens), self.seed)
 
@@ -158,7 +159,7 @@ def _on_input(gate: Tensor, _module: nn.Module, inputs: tuple) -> tuple:
     return (_times(gate, inputs[0]), *inputs[1:])
 
 
-def _on_output(gate: Tensor, _module: nn.Module, _inputs: tuple, output):
+def _on_output(gate: Tensor, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
     if isinstance(output, tuple):  # of a mixture of experts, which returns its router's choice
         return (_times(gate, output[0]), *output[1:])
     return _times(gate, output)
@@ -200,7 +201,7 @@ def rounding(hf: nn.Module, shape: tuple[int, int], exact: int, seed: int) -> It
         yield
 
 
-def _off(shape: tuple[int, int], exact: int, products: bool, number):
+def _off(shape: tuple[int, int], exact: int, products: bool, number: Any) -> Any:
     """`number` [B, .., C] or [B * T, C] with errors: a random sign a token times r a channel.
 
     They are uncorrelated, as independent ones are, and cheaper to draw.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 INSTALLED = {"site-packages", "dist-packages"}
 # Installed modules that decide no number: they fetch files, read what is hashed as it was read, or
@@ -189,7 +190,7 @@ def _read(content: bytes, path: Path) -> _Source:
 class _Reader:
     """Writes a syntax tree down, once through, without what does nothing or only repeats."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tree: list[str] = []
         self.idle: list = []  # values of the statements that were left out
         self.imports: set[tuple[int, str]] = set()
@@ -217,7 +218,7 @@ class _Reader:
                 self.tree.append(repr(value))
         self.tree.append(")")
 
-    def _item(self, item) -> None:
+    def _item(self, item: Any) -> None:
         if isinstance(item, ast.Pass):
             return
         if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):

@@ -100,7 +100,7 @@ def placed(config: dict, yaml: str | Path) -> dict:
     if config.get("dataset_path") not in READERS or not config.get("dataset_kwargs"):
         return config
 
-    def found(path):
+    def found(path: str) -> str:
         if isinstance(path, list):
             return [found(one) for one in path]
         if not isinstance(path, str) or "://" in path or glob(path, recursive=True):

@@ -6,6 +6,7 @@ lm-eval would score as wrong in every document.
 
 import ast
 import re
+from typing import Any
 
 import jinja2
 import polars as pl
@@ -92,12 +93,12 @@ def _targets(config: dict, frame: pl.LazyFrame, columns: list[str]) -> list[str]
     ]
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _names_a_choice(doc: dict, target, choices) -> bool:
+def _names_a_choice(doc: dict, target: Any, choices: Any) -> bool:
     value, names = _rendered(doc, target), _choices(doc, choices)
     if isinstance(value, list):
         return any(isinstance(one, int) and 0 <= one < len(names) for one in value)
@@ -106,7 +107,7 @@ def _names_a_choice(doc: dict, target, choices) -> bool:
     return value in names
 
 
-def _rendered(doc: dict, target):
+def _rendered(doc: dict, target: Any) -> Any:
     """A document's target as lm-eval makes it."""
     if not isinstance(target, str):
         return target
@@ -118,7 +119,7 @@ def _rendered(doc: dict, target):
     return text
 
 
-def _choices(doc: dict, choices) -> list:
+def _choices(doc: dict, choices: Any) -> list:
     if isinstance(choices, dict):
         return [*choices.values()]
     if isinstance(choices, str):

@@ -8,6 +8,7 @@ import importlib.util
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from headcount import yaml_files
 
@@ -92,7 +93,7 @@ def with_included(yaml: Path) -> dict:
     return merged | config
 
 
-def values(config) -> list:
+def values(config: Any) -> list:
     """The scalars in a configuration, at any depth."""
     if isinstance(config, dict):
         return [value for inner in config.values() for value in values(inner)]
@@ -101,7 +102,7 @@ def values(config) -> list:
     return [config]
 
 
-def plain(config):
+def plain(config: Any) -> Any:
     """A configuration, or a part of one, as JSON can hold it, keys in alphabetical order."""
     if isinstance(config, dict):
         return {str(key): plain(config[key]) for key in sorted(config, key=str)}
@@ -122,7 +123,7 @@ def raw(yaml: Path) -> dict:
     class Loader(getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)):  # type: ignore[misc]
         pass
 
-    def function(loader, suffix, node):
+    def function(loader: Any, suffix: str, node: Any) -> Any:
         name = Function(loader.construct_scalar(node))
         name.home = yaml.resolve().parent
         return name

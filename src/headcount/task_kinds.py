@@ -8,10 +8,11 @@ Only files are read: lm-eval is not imported, nothing is downloaded.
 
 import ast
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -96,7 +97,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
     )
 
 
-def _told(problems: list[str], function, config: dict, argument):
+def _told(problems: list[str], function: Callable, config: dict, argument: Any) -> Any:
     """What `function` returns; a `TaskError` of its is added to the problems."""
     try:
         return function(config, argument)

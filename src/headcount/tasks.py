@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from itertools import groupby, islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -118,7 +119,7 @@ def version(yaml: str | Path) -> float | str | None:
     return (config.get("metadata") or {}).get("version")
 
 
-def load(yaml: str | Path, datasets: str | Path | None = None, **overrides):
+def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any) -> Any:
     """The lm-eval task defined in `yaml`, with configuration keys replaced by `overrides`.
 
     `datasets` is a mirror of the hub's datasets, as `headcount.task_data` says. lm-eval's command
@@ -281,7 +282,7 @@ def remarks(rows: list[dict], limits: Limits) -> list[str]:
     return said
 
 
-def _drawn(held, kind: Kind, limits: Limits, seed: int, evaluated: set[str]) -> list[int]:
+def _drawn(held: Any, kind: Kind, limits: Limits, seed: int, evaluated: set[str]) -> list[int]:
     """Indices of the calibration documents, none of which is evaluated as well."""
     docs = held.task_docs
     order = np.arange(kind.calibrates_beyond, len(docs))
@@ -301,7 +302,7 @@ def as_json(doc: dict) -> str:
     return json.dumps(doc, default=str)
 
 
-def _requests(task, kind: Kind, shots: int, split: str, **which) -> list[dict]:
+def _requests(task: Any, kind: Kind, shots: int, split: str, **which: Any) -> list[dict]:
     """Rows for the requests of `task`'s evaluated documents, as `lm_eval` would render them."""
     pool = len(task.sampler.df) if hasattr(task, "sampler") else 0
     # lm-eval draws one more where it leaves the query out, by the names of the splits (None too).
@@ -347,12 +348,12 @@ def _requests(task, kind: Kind, shots: int, split: str, **which) -> list[dict]:
     return rows
 
 
-def _recorded(task) -> list[list[dict]]:
+def _recorded(task: Any) -> list[list[dict]]:
     """The examples of each document in turn, filled while the task's requests are built."""
     drawn: list[list[dict]] = []
     sample = task.sampler.sample
 
-    def recording(*args, **kwargs):
+    def recording(*args: Any, **kwargs: Any) -> Any:
         drawn.append(list(sample(*args, **kwargs)))
         return drawn[-1]
 

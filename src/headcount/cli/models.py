@@ -3,11 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from headcount.cli import told
 
 
-def add_to(commands) -> None:
+def add_to(commands: Any) -> None:
     verify = commands.add_parser(
         "verify", help="compare headcount with the unmodified model, property by property"
     )

@@ -3,11 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from headcount.cli import told
 
 
-def add_to(commands) -> None:
+def add_to(commands: Any) -> None:
     for name, run, what in (
         ("summary", _summary, "how much can be removed"),
         ("compare-paper", _compare_paper, "which of the paper's findings hold here"),

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from headcount.cli import told
 
 
-def add_to(commands) -> None:
+def add_to(commands: Any) -> None:
     init = commands.add_parser("init", help="write the configuration of a study of your own")
     init.add_argument("--model", required=True, help="of the hub, a directory, or a GGUF file")
     init.add_argument("--tasks", default="", help="lm-eval tasks, separated by commas")

@@ -1,5 +1,7 @@
 """Figures of single heads and FFNs: heatmaps by layer, layer 0 at the bottom."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -54,7 +56,7 @@ def _share_color(style: Style) -> alt.Color:
     )
 
 
-def _legend(style: Style, **options) -> alt.Legend:
+def _legend(style: Style, **options: Any) -> alt.Legend:
     return alt.Legend(
         orient="bottom",
         gradientLength=style.width / 3,

@@ -57,7 +57,7 @@ def _noted(model: LanguageModel, inputs: dict, form: int) -> tuple[State, list[A
     carried: dict[str, dict] = {}
     others = tuple(_HandedOn() for _ in range(form - 1))
 
-    def note(*args, **kwargs) -> Tensor | tuple:
+    def note(*args: Any, **kwargs: Any) -> Tensor | tuple:
         hidden = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
         args = args[1:] if args and args[0] is hidden else args
         if seen and hidden is not seen[0]:
@@ -111,7 +111,7 @@ def run(model: LanguageModel, layer: int, state: State, arguments: Arguments) ->
     return State(hidden, carried)
 
 
-def leave(model: LanguageModel, hidden: Tensor, tokens: Tensor, **inputs) -> Tensor:
+def leave(model: LanguageModel, hidden: Tensor, tokens: Tensor, **inputs: Any) -> Tensor:
     """Logits [R, T, vocabulary] from hidden states after the last layer, of tokens [R, T]."""
     form = model.values_of_layer
     finished = (hidden, *(None,) * (form - 1)) if form else hidden
@@ -147,7 +147,7 @@ def outside(model: LanguageModel) -> list[nn.Module]:
     return [module for module in model.hf.modules() if module not in inside]
 
 
-def _offload_hook(module: nn.Module):
+def _offload_hook(module: nn.Module) -> Any:
     """The accelerate hook that loads the module's weights before it runs and drops them after."""
     hook = getattr(module, "_hf_hook", None)
     hooks = getattr(hook, "hooks", [hook])

@@ -8,6 +8,7 @@ time, since what the layers are called with is made for the rows of one.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class Own:
     calls: list[Arguments]  # of every layer
 
     @staticmethod
-    def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool):
+    def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool) -> Any:
         """The prompts in blocks of at most `rows` tokens."""
         equal = depends_on_length(model) or _chooses_keys(model)
         return rows_of.blocks(prompts, rows, share, equal=equal)
@@ -81,7 +82,7 @@ class Own:
         head = self.model.hf.get_output_embeddings()
         forward, chosen = head.forward, self.block.scored[part]
 
-        def of_chosen(hidden: Tensor, *args) -> Tensor:  # [R, T, d]
+        def of_chosen(hidden: Tensor, *args: Any) -> Tensor:  # [R, T, d]
             return forward(hidden.flatten(0, 1)[chosen.to(hidden.device)][None], *args)
 
         with replaced({head: of_chosen}):

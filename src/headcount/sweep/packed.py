@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Packed:
     last: Arguments  # of the last layer, with the scored tokens alone
 
     @staticmethod
-    def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool):
+    def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool) -> Any:
         """The prompts in blocks of at most `rows` tokens."""
         return trie.blocks(prompts, rows, share)
 

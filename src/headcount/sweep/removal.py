@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,11 @@ def _written(model: LanguageModel, layer: int, gone: Tensor, z: Tensor | None) -
 
 
 def _no_attention(
-    projection: nn.Module, extra: Tensor | None, *args, hidden_states: Tensor | None = None, **_
+    projection: nn.Module,
+    extra: Tensor | None,
+    *args: Any,
+    hidden_states: Tensor | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """What an attention module returns without a head: the output projection's bias."""
     hidden = args[0] if hidden_states is None else hidden_states  # [B, T, d]
@@ -192,7 +196,7 @@ def _nothing(hidden: Tensor) -> Tensor:
 
 
 def _no_ffn(
-    part: Parts, forward: Callable, added: Tensor | None, hidden: Tensor, *args, **kwargs
+    part: Parts, forward: Callable, added: Tensor | None, hidden: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor | tuple:
     """What an FFN returns that adds nothing, or `added` [.., d], to the residual stream.
 

@@ -14,6 +14,7 @@ so that removing each of L FFNs costs L (L + 1) / 2 passes through a layer, inst
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Masks:
         """Heads `[L][H]` and FFNs [L] that one mask keeps."""
         return [of_layer[mask] for of_layer in self.heads], self.ffns[mask]
 
-    def __getitem__(self, chosen) -> "Masks":
+    def __getitem__(self, chosen: Any) -> "Masks":
         heads = [of_layer[chosen] for of_layer in self.heads]
         return Masks(heads, self.ffns[chosen], self.ablation)
 

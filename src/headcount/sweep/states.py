@@ -42,7 +42,7 @@ class States:
     def __enter__(self) -> "States":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.file:
             self.file.close()
 
@@ -91,7 +91,7 @@ class _Filed(NamedTuple):
 class _File:
     """A temporary file without a name, and which parts of it are free."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.directory = tempfile.gettempdir()
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, open until `close`
         self.end = 0

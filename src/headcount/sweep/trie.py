@@ -141,7 +141,7 @@ def _node(
 class _Packing:
     """Lays tries out in a row, depth first, and cuts the row into units of attention."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tokens: list[np.ndarray] = []
         self.positions: list[np.ndarray] = []
         self.ends: list[np.ndarray] = []

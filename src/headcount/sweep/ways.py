@@ -8,6 +8,7 @@ weights.
 
 import inspect
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def _prompts(model: LanguageModel) -> list[Prompt]:
     return prompts
 
 
-def _places(block) -> Tensor:
+def _places(block: Any) -> Tensor:
     """The token of the block that each token of each prompt is, in the prompts' order."""
     return block.scored[block.rows[block.prompts.argsort(stable=True)]]
 
