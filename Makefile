@@ -38,7 +38,7 @@ test-slurm: $(TEST) .venv/slurm ## a study on a throwaway SLURM, as root on Debi
 test-cpus: $(TEST) ## the numerical tests as other processors compute
 	.venv/bin/python tests/processors.py $(RESULTS)
 
-lint: $(TEST) ## ruff, snakefmt, and Snakemake's own linter
+lint: $(TEST) ## ruff, mypy, snakefmt and Snakemake's own linter
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy src
