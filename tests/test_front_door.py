@@ -138,8 +138,8 @@ def test_check_tells_everything_a_line_each(study, headcount):
 def test_a_level_that_removes_none_is_a_note(study):
     config = configuration.read(study(levels={"heads": [0, 5, 50], "ffns": [0, 20, 34]}))
     notes = checks.check(config).notes
-    assert "levels.heads: 5 % of tiny's 12 heads removes none" in notes
-    assert "levels.ffns: 20 % of tiny's 3 ffns removes none" in notes
+    assert "levels.heads: 5 % of tiny's 12 heads is less than one" in notes
+    assert "levels.ffns: 20 % of tiny's 3 FFNs is less than one" in notes
 
 
 def test_names_of_nothing_are_a_note_and_one_name_for_two_tasks_is_a_problem(study):

@@ -137,4 +137,5 @@ def _idle_levels(config: dict) -> Iterator[str]:
             idle = [level for level in levels if level and not count_removed(level, number)]
             if idle:
                 shown = ", ".join(f"{level:g}" for level in idle)
-                yield f"{key}: {shown} % of {name}'s {number} {component} removes none"
+                kind = component.replace("ffns", "FFNs")
+                yield f"{key}: {shown} % of {name}'s {number} {kind} is less than one"
