@@ -39,7 +39,11 @@ KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
     "headcount.tasks": ["lm_eval.api.task", "lm_eval.tasks", "datasets"],
-    "headcount.model": ["lm_eval.models.huggingface", "transformers.models.opt.modeling_opt"],
+    "headcount.model": [
+        "lm_eval.models.huggingface",
+        "transformers.conversion_mapping",
+        "transformers.models.opt.modeling_opt",
+    ],
 }
 
 
@@ -180,14 +184,14 @@ def preload(scripts: Path) -> None:
 
 @functools.cache
 def read_once() -> None:
-    """Fill the caches of what all jobs read: syntax trees of the code, transformers' old names."""
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    """Fill the caches of what all jobs read: syntax trees of the code, transformers' old names.
 
-    from headcount import evaluations
-
+    It imports nothing: of every script, this one's imports are a part of what it means.
+    """
+    evaluations = sys.modules["headcount.evaluations"]
     for kind in evaluations.KINDS:
         evaluations.code(kind)
-    get_checkpoint_conversion_mapping("opt")
+    sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("opt")
 
 
 def serve() -> None:

@@ -89,7 +89,7 @@ def test_a_truncated_file_is_refused(written, kept):
 
 def test_what_others_wrote_is_refused(written):
     pq.write_table(pa.table({"layer": [1]}), written)
-    with pytest.raises(artifacts.DamagedError, match="does not say what it was made of"):
+    with pytest.raises(artifacts.DamagedError, match="does not record what it was made from"):
         artifacts.provenance(written)
 
 

@@ -137,7 +137,7 @@ def test_each_component_is_cut_at_its_own_level(artifacts_of_opt, tmp_path, monk
         ("--model m --heads task OUT", "'task' is no RANKING@LEVEL.*: aggregate/5-shot@70, say"),
         ("--model m --heads task@ OUT", "'task@' is no RANKING@LEVEL"),
         ("--model m --heads task@101 OUT", "'task@101' is no RANKING@LEVEL"),
-        ("--model m OUT", "name what is removed: --heads RANKING@LEVEL"),
+        ("--model m OUT", "say what to remove: --heads RANKING@LEVEL"),
         ("--model mm --heads task@50 OUT", r"no model 'mm' in .*\(there: m\): did you mean m\?"),
         ("--model m --heads tsk@50 OUT", "'tsk' is not there: .*aggregate/0-shot, .*task/0"),
         (

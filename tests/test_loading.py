@@ -333,7 +333,7 @@ def with_code(path, monkeypatch, tmp_path):
 
 
 def test_code_runs_when_the_configuration_says_so(logits, with_code):
-    told = "trust_remote_code: true of the model"
+    told = "allow it: trust_remote_code: true"
     with pytest.raises(ModelError, match=told):
         resolved(with_code)
     with pytest.raises(ModelError, match=told):
