@@ -163,7 +163,7 @@ def _dots(
     step = 0.9 * style.size
     title, low, high = {
         "rho": ("Spearman's rho", "permuted_low", "permuted_high"),
-        "overlap": ("top 30 % in common", "zero", "overlap_chance"),
+        "overlap": (["top 30 %", "in common"], "zero", "overlap_chance"),
     }[statistic]
     table = table.with_columns(
         zero=0.0,
