@@ -23,8 +23,9 @@ GPU_BYTES = (
     24e9  # weights that one GPU is taken to have room for; a larger model is placed by `auto`
 )
 TRIED = 40  # documents that the cost is told from
-NUMBERS = (2500, 1000, 500, 200, 100, 50)  # of documents, the paper's first
-HOURS = 1  # that a study on this machine is to take
+NUMBERS = (2500, 1000, 500, 200, 100, 50, 30, 20)  # of documents, the paper's first
+ENOUGH = 50  # documents: rather than fewer, fewer levels
+MINUTES = 5  # that a first look is to take on this machine
 
 
 class BeginningError(ValueError):
@@ -73,9 +74,12 @@ def begin(
     _refuse(study)
     size = plan.size_of(configuration.completed(study)["models"][_name(model)])
     why = _place(entry, size)
-    study["levels"], why["levels"] = levels(size.heads, size.ffns)
-    study["random_rankings"] = 2
-    study["limits"], why["limits"] = _limits(study, size, entry)
+    for step, random in ((10, 2), (20, 1)):
+        study["levels"], why["levels"] = levels(size.heads, size.ffns, step)
+        study["random_rankings"] = random
+        study["limits"], why["limits"] = _limits(study, size)
+        if study["limits"]["calibration"] >= ENOUGH:
+            break
     _refuse(study)
     text = _render(
         "study.yaml",
@@ -170,23 +174,24 @@ def _place(entry: dict, size: plan.Size) -> dict[str, str]:
 # --- levels and documents ---
 
 
-def levels(heads: int, ffns: int) -> tuple[dict, str]:
-    """Levels at which other numbers of components go, ten at most, and why."""
-    of_heads, of_ffns = _steps(heads), _steps(ffns)
+def levels(heads: int, ffns: int, step: int) -> tuple[dict, str]:
+    """Levels at which other numbers of components are removed, `step` percent apart, and why."""
+    of_heads, of_ffns = _steps(heads, step), _steps(ffns, step)
     combined = {"heads": [level for level in of_heads if level <= 70][::2], "ffns": of_ffns[:3]}
     even = f"of {heads} heads and {ffns} FFNs, each level removes a whole number more"
     return {"heads": of_heads, "ffns": of_ffns, "combined": combined}, even
 
 
-def _steps(components: int) -> list[int]:
-    """Whole percentages of 0, 1, 2... tenths of the components, or of each of fewer than ten."""
-    if components >= 10:
-        return [*range(0, 100, 10)]
+def _steps(components: int, step: int) -> list[int]:
+    """Whole percentages, `step` apart, or of each component where there are fewer than that."""
+    if components * step >= 100:
+        return [*range(0, 100, step)]
     return [ceil(100 * count / components) for count in range(components)]
 
 
-def _limits(study: dict, size: plan.Size, entry: dict) -> tuple[dict, str]:
+def _limits(study: dict, size: plan.Size) -> tuple[dict, str]:
     """As many documents as this machine does in the time, and why."""
+    study = {**study, "limits": {"calibration": TRIED, "evaluation": TRIED}}
     config = configuration.completed(study)
     memory = config["models"][next(iter(study["models"]))]["memory"] * 2**20
     try:
@@ -195,14 +200,16 @@ def _limits(study: dict, size: plan.Size, entry: dict) -> tuple[dict, str]:
     except TaskError:
         few = {"calibration": 100, "evaluation": 100}
         return few, "documents at most; the paper has 2500 to calibrate and evaluates all"
-    within = [n for n in NUMBERS if hours * n / TRIED <= HOURS]
+    known = [count for counts in _documents(study).values() for count in counts.values() if count]
+    minutes = 60 * hours / min([TRIED, *known])  # of a document
+    within = [n for n in NUMBERS if minutes * n <= MINUTES]
     number = within[0] if within else NUMBERS[-1]
     limits: dict[str, int | None]
     limits = {"calibration": number, "evaluation": number if number < NUMBERS[0] else None}
     why = "as in the paper"
     if number < NUMBERS[0]:
-        aim = "as many as this machine does in about an hour" if within else "few, for a first look"
-        why = f"{aim}; the paper has 2500, and evaluates all"
+        aim = f"as many as this machine does in {MINUTES} minutes" if within else "few"
+        why = f"{aim}, for a first look; raise them for results (the paper: 2500, and all)"
     single = {task: there for task, there in _singles(config).items() if there <= number}
     if single:
         limits["evaluation"] = min(single.values()) // 2
@@ -223,14 +230,21 @@ def _singles(config: dict) -> dict[str, int]:
     return found
 
 
+def _documents(study: dict) -> dict[str, dict[str, int | None]]:
+    """Task -> split -> how many documents it has; None where its files cannot be looked into."""
+    found = {}
+    for task in tasks.expand(study["tasks"], study["task_path"]):
+        of_task = _configuration(task, study)
+        found[task] = {
+            split: _count(of_task, split, study["datasets"]) for split in task_data.splits(of_task)
+        }
+    return found
+
+
 def _found(study: dict) -> list[str]:
     """A line for each task: the documents that it has, where its files can be looked into."""
     lines = []
-    for task in tasks.expand(study["tasks"], study["task_path"]):
-        of_task = _configuration(task, study)
-        counts = {
-            split: _count(of_task, split, study["datasets"]) for split in task_data.splits(of_task)
-        }
+    for task, counts in _documents(study).items():
         known = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
         lines.append(f"{task}: {known or 'of the hub'}")
     return lines
