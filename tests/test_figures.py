@@ -39,6 +39,20 @@ def test_formats(directory, name):
     assert "<title>Chart" not in html
 
 
+def test_pages_do_not_need_what_is_remembered(tmp_path, monkeypatch):
+    """The script that draws is the same from memory, and where nothing can be remembered."""
+    chart = figures.style.note(figures.Style(), "A title", "two tasks")
+    homes = [tmp_path / "new", tmp_path / "new", tmp_path / "file" / "below"]
+    (tmp_path / "file").touch()
+    made = []
+    for home in homes:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        figures.save(chart, [tmp_path / "page.html"])
+        made.append((tmp_path / "page.html").read_bytes())
+    assert len([*(tmp_path / "new").rglob("*.js")]) == 1
+    assert made[0] == made[1] == made[2] and b"vegaEmbed" in made[0]
+
+
 @pytest.mark.parametrize("name", ["head_pruning", "ffn_pruning", "transfer"])
 def test_controls_are_on_every_curve(directory, name):
     svg = (directory / "figures" / f"{name}.svg").read_text()

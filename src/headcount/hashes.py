@@ -20,6 +20,11 @@ LARGE = 64 * 2**20  # bytes
 HUB_NAME = re.compile("[0-9a-f]{64}")
 
 
+def memory() -> Path:
+    """The directory in which headcount remembers what takes long to find out."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "headcount")
+
+
 def file_hashes(paths: Sequence[Path]) -> list[str]:
     """The SHA-256 of the content of each file."""
     memory = _Memory()
@@ -33,8 +38,7 @@ class _Memory:
     """Hashes of large files by what the system says of each; a file that is written atomically."""
 
     def __init__(self) -> None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.path = home / "headcount" / "hashes.json"
+        self.path = memory() / "hashes.json"
         self.found: dict[str, str] = {}
         try:
             self.known = json.loads(self.path.read_text())

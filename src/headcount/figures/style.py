@@ -5,7 +5,6 @@ size that is written here. Orders of removal have the same colour, dash and shap
 and Ito's palette, which colour-blind readers can tell apart, and dashes and shapes for grey print.
 """
 
-import html
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import polars as pl
 import vl_convert
 
 from headcount.artifacts import atomic
+from headcount.figures import web
 
 PRESETS = {  # name -> width and size of text, in points
     "column": (238, 7.0),  # 3.3 inches
@@ -135,7 +135,8 @@ def fitted(
 
 
 def _width(chart: alt.TopLevelMixin) -> float:
-    return float(re.search(r'width="([\d.]+)"', _svg(chart)).group(1))
+    svg = vl_convert.vegalite_to_svg(_specification(chart))
+    return float(re.search(r'width="([\d.]+)"', svg).group(1))
 
 
 def _dressed(
@@ -155,13 +156,15 @@ def _dressed(
     looks: dict[str, Any]
     looks = {"fontSize": size + 1, "subtitleFontSize": small, "subtitleColor": "#444444"}
     looks |= {"anchor": "start", "frame": "bounds", "offset": 6, "subtitlePadding": 2}
-    return (
-        titled.configure(font=FONT, padding=2, aria=False)
-        .configure_view(stroke=None)
-        .configure_axis(**axis, labelOverlap=True)
-        .configure_header(**header)
-        .configure_legend(**legend, gradientThickness=size)
-        .configure_title(**looks)
+    return titled.configure(  # at once: to add to a chart is to copy it
+        font=FONT,
+        padding=2,
+        aria=False,
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(**axis, labelOverlap=True),
+        header=alt.HeaderConfig(**header),
+        legend=alt.LegendConfig(**legend, gradientThickness=size),
+        title=alt.TitleConfig(**looks),
     )
 
 
@@ -171,12 +174,13 @@ def save(chart: alt.TopLevelMixin, files: Sequence[str | Path]) -> None:
     PNG at 300 pixels an inch, SVG and PDF at the size of the preset, and HTML that needs no network
     and fits a narrow screen.
     """
-    svg = _svg(chart)
+    specification = _specification(chart)
+    svg = vl_convert.vegalite_to_svg(specification)
     made = {
         "svg": lambda: re.sub(r'(width|height)="([\d.]+)"', r'\1="\2pt"', svg, count=2).encode(),
         "png": lambda: vl_convert.svg_to_png(svg, scale=PPI / 72, ppi=72),
         "pdf": lambda: vl_convert.svg_to_pdf(svg),
-        "html": lambda: _page(chart).encode(),
+        "html": lambda: web.page(specification).encode(),
     }
     for path in files:
         with atomic(path) as temporary:
@@ -186,24 +190,6 @@ def save(chart: alt.TopLevelMixin, files: Sequence[str | Path]) -> None:
 def _specification(chart: alt.TopLevelMixin) -> dict:
     with alt.data_transformers.enable("default", max_rows=None):
         return chart.to_dict()
-
-
-def _svg(chart: alt.TopLevelMixin) -> str:
-    return vl_convert.vegalite_to_svg(_specification(chart))
-
-
-def _page(chart: alt.TopLevelMixin) -> str:
-    """The chart as a web page: the drawing shrinks with the window."""
-    specification = _specification(chart)
-    page = vl_convert.vegalite_to_html(specification, bundle=True, renderer="svg")
-    title = html.escape(" ".join(specification["title"]["text"]))
-    fluid = (
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
-        ".vega-embed,.chart-wrapper{display:block!important;max-width:960px}"
-        ".vega-embed svg.marks{width:100%;height:auto}</style>"
-    )
-    page = page.replace("<title>Chart</title>", f"<title>{title}</title>", 1)
-    return page.replace("<head>", f"<head>{fluid}", 1)
 
 
 def note(style: Style, title: str, needs: str) -> alt.TopLevelMixin:
