@@ -86,10 +86,7 @@ onstart:
     # Snakemake's handler waits for a lock that the thread which it interrupts may hold, then for ever.
     # To end at once loses nothing.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # So do the jobs on this machine.
-    if workflow.local_exec:
-        preloaded.start()
-    else:
+    if not workflow.local_exec:
         import lacking
 
         DISPLAY.explain = lacking.Explanation(workflow.dag, GROWTH)

@@ -4,7 +4,7 @@ Importing them costs several CPU seconds, more than most jobs of a small study c
 where:
 
 - Snakemake calls `start`, which runs a *server*, this file, beside it. It imports what the scripts
-  import when the first job comes, and ends with Snakemake.
+  import while Snakemake works out what there is to do, and ends with Snakemake.
 - Snakemake starts each job's script in a process of its own, the *client*. `hand_over` sends the
   name of the script, the working directory and the environment (JSON) and the standard output and
   error (descriptors) to the server, waits, and leaves with the job's exit status.
@@ -20,7 +20,7 @@ get what they run by pickle, in the environment and with the standard output of 
 import ast
 import contextlib
 import ctypes
-import functools
+import gc
 import importlib
 import json
 import os
@@ -163,13 +163,9 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     max_children = 1000  # Snakemake decides how many jobs run
     request_queue_size = 1000
 
-    def process_request(self, request, client_address) -> None:
-        preload(Path(__file__).parent)
-        super().process_request(request, client_address)
-
 
 def preload(scripts: Path) -> None:
-    """Import, once, what the job scripts import; start no threads, which do not survive a fork."""
+    """Import what the job scripts import; start no threads, which do not survive a fork."""
     importlib.import_module("snakemake.script")
     for script in scripts.glob("*.py"):
         for node in ast.walk(ast.parse(script.read_bytes())):
@@ -180,9 +176,9 @@ def preload(scripts: Path) -> None:
                         importlib.import_module(name)
     if "headcount.evaluations" in sys.modules:
         read_once()
+    gc.freeze()  # the children neither collect what is there nor copy its pages for it
 
 
-@functools.cache
 def read_once() -> None:
     """Fill the caches of what all jobs read: syntax trees of the code, transformers' old names.
 
@@ -195,8 +191,9 @@ def read_once() -> None:
 
 
 def serve() -> None:
-    with Server(_place(os.environ[ADDRESS]), Job) as server:
+    with Server(_place(os.environ[ADDRESS]), Job) as server:  # from here on, clients wait for it
         threading.Thread(target=end_with_parent, daemon=True).start()
+        preload(Path(__file__).parent)
         server.serve_forever()
 
 

@@ -109,6 +109,7 @@ def test_other_code_takes_nothing(opt, store, swept, monkeypatch):
         evaluations.log_likelihoods(opt, prompts, masks, opened)
     swept.clear()
     monkeypatch.setattr(source_code.Sources, "hash", lambda sources: "other code")
+    monkeypatch.setattr(evaluations, "code", evaluations.code.__wrapped__)  # as in a new process
     with store() as opened:
         evaluations.log_likelihoods(opt, prompts, masks, opened)
     assert swept

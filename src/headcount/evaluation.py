@@ -66,11 +66,9 @@ class Evaluation:
     @property
     def chance(self) -> float | None:
         """The headline metric of guessing, or None where that is not defined."""
-        counts = Counter(row["doc_id"] for row in self.requests)
-        of_docs = [
-            self.metrics.chance(doc, counts[doc_id])
-            for doc_id, doc in zip(self.doc_ids, self.docs, strict=True)
-        ]
+        requests = Counter(row["doc_id"] for row in self.requests)
+        right = Counter(row["doc_id"] for row in self.requests if row["gold"])
+        of_docs = [self.metrics.chance(right[doc], requests[doc]) for doc in self.doc_ids]
         known = [chance for chance in of_docs if chance is not None]
         return float(np.mean(known)) if len(known) == len(of_docs) else None
 

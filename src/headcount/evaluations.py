@@ -21,7 +21,7 @@ CPU in float32 with one thread.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,12 @@ def context(
     return {"fingerprint": fingerprint, "dtype": dtype, "way": way, "layout": layout}
 
 
+@cache
 def code(kind: str) -> dict:
-    """What computes the rows of a kind: the meaning of the code, and versions of packages."""
+    """What computes the rows of a kind: the meaning of the code, and versions of packages.
+
+    Told once a process, which computes with the code that it has loaded.
+    """
     library = Path(headcount.__file__).parents[1]
     reached = source_code.reached([(library, KINDS[kind].__name__)])
     versions = reached.packages()

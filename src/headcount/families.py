@@ -11,7 +11,9 @@ experts.
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -244,10 +246,16 @@ def _returns_output_alone(attention: nn.Module) -> bool:
     forward = type(attention).forward
     if "shared_kv_states" in inspect.signature(forward).parameters:
         return False
+    return _source(forward).rstrip().endswith("return attn_output, attn_weights")
+
+
+@cache
+def _source(function: Callable) -> str:
+    """The source of a function, which all layers of a model have in common; empty without one."""
     try:
-        return inspect.getsource(forward).rstrip().endswith("return attn_output, attn_weights")
-    except (OSError, TypeError):  # no source to be had
-        return False
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
 
 
 def _number(module: nn.Module, *names: str) -> int | None:

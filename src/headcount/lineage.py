@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,12 @@ class Job:
     @cached_property
     def made_of(self) -> dict:
         """All that decides what the job writes, as it is now."""
-        splits = self.parameters.get("splits")
         return {
             "rule": self.rule,
             "wildcards": self.wildcards,
             "parameters": json.loads(json.dumps(self.parameters)),  # as it will be read
             "inputs": {
-                self.relative(path): content_of(self.places.get(path, path), splits)
+                self.relative(path): content_of(self.places.get(path, path))
                 for path in sorted(self.inputs)
                 if is_artifact(path)
             },
@@ -112,15 +111,19 @@ def is_artifact(path: str | Path) -> bool:
     return Path(path).suffix in (".parquet", ".json")
 
 
-def content_of(path: str | Path, splits: Sequence[str] | None = None) -> str | list | None:
-    """The content of an artifact, or of `splits` of it; None where there is none to be believed."""
+def content_of(path: str | Path) -> str | None:
+    """The content of an artifact; None where there is none to be believed."""
     try:
-        content = artifacts.provenance(path)["content"]
+        state = os.stat(path)
+        return _content(path, state.st_ino, state.st_size, state.st_ctime_ns)
     except (FileNotFoundError, DamagedError):
         return None
-    if splits and isinstance(content, dict):
-        return [content.get(split) for split in splits]
-    return content
+
+
+@cache
+def _content(path: str | Path, *_: int) -> str:
+    """The content of the artifact at `path`; many jobs read it, whose time of change is known."""
+    return artifacts.provenance(path)["content"]
 
 
 def from_directory(path: str | Path, source: str) -> bool:

@@ -146,7 +146,7 @@ class Metrics:
         if self.task.OUTPUT_TYPE != "multiple_choice":
             raise TaskError(f"a document with {requests} requests that are no choices")
         values = []
-        for sure in range(self.choices(doc, requests)):
+        for sure in range(self.choices(requests)):
             answers = [(0.0, True) if i == sure else (-1e3, False) for i in range(requests)]
             values.append(self.task.process_results(doc, answers)[self.name])
         best = max(values)
@@ -154,15 +154,18 @@ class Metrics:
             set(range(len(values))) if best > 0 else set()
         )
 
-    def choices(self, doc: dict, requests: int) -> int:
+    def choices(self, requests: int) -> int:
         """How many of a document's requests are choices; lm-eval adds one without a context to each
         where a task reports `acc_mutual_info`.
         """
         return requests // 2 if "acc_mutual_info" in self.task.aggregation() else requests
 
-    def chance(self, doc: dict, requests: int) -> float | None:
-        """The headline metric of guessing, or None where it is no accuracy over choices."""
+    def chance(self, right: int, requests: int) -> float | None:
+        """The headline metric of guessing on a document, by how many of its requests are right.
+
+        None where it is no accuracy over choices.
+        """
         guessed = self.task.OUTPUT_TYPE == "multiple_choice" and self.name in ACCURACIES
         if not guessed or self.task.config.process_results:
             return None
-        return len(self.gold(doc, requests)) / self.choices(doc, requests)
+        return right / self.choices(requests)

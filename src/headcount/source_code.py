@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -264,8 +264,14 @@ def _distributions(module: str) -> tuple[str, ...]:
     try:
         version(module)
     except PackageNotFoundError:
-        return tuple(packages_distributions().get(module, ()))
+        return tuple(_by_module().get(module, ()))
     return (module,)
+
+
+@cache
+def _by_module() -> Mapping[str, list[str]]:
+    """The distributions of every top-level module; half a second, for all that is installed."""
+    return packages_distributions()
 
 
 @cache

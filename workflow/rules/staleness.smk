@@ -14,6 +14,7 @@ VALUES = {
     "model": list(config["models"]),
     "task": [*STUDIED, *HELDOUT],
     "shots": [str(shots) for shots in config["shots"]],
+    "split": list(task_kinds.SPLITS),
     "component": ["heads", "ffns", "combined"],
     "across": ["cross_task", "cross_shot", "reliability"],
     "kind": ["prefix_matching", "copying"],
@@ -128,6 +129,8 @@ class ByTimes(type(workflow)):
         if asked and self.local_exec and "gpu" not in self.global_resources:
             # Snakemake does not limit what it was not told of: jobs would share a GPU.
             self.global_resources["gpu"] = len(gpus.visible()) or 1
+        if plugin and self.local_exec and not (self.dryrun or self.touch or OTHER):
+            preloaded.start()  # beside the work of finding out what there is to do
 
 
 if workflow.is_main_process:
