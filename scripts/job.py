@@ -127,13 +127,10 @@ def described(snakemake):
 
 
 def prompts(snakemake):
-    """The rows of the job's prompts, of the splits that it reads."""
-    import pyarrow.compute as pc
-
+    """The rows of the job's prompts."""
     from headcount import artifacts
 
-    rows = artifacts.read(snakemake.input.prompts)
-    return rows.filter(pc.field("split").isin(snakemake.params.splits))
+    return artifacts.read(*snakemake.input.prompts)
 
 
 def provenance(snakemake, **facts) -> dict:

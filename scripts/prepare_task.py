@@ -1,4 +1,4 @@
-"""Render a task's prompts with lm-eval."""
+"""Render the prompts of a task's calibration or evaluation documents with lm-eval."""
 
 import job
 
@@ -14,8 +14,8 @@ rows = tasks.prepare(
     limits=limits,
     seed=parameters.seed,
     datasets=parameters.place["datasets"],
-    calibrate=parameters.calibrate,
     metric=parameters.metric,
+    splits=[snakemake.wildcards.split],
 )
 artifacts.write(
     snakemake.output[0],

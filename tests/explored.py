@@ -152,8 +152,9 @@ class Invented:
                 for document in range(self.size.documents)
                 for choice, name in enumerate(("right", "wrong"))
             ]
-            path = f"tasks/{task}/{shots}-shot.parquet"
-            made.append(self.write(path, rows, "tasks", task=task, shots=shots, remarks=[]))
+            path = f"tasks/{task}/{shots}-shot/evaluation.parquet"
+            about = {"task": task, "shots": shots, "split": "evaluation", "remarks": []}
+            made.append(self.write(path, rows, "tasks", **about))
         return made
 
     def _pruning(self) -> dict[str, list[str]]:

@@ -128,15 +128,6 @@ def test_content_is_that_of_rows_and_of_what_is_read_of_the_provenance(tmp_path)
     assert content(tmp_path / "a.parquet", other, task="t") != first
 
 
-def test_every_split_has_a_content_of_its_own(tmp_path):
-    schema = pa.schema([("split", pa.string()), ("doc_id", pa.int32())])
-    calibration = [{"split": "calibration", "doc_id": 0}]
-    few, many = ([{"split": "evaluation", "doc_id": i} for i in range(n)] for n in (8, 12))
-    a, b = (content(tmp_path / "a.parquet", calibration + rows, schema) for rows in (few, many))
-    assert a["calibration"] == b["calibration"]
-    assert a["evaluation"] != b["evaluation"]
-
-
 # --- no place ---
 
 

@@ -169,7 +169,7 @@ def test_a_study_is_what_it_is_on_one_machine(local, start, tmp_path):
 
 def test_a_retry_gets_what_the_last_try_lacked(interrupted, start):
     """More time, or more memory; and jobs of a model alone ask for GPUs."""
-    (interrupted.directory / "artifacts/tasks/tiny_a/0-shot.parquet").unlink()
+    (interrupted.directory / "artifacts/tasks/tiny_a/0-shot/evaluation.parquet").unlink()
     model = STUDY["models"]["tiny"] | {"gpus": 1, "mem_mb": 1500, "runtime": 1}
     interrupted.configure(models={"tiny": model})
     disturb(interrupted, "tiny_b", "heads", SLEEP)

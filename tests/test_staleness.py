@@ -1,7 +1,7 @@
 """What runs again after an edit: nothing but what means something else, and all of that.
 
 Each row of the tables is an edit of the finished tiny study, and the jobs that a dry run would
-then execute. The whole study has 70.
+then execute. The whole study has 74.
 """
 
 import json
@@ -16,7 +16,7 @@ from study import FIGURES, STUDY, Study
 from headcount import artifacts
 from headcount.__main__ import main
 
-ALL = 70
+ALL = 74
 DRAWN = {f"draw_{name}": 1 for name in FIGURES}
 MODEL_JOBS = {"verify_model", "score_importance", "score_induction", "prune"}
 MODEL_JOBS |= {"prune_heldout", "prune_transfer"}
@@ -276,7 +276,7 @@ SEEN = {  # all jobs, or some of them
     "a line of preloaded.py": (append("scripts/preloaded.py", "\nCOUNT = 1\n"), ALL),
     "a line of induction.py": (append("src/headcount/induction.py", "\nCOUNT = 1\n"), INDUCTION),
     "a line of a figure": (append("src/headcount/figures/components.py", "\nCOUNT = 1\n"), DRAWN),
-    "a release of lm-eval": (upgraded, {"prepare_task": 6}),
+    "a release of lm-eval": (upgraded, {"prepare_task": 10}),
     "a level": (levels(heads=[0, 25, 50, 75]), HEAD_PRUNING),
     "a level less": (levels(heads=[0, 50]), HEAD_PRUNING),
     "the bootstrap": (
@@ -286,11 +286,11 @@ SEEN = {  # all jobs, or some of them
     "a random ranking": (configured(random_rankings=2), {"rank_controls": 4, "prune": 12}),
     "a number of shots": (
         configured(shots=[0, 1, 2]),
-        {"prepare_task": 3, "score_importance": 4, "prune": 6},
+        {"prepare_task": 5, "score_importance": 4, "prune": 6},
     ),
-    "documents to evaluate": (
-        configured(limits={"calibration": 10, "evaluation": 12}),
-        {"prepare_task": 6},
+    "documents to calibrate on": (
+        configured(limits={"calibration": 12, "evaluation": 8}),
+        {"prepare_task": 4, "score_importance": 8},
     ),
     "the type of numbers": (model(dtype="bfloat16"), {"verify_model": 1, "score_importance": 8}),
     "other weights": (other_weights, {"resolve_model": 1, "score_importance": 8}),
@@ -299,7 +299,7 @@ SEEN = {  # all jobs, or some of them
         {"score_importance": 4, "rank_by_task": 4, "rank_by_aggregate": 2},
     ),
     "sequences": (configured(induction={"sequences": 3}), INDUCTION),
-    "documents": (ANSWER, {"prepare_task": 2}),
+    "documents": (ANSWER, {"prepare_task": 4}),
     "a bit": (flipped, {"score_importance": 1}),
     "a figure cut short": (truncated, {"draw_summary": 1}),
     "a page cut short": (page_truncated, {"explore": 1}),
@@ -312,7 +312,7 @@ SEEN = {  # all jobs, or some of them
     "made by nobody": (of_nobody, {"rank_by_aggregate": 1, **ONE_RANKING}),
     ".snakemake lost, another seed": (
         both(forgotten, configured(seed=1)),
-        {"prepare_task": 6, "rank_controls": 4, "score_importance": 8},
+        {"prepare_task": 4, "rank_controls": 4, "score_importance": 8},
     ),
     ".snakemake lost, other weights": (both(forgotten, other_weights), {"resolve_model": 1}),
     ".snakemake lost, another estimator": (both(forgotten, estimator), {"score_importance": 4}),
@@ -331,9 +331,17 @@ def test_what_means_something_else_runs_again(study, edit, expected):
 
 
 @pytest.mark.slow
+def test_more_documents_to_evaluate_score_nothing(study):
+    study.configure(limits={"calibration": 10, "evaluation": 12})
+    stale = study.stale()
+    scored = {"score_importance", "rank_by_task", "rank_by_aggregate", "correlate"}
+    assert stale["prepare_task"] == stale["prune"] == 6 and not scored & set(stale)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [documents_behind_a_wildcard, documents_in_a_directory])
 def test_documents_are_seen_wherever_they_are(study, kind):
-    prompts = "artifacts/tasks/tiny_a/0-shot.parquet"
+    prompts = "artifacts/tasks/tiny_a/0-shot/evaluation.parquet"
     kind(study)
     assert study.run(prompts).returncode == 0
     assert study.stale(prompts) == {}
@@ -345,12 +353,12 @@ def test_documents_are_seen_wherever_they_are(study, kind):
 def test_what_a_tasks_code_reaches_is_seen(study, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(study.directory / "lm_tasks"))
     code_of_a_task(study)
-    assert study.stale()["prepare_task"] == 2
-    assert study.run("artifacts/tasks/tiny_a/0-shot.parquet").returncode == 0
+    assert study.stale()["prepare_task"] == 4
+    assert study.run("artifacts/tasks/tiny_a/0-shot/evaluation.parquet").returncode == 0
     study.append("lm_tasks/helper.py", "# a comment\n")
-    assert "prepare_task" not in study.stale("artifacts/tasks/tiny_a/0-shot.parquet")
+    assert "prepare_task" not in study.stale("artifacts/tasks/tiny_a/0-shot/evaluation.parquet")
     study.append("lm_tasks/helper.py", "COUNT = 1\n")
-    assert study.stale("artifacts/tasks/tiny_a/0-shot.parquet") == {"prepare_task": 1}
+    assert study.stale("artifacts/tasks/tiny_a/0-shot/evaluation.parquet") == {"prepare_task": 1}
 
 
 @pytest.mark.slow

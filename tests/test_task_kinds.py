@@ -265,8 +265,8 @@ def forget_modules():
         del sys.modules[name]
 
 
-def prompts(yaml, shots, mirror, limits=FEW, calibrate=False):
-    rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror, calibrate=calibrate)
+def prompts(yaml, shots, mirror, limits=FEW, splits=("evaluation",)):
+    rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror, splits=splits)
     return pa.Table.from_pylist(rows, artifacts.ROWS["tasks"])
 
 
@@ -404,12 +404,20 @@ def documents(table, split):
 @pytest.mark.parametrize("kind", OVERLAPPING)
 def test_calibration_and_evaluation_have_no_document_in_common(kind, mirror, yaml_of):
     yaml = yaml_of(OVERLAPPING[kind])
-    table = prompts(yaml, 2, mirror, Limits(4, 4), calibrate=True)
+    table = prompts(yaml, 2, mirror, Limits(4, 4), task_kinds.SPLITS)
     calibration, evaluation = (documents(table, s) for s in ("calibration", "evaluation"))
     assert len(calibration) == len(evaluation) == 4
     assert not calibration.keys() & evaluation.keys()
     for row in calibration.values():
         assert row["context"].count(json.loads(row["doc"])["question"]) == 1
+
+
+def test_limits_decide_the_prompts_of_their_split_alone(yaml_of):
+    limits = Limits(calibration=4, evaluation=6)
+    assert task_kinds.deciding(yaml_of(""), "evaluation", limits) == Limits(0, 6)
+    assert task_kinds.deciding(yaml_of(""), "calibration", limits) == Limits(4, None)
+    single = yaml_of(OVERLAPPING["one split"])
+    assert task_kinds.deciding(single, "calibration", limits) == limits
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -64,6 +64,31 @@ def test_calibration_documents_are_none_of_those_evaluated(yaml, shots):
     assert not ids["calibration"] & ids["evaluation"]
 
 
+def test_how_many_are_evaluated_decides_nothing_of_the_calibration_documents(yaml):
+    both = tasks.prepare(yaml, 1, tasks.Limits(10, 2), seed=0)
+    drawn = [row for row in both if row["split"] == "calibration"]
+    for evaluation in (2, 12, None):
+        limits = tasks.Limits(10, evaluation)
+        assert tasks.prepare(yaml, 1, limits, seed=0, splits=["calibration"]) == drawn
+
+
+def test_a_document_that_may_be_evaluated_does_not_calibrate(yaml, tmp_path):
+    """Also beyond the limit: the first half of the training split stands in the evaluated one."""
+    config = pyyaml.safe_load(Path(yaml).read_text())
+    files = config["dataset_kwargs"]["data_files"]
+    lines = Path(files["train"]).read_text().splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join(lines[:12]))
+    (tmp_path / "validation.jsonl").write_text("".join(lines[6:]))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+    task = edited(yaml, tmp_path, dataset_kwargs={"data_files": files})
+    rows = tasks.prepare(task, 0, tasks.Limits(100, 2), seed=0, splits=["calibration"])
+    assert {row["doc_id"] for row in rows} == set(range(6))
+    files["train"] = files["validation"]
+    task = edited(yaml, tmp_path, dataset_kwargs={"data_files": files})
+    with pytest.raises(tasks.TaskError, match=r"'validation' has them all.*beyond the limit"):
+        tasks.prepare(task, 0, tasks.Limits(100, 2), seed=0)
+
+
 def test_a_query_is_not_among_its_own_examples(yaml):
     for row in tasks.prepare(yaml, 5, tasks.Limits(24, 8), seed=0):
         query = row["context"].split("\n\n")[-1]
@@ -92,7 +117,7 @@ def test_gold_is_the_right_choice_and_the_leading_space_is_there(yaml):
 
 
 def test_held_out_tasks_have_no_calibration_documents(yaml):
-    rows = tasks.prepare(yaml, 0, LIMITS, seed=0, calibrate=False)
+    rows = tasks.prepare(yaml, 0, LIMITS, seed=0, splits=["evaluation"])
     assert {row["split"] for row in rows} == {"evaluation"}
 
 
@@ -261,8 +286,8 @@ def test_record_is_judged_by_the_best_entity(tmp_path):
         "entities": ["Anna", "Ben", "Paris"],
         "answers": ["Anna", "Ben"],
     }
-    docs = [{**doc, "idx": {"passage": i, "query": i}} for i in range(4)]
-    for split in ("train", "validation"):
+    for split, first in (("train", 0), ("validation", 4)):
+        docs = [{**doc, "idx": {"passage": i, "query": i}} for i in range(first, first + 4)]
         pq.write_table(pa.Table.from_pylist(docs), home / f"{split}.parquet")
     yaml = tasks.find("record")
     rows = tasks.prepare(yaml, 0, tasks.Limits(2, 2), seed=0, datasets=tmp_path)

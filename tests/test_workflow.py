@@ -176,7 +176,7 @@ def fails(study, target, message):
 
 def test_more_shots_than_examples_is_told(study):
     study.configure(shots=[24])
-    fails(study, "artifacts/tasks/tiny_a/24-shot.parquet", "24 shots need 25 examples")
+    fails(study, "artifacts/tasks/tiny_a/24-shot/evaluation.parquet", "24 shots need 25 examples")
 
 
 @pytest.mark.slow

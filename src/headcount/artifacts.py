@@ -20,7 +20,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headcount import temporaries
@@ -267,7 +266,7 @@ def write(path: str | Path, rows: Any, schema: pa.Schema, provenance: dict) -> N
     `rows` is a list of dicts, or what pyarrow makes a table of: a dict of columns, a polars frame.
     Columns that they lack are labels, which the provenance holds (see `labelled`). It also gets the
     `format` and, unless it has one, the `content`: a hash of the rows and of what is read of the
-    provenance; where rows belong to splits, one for each of these.
+    provenance.
 
     Raises `ValueError` when a null stands where the schema allows none.
     """
@@ -302,21 +301,12 @@ def labelled(rows: Any, schema: pa.Schema, about: dict) -> pa.Table:
     return table.select(schema.names).cast(schema).replace_schema_metadata(None)
 
 
-def _content(table: pa.Table, provenance: dict) -> str | dict[str, str]:
-    if "split" not in table.schema.names:
-        told = {key: value for key, value in provenance.items() if key not in UNREAD}
-        return hash_json([_hash_rows(table), told])
-    return {
-        split: _hash_rows(table.filter(pc.field("split") == split))
-        for split in sorted(pc.unique(table["split"]).to_pylist())
-    }
-
-
-def _hash_rows(table: pa.Table) -> str:
+def _content(table: pa.Table, provenance: dict) -> str:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())
-    return hashlib.sha256(sink.getvalue()).hexdigest()
+    told = {key: value for key, value in provenance.items() if key not in UNREAD}
+    return hash_json([hashlib.sha256(sink.getvalue()).hexdigest(), told])
 
 
 def _sealed(table: pa.Table, provenance: dict) -> bytes:
@@ -334,12 +324,12 @@ def _seal(data: bytes) -> bytes:
     return b"sha256:" + hashlib.sha256(data).hexdigest().encode()
 
 
-def read(path: str | Path) -> pa.Table:
-    """The Parquet artifact at `path`; `polars.read_parquet(path)` reads the same, but believes it.
+def read(*paths: str | Path) -> pa.Table:
+    """The Parquet artifacts at `paths`, as one; `polars.read_parquet` reads the same, but believes.
 
-    Raises `DamagedError` unless its bytes are those that were written, in the present format.
+    Raises `DamagedError` unless their bytes are those that were written, in the present format.
     """
-    return _opened(path).read()
+    return pa.concat_tables([_opened(path).read() for path in paths])
 
 
 def frame(path: str | Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

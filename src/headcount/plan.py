@@ -155,17 +155,16 @@ class Stage:
 
 def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -> list[Stage]:
     """The stages of one studied task at one number of shots, as `config` asks for them."""
-    calibration, evaluation = (
-        split_rows(prompts, split) for split in ("calibration", "evaluation")
-    )
+    scored = split_rows(prompts, config["importance"]["documents"])
+    evaluation = split_rows(prompts, "evaluation")
     found = []
     for component in ("heads", "ffns"):
         name = f"importance of {NAMES[component]}"
         if config["importance"][component]["estimator"] == "gradient":
-            found.append(_gradients(size, calibration, (task, shots, name)))
+            found.append(_gradients(size, scored, (task, shots, name)))
         else:
             number = size.heads if component == "heads" else size.ffns
-            found.append(_oracle(size, calibration, number, (task, shots, name)))
+            found.append(_oracle(size, scored, number, (task, shots, name)))
     rankings = 2 + 1 + config["random_rankings"]  # own, aggregate; depth; random
     for what, removals in _removals(size, config["levels"]).items():
         name = f"pruning of {what}"
@@ -189,8 +188,8 @@ def minutes(size: Size, model: dict, found: Iterable[Stage] = ()) -> int:
     return math.ceil(10 + 2 * size.bytes / 1e9 + 2 * 60 * hours)
 
 
-def _gradients(size: Size, calibration: list[dict], name: tuple[str, int, str]) -> Stage:
-    gold = [row for row in calibration if row["gold"]]
+def _gradients(size: Size, scored: list[dict], name: tuple[str, int, str]) -> Stage:
+    gold = [row for row in scored if row["gold"]]
     tokens, state = _tokens(gold, shared=False), size.state
     forward = size.flops(tokens, size.layers, len(gold))
     # A layer's input is written once, and read in the forward and the backward pass; a gradient
@@ -199,12 +198,10 @@ def _gradients(size: Size, calibration: list[dict], name: tuple[str, int, str]) 
     return Stage(*name, 2 * forward, 2, held, moved, recomputed=forward)
 
 
-def _oracle(
-    size: Size, calibration: list[dict], components: int, name: tuple[str, int, str]
-) -> Stage:
-    tokens, states = _tokens(calibration), components + 1
+def _oracle(size: Size, scored: list[dict], components: int, name: tuple[str, int, str]) -> Stage:
+    tokens, states = _tokens(scored), components + 1
     passes = size.layers + components * (size.layers + 1) / 2
-    flops = size.flops(tokens, passes, len(calibration) * states)
+    flops = size.flops(tokens, passes, len(scored) * states)
     held, moved = tokens * states * size.state, 2 * tokens * passes * size.state
     return Stage(*name, flops, 1, held, moved)
 
@@ -322,12 +319,15 @@ def here() -> Machine:
 
 
 def _prompts(task: str, shots: int, config: dict) -> pa.Table:
-    path = Path(config["artifacts"], "tasks", task, f"{shots}-shot.parquet")
-    if path.exists():
-        return artifacts.read(path)
+    """Of the documents that are scored, and of those that are evaluated."""
+    splits = sorted({config["importance"]["documents"], "evaluation"})
+    directory = Path(config["artifacts"], "tasks", task, f"{shots}-shot")
+    files = [directory / f"{split}.parquet" for split in splits]
+    if all(path.exists() for path in files):
+        return artifacts.read(*files)
     limits = tasks.Limits(**config["limits"])
-    task_yaml = tasks.find(task, config["task_path"])
-    rows = tasks.prepare(task_yaml, shots, limits, config["seed"], config["datasets"])
+    yaml = tasks.find(task, config["task_path"])
+    rows = tasks.prepare(yaml, shots, limits, config["seed"], config["datasets"], splits=splits)
     return pa.Table.from_pylist(rows, artifacts.ROWS["tasks"])
 
 

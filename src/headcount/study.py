@@ -62,10 +62,15 @@ class Study:
         """The figures, each a method: `study.figures.head_pruning()`."""
         return Figures(self)
 
-    def prompts(self, task: str | None = None, shots: int | None = None) -> pl.DataFrame:
-        """The artifact `tasks`: a row is a choice of a document, with its context and gold."""
-        place = f"{self.directory.parent}/tasks/{{task}}/{{shots}}-shot.parquet"
-        return _read(place, task=task, shots=shots)
+    def prompts(
+        self, task: str | None = None, shots: int | None = None, split: str | None = None
+    ) -> pl.DataFrame:
+        """The artifact `tasks`: a row is a choice of a document, with its context and gold.
+
+        `split` is "calibration" or "evaluation".
+        """
+        place = f"{self.directory.parent}/tasks/{{task}}/{{shots}}-shot/{{split}}.parquet"
+        return _read(place, task=task, shots=shots, split=split)
 
     def importance(
         self, component: str | None = None, task: str | None = None, shots: int | None = None

@@ -55,10 +55,11 @@ def _remarks(tables: Path, artifacts: Path) -> list[str]:
     table = frame(tables / "head_pruning.parquet").unique(("shots", "task"))
     remarks = []
     for row in table.filter(pl.col("task") != MEAN).sort("task", "shots").iter_rows(named=True):
-        prompts = artifacts / "tasks" / row["task"] / f"{row['shots']}-shot.parquet"
-        of_prompts = provenance(prompts).get("remarks", []) if prompts.is_file() else []
+        prompts = (artifacts / "tasks" / row["task"] / f"{row['shots']}-shot").glob("*.parquet")
+        made = [provenance(path) for path in sorted(prompts)]
+        of_prompts = [remark for one in made for remark in one.get("remarks", [])]
         if row["truncated"]:
-            of_prompts = [*of_prompts, f"{row['truncated']} prompts are cut to the model's window"]
+            of_prompts.append(f"{row['truncated']} prompts are cut to the model's window")
         remarks += [f"{row['task']}, {row['shots']}-shot: {remark}" for remark in of_prompts]
     return remarks
 

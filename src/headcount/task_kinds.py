@@ -22,6 +22,8 @@ from headcount.suggestions import did_you_mean
 from headcount.task_data import evaluated_split, examples_split
 from headcount.task_files import Function, TaskError
 
+SPLITS = ("calibration", "evaluation")  # of a study, which a task names as it likes
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -222,16 +224,34 @@ def _read_module(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 # --- splits ---
 
 
+def deciding(yaml: str | Path, split: str, limits: Limits) -> Limits:
+    """Of a study's limits those that decide the prompts of one of its `SPLITS`.
+
+    Where documents to calibrate on are had from another split than the evaluated one, they do not
+    depend on how many are evaluated. What does not count is None, or 0.
+    """
+    if split == "evaluation":
+        return Limits(0, limits.evaluation)
+    config = task_files.with_included(task_files.installed(yaml))
+    return limits if _other_split(config) is None else Limits(limits.calibration, None)
+
+
+def _other_split(config: dict) -> str | None:
+    """The split to calibrate on, of a task that has another than the evaluated one."""
+    names = (config.get("training_split"), config.get("validation_split"))
+    evaluated = evaluated_split(config)
+    return next((split for split in names if split and split != evaluated), None)
+
+
 def _calibration(
     config: dict, wanted: Wanted, counts: dict[str | None, int]
 ) -> tuple[str | None, int, str | None]:
     """The split that calibrates, how many of its first documents do not, and what is wrong."""
     if not wanted.calibrate:
         return None, 0, None
+    if other := _other_split(config):
+        return other, 0, None
     evaluated = evaluated_split(config)
-    for split in (config.get("training_split"), config.get("validation_split")):
-        if split and split != evaluated:
-            return split, 0, None
     limit, there = wanted.limits.evaluation, counts.get(evaluated)
     if limit is None or (there is not None and limit >= there):
         count = "" if there is None else f" of {there} documents"

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from headcount import source_code, task_data, task_files, task_kinds
 from headcount.metrics import Metrics
 from headcount.task_files import Function, TaskError, installed
-from headcount.task_kinds import Kind, Limits, Wanted
+from headcount.task_kinds import SPLITS, Kind, Limits, Wanted
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
 FEWSHOT_SEED, RANDOM_SEED = 1234, 0
@@ -153,8 +153,9 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
 
 def _forget_task_modules() -> None:
     """Have lm-eval import modules of tasks again; it marks those that it imported."""
-    for name in [name for name, module in sys.modules.items() if hasattr(module, "__mtime__")]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if "__mtime__" in getattr(module, "__dict__", {}):  # to ask a lazy module itself takes long
+            del sys.modules[name]
 
 
 def supply_squad_metrics() -> None:
@@ -223,33 +224,36 @@ def prepare(
     yaml: str | Path,
     shots: int,
     limits: Limits,
-    seed: int,
+    seed: int | None,
     datasets: str | Path | None = None,
-    calibrate: bool = True,
     metric: str | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> list[dict]:
-    """Rows of the artifact `tasks`: every request of the calibration and evaluation documents.
+    """Rows of the artifact `tasks`: every request of the documents of some splits.
 
-    Evaluation: lm-eval's own prompts, seeds and order; where lm-eval lets a query be among its own
-    examples, the row says so. Calibration (unless `calibrate` is false, as for held-out tasks):
-    documents drawn with `seed`, the same for every number of shots, from the training split;
-    without one, from the validation split if the test split is evaluated, or else from the
-    evaluated split beyond the limit. None of them is evaluated as well, nor among its own examples.
-    `metric` is the headline metric, where the study overrides the rule of `headcount.metrics`.
+    "evaluation": lm-eval's own prompts, seeds and order; where lm-eval lets a query be among its
+    own examples, the row says so. "calibration": documents drawn with `seed`, the same for every
+    number of shots, from the training split; without one, from the validation split if the test
+    split is evaluated, or else from the evaluated split beyond the limit. None of them is among
+    those that may be evaluated, whatever the limit, nor among its own examples. `metric` is the
+    headline metric, where the study overrides the rule of `headcount.metrics`.
 
     Raises `TaskError` when calibration documents, or examples for `shots`, cannot be had.
     """
-    wanted = Wanted([shots], limits, datasets, calibrate, metric)
+    wanted = Wanted([shots], limits, datasets, "calibration" in splits, metric)
     kind = task_kinds.examine(yaml, wanted)
     task = load(yaml, datasets)
-    rows = _requests(task, kind, shots, "evaluation", limit=limits.evaluation)
-    if not any(row["gold"] for row in rows):
-        raise TaskError(
-            f"{kind.task}: no evaluated document of {kind.evaluated!r} has a right answer among "
-            "its choices (labels are hidden?): evaluate a split that has labels"
-        )
-    if calibrate:
-        evaluated = {row["doc"] for row in rows if row["doc"]}
+    rows = []
+    if "evaluation" in splits:
+        rows += _requests(task, kind, shots, "evaluation", limit=limits.evaluation)
+        if not any(row["gold"] for row in rows):
+            raise TaskError(
+                f"{kind.task}: no evaluated document of {kind.evaluated!r} has a right answer "
+                "among its choices (labels are hidden?): evaluate a split that has labels"
+            )
+    if "calibration" in splits:
+        # Of a single split those beyond the limit are drawn.
+        evaluated = {as_json(doc) for doc in islice(task.task_docs, kind.calibrates_beyond or None)}
         examples = {"fewshot_split": kind.examples} if kind.examples else {}
         held = load(yaml, datasets, validation_split=None, test_split=kind.calibration, **examples)
         samples = _drawn(held, kind, limits, seed, evaluated)
@@ -282,7 +286,9 @@ def remarks(rows: list[dict], limits: Limits) -> list[str]:
     return said
 
 
-def _drawn(held: Any, kind: Kind, limits: Limits, seed: int, evaluated: set[str]) -> list[int]:
+def _drawn(
+    held: Any, kind: Kind, limits: Limits, seed: int | None, evaluated: set[str]
+) -> list[int]:
     """Indices of the calibration documents, none of which is evaluated as well."""
     docs = held.task_docs
     order = np.arange(kind.calibrates_beyond, len(docs))
@@ -290,9 +296,13 @@ def _drawn(held: Any, kind: Kind, limits: Limits, seed: int, evaluated: set[str]
     fresh = (index for index in order if as_json(docs[index]) not in evaluated)
     drawn = sorted(islice(fresh, limits.calibration))
     if not drawn:
+        why, remedy = "", "evaluate fewer (limits: evaluation)"
+        if kind.calibration != kind.evaluated:
+            why = f", since {kind.evaluated!r} has them all"
+            remedy = "do not name that split in its file, so that those beyond the limit calibrate"
         raise TaskError(
             f"{kind.task}: no document of {kind.calibration!r} is left for calibration, of "
-            f"{len(docs)}: evaluate fewer (limits: evaluation), or list it under heldout_tasks"
+            f"{len(docs)}{why}: {remedy}, or list it under heldout_tasks"
         )
     return drawn
 

@@ -1,7 +1,14 @@
 # What all stages share: checks of the configuration, names, content hashes, resources.
+from dataclasses import asdict
 from functools import cache
 
-from headcount import checkpoint_files, checks, configuration, source_code
+from headcount import (
+    checkpoint_files,
+    checks,
+    configuration,
+    source_code,
+    task_kinds,
+)
 from headcount import tasks as lm_eval_tasks
 from headcount.pages import pages
 from snakemake.exceptions import WorkflowError
@@ -45,11 +52,6 @@ pathvars:
 def task_yaml(task):
     """The file that defines a task."""
     return str(lm_eval_tasks.find(task, config["task_path"]))
-
-
-def calibrates(task):
-    """Whether a task needs calibration documents."""
-    return checks.calibrates(task, STUDIED, config)
 
 
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
@@ -124,12 +126,11 @@ def ablation(component=None):
     return {"kind": kind, "seed": config["seed"] if kind == "resample" else None}
 
 
-def splits(documents, ablation):
-    """The splits of the prompts that a job reads, with those that stand-ins are made from."""
-    return (
-        [documents]
-        if ablation["kind"] == "zero"
-        else sorted({documents, "calibration"})
+def limits(wildcards):
+    """Of the study's limits those that decide the prompts of a split."""
+    chosen = task_kinds.Limits(**config["limits"])
+    return asdict(
+        task_kinds.deciding(task_yaml(wildcards.task), wildcards.split, chosen)
     )
 
 
@@ -162,6 +163,20 @@ def estimator(component):
 
 
 # --- artifacts, by what they are about ---
+
+
+PROMPTS = "<artifacts>/tasks/{task}/{shots}-shot/{split}.parquet"
+
+
+def prompts(documents, ablation):
+    """The prompts that a job reads: those of `documents`, and those that stand-ins are made from."""
+    made_from = [] if ablation["kind"] == "zero" else ["calibration"]
+    splits = sorted({documents, *made_from})
+    return [PROMPTS.replace("{split}", split) for split in splits]
+
+
+SCORED = prompts(config["importance"]["documents"], ablation())
+EVALUATED = prompts("evaluation", ablation())
 
 
 # A model is verified before anything is computed with it.

@@ -33,10 +33,11 @@ rule explore:
             *pruned_by("combined", STUDIED, COMPARED),
             *pruned_by("heads", HELDOUT, SHARED),
         ],
-        prompts=collect(
-            "<artifacts>/tasks/{task}/{shots}-shot.parquet",
-            task=[*STUDIED, *HELDOUT],
-            shots=config["shots"],
+        prompts=sorted(
+            {
+                *collect(SCORED, task=STUDIED, shots=config["shots"]),
+                *collect(EVALUATED, task=[*STUDIED, *HELDOUT], shots=config["shots"]),
+            }
         ),
     output:
         page=update("<artifacts>/{model}/report/{page}.html"),

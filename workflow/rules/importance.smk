@@ -5,7 +5,11 @@ rule score_importance:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
+        prompts=lambda wildcards: collect(
+            prompts(config["importance"]["documents"], ablation(wildcards.component)),
+            task=wildcards.task,
+            shots=wildcards.shots,
+        ),
     output:
         update("<artifacts>/{model}/importance/{task}/{shots}-shot/{component}.parquet"),
     log:
@@ -32,9 +36,6 @@ rule score_importance:
         estimator=lambda wildcards: estimator(wildcards.component),
         documents=config["importance"]["documents"],
         ablation=lambda wildcards: ablation(wildcards.component),
-        splits=lambda wildcards: splits(
-            config["importance"]["documents"], ablation(wildcards.component)
-        ),
         code=code("score_importance.py"),
     message:
         "Importance of {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
@@ -46,7 +47,7 @@ rule score_estimators:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
+        prompts=SCORED,
     output:
         update("<artifacts>/{model}/estimators/{task}/{shots}-shot/{component}.parquet"),
     log:
@@ -72,7 +73,6 @@ rule score_estimators:
         dtype=of_model("dtype"),
         documents=config["importance"]["documents"],
         ablation=ablation(),
-        splits=splits(config["importance"]["documents"], ablation()),
         code=code("score_estimators.py"),
     message:
         "All estimators of {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"

@@ -5,7 +5,7 @@ rule check_parity:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
+        prompts=[PROMPTS.replace("{split}", "evaluation")],
     output:
         update("<artifacts>/{model}/parity/{task}/{shots}-shot.parquet"),
     log:
@@ -25,7 +25,6 @@ rule check_parity:
         place=place,
         task=lambda wildcards: task_meaning(wildcards.task),
         dtype=of_model("dtype"),
-        splits=["calibration", "evaluation"],
         code=code("check_parity.py"),
     message:
         "Compare {wildcards.model} with lm-eval: {wildcards.task}, {wildcards.shots} shots"
@@ -37,7 +36,9 @@ use rule check_parity as check_edge_cases with:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts=f"<artifacts>/tasks/{STUDIED[0]}/{min(config['shots'])}-shot.parquet",
+        prompts=collect(
+            PROMPTS, split="evaluation", task=STUDIED[0], shots=min(config["shots"])
+        ),
     output:
         update("<artifacts>/{model}/parity/edge_cases.parquet"),
     log:
@@ -46,7 +47,6 @@ use rule check_parity as check_edge_cases with:
         place=model_place,
         task=None,
         dtype=of_model("dtype"),
-        splits=["calibration", "evaluation"],
         code=code("check_parity.py"),
     message:
         "Compare {wildcards.model} with lm-eval: edge cases"

@@ -10,7 +10,7 @@ rule prune:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
+        prompts=EVALUATED,
         rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
     output:
         [pruned("{task}"), *map(pruned, SHARED)],
@@ -39,7 +39,6 @@ rule prune:
         heldout=False,
         transfer=False,
         ablation=ablation(),
-        splits=splits("evaluation", ablation()),
         code=code("prune.py"),
     message:
         "Prune {wildcards.model}'s {wildcards.component}: {wildcards.task}, {wildcards.shots} shots"
@@ -51,7 +50,7 @@ use rule prune as prune_heldout with:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
+        prompts=EVALUATED,
         rankings=rankings_of(lambda wildcards: SHARED),
     output:
         [*map(pruned, SHARED)],
@@ -69,7 +68,6 @@ use rule prune as prune_heldout with:
         heldout=True,
         transfer=False,
         ablation=ablation(),
-        splits=splits("evaluation", ablation()),
         code=code("prune.py"),
 
 
@@ -78,7 +76,7 @@ rule prune_transfer:
     input:
         model="<artifacts>/{model}/model.json",
         verified=VERIFIED,
-        prompts="<artifacts>/tasks/{task}/{shots}-shot.parquet",
+        prompts=EVALUATED,
         rankings=rankings_of(lambda wildcards: STUDIED),
         importance=collect(
             "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
@@ -112,7 +110,6 @@ rule prune_transfer:
         heldout=False,
         transfer=True,
         ablation=ablation(),
-        splits=splits("evaluation", ablation()),
         code=code("prune.py"),
     message:
         "Transfer to {wildcards.task}, {wildcards.shots} shots: {wildcards.model}'s {wildcards.component}"

@@ -35,7 +35,7 @@ def estimated(stages, wildcards, input):
     model = config["models"][wildcards.model]
     try:
         size = plan.Size.resolved(artifacts.read_json(input.model), model["dtype"])
-        prompts = artifacts.read(input.prompts) if stages else None
+        prompts = artifacts.read(*input.prompts) if stages else None
     except (FileNotFoundError, artifacts.DamagedError):
         return None
     names = [name.format(plan.NAMES.get(wildcards.get("component"))) for name in stages]

@@ -1,13 +1,16 @@
-# lm-eval task -> the prompts of its calibration and evaluation documents.
+# lm-eval task -> the prompts of its calibration and of its evaluation documents, each a file: a study
+# that evaluates more documents scores nothing anew.
 
 
 rule prepare_task:
     input:
         STUDY,
     output:
-        update("<artifacts>/tasks/{task}/{shots}-shot.parquet"),
+        update("<artifacts>/tasks/{task}/{shots}-shot/{split}.parquet"),
     log:
-        "<artifacts>/logs/tasks/{task}/{shots}-shot.log",
+        "<artifacts>/logs/tasks/{task}/{shots}-shot/{split}.log",
+    wildcard_constraints:
+        split="|".join(task_kinds.SPLITS),
     group:
         "tasks"
     conda:
@@ -21,11 +24,13 @@ rule prepare_task:
         task=lambda wildcards: task_meaning(wildcards.task),
         documents=lambda wildcards: task_documents(wildcards.task),
         metric=metric,
-        calibrate=lambda wildcards: calibrates(wildcards.task),
-        limits=config["limits"],
-        seed=config["seed"],
+        limits=limits,
+        # Documents to calibrate on are drawn, those to evaluate are the first.
+        seed=lambda wildcards: (
+            config["seed"] if wildcards.split == "calibration" else None
+        ),
         code=code("prepare_task.py"),
     message:
-        "Prompts of {wildcards.task}, {wildcards.shots} shots"
+        "Prompts of {wildcards.task}, {wildcards.shots} shots: {wildcards.split}"
     script:
         "../../scripts/prepare_task.py"

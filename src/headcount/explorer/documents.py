@@ -33,12 +33,13 @@ def gather(prompts: Sequence[str], pruning: Sequence[str]) -> list[dict[str, Any
     for path in pruning:
         made = artifacts.provenance(path)
         pruned[made["task"], made["shots"]].append((made, path))
+    made_of = {path: artifacts.provenance(path) for path in prompts}
+    evaluated = [path for path in prompts if made_of[path]["split"] == "evaluation"]
     parts = []
-    for path in prompts:
-        made = artifacts.provenance(path)
-        about = (made["task"], made["shots"])
+    for path in evaluated:
+        about = (made_of[path]["task"], made_of[path]["shots"])
         if about in pruned:
-            budget = VALUES // len(prompts)
+            budget = VALUES // len(evaluated)
             parts.append(_part(about, artifacts.frame(path), pruned[about], budget))
     return parts
 
@@ -49,10 +50,9 @@ def _part(
     pruned: list[tuple[Made, str]],
     budget: int,
 ) -> dict[str, Any]:
-    evaluated = prompts.filter(split="evaluation").sort("doc_id", "choice")
-    choices = (
-        evaluated.group_by("doc_id", maintain_order=True).len()["len"].cast(pl.Int64).to_numpy()
-    )
+    prompts = prompts.sort("doc_id", "choice")
+    by_document = prompts.group_by("doc_id", maintain_order=True)
+    choices = by_document.len()["len"].cast(pl.Int64).to_numpy()
     starts = np.concatenate([[0], np.cumsum(choices)])
     most = starts[min(DOCUMENTS, len(choices))]
     points = [point for made, path in pruned for point in _points(made, path, most)]
@@ -74,7 +74,7 @@ def _part(
         "total": len(choices),
         "name": pruned[0][0]["metric"],
         "truncated": pruned[0][0]["truncated"],
-        "documents": _texts(evaluated, kept),
+        "documents": _texts(prompts, kept),
         "starts": starts[: kept + 1].astype(np.int32),
         "whole": rows(whole),
         "points": [
