@@ -141,8 +141,12 @@ def run(script: str, directory: str, environment: dict[str, str]) -> int:
     os.environ.clear()
     os.environ.update(environment)
     del os.environ[ADDRESS]  # here the script goes on
-    if "torch" in sys.modules:  # imported before this job's OMP_NUM_THREADS was known
-        sys.modules["torch"].set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
+    if "torch" in sys.modules:  # imported, as numpy, before this job's OMP_NUM_THREADS was known
+        from threadpoolctl import threadpool_limits
+
+        threads = int(environment.get("OMP_NUM_THREADS", 1))
+        sys.modules["torch"].set_num_threads(threads)
+        threadpool_limits(threads)
     try:
         runpy.run_path(script, run_name="__main__")
         return 0

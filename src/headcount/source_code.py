@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 INSTALLED = {"site-packages", "dist-packages"}
-# Installed modules that decide no number: they fetch files, read what is hashed as it was read, or
-# show what was computed.
-SILENT = {"huggingface_hub", "rich", "tqdm", "yaml"}
+# Installed modules that decide no number: they fetch files, read what is hashed as it was read, say
+# on how many cores, or show what was computed.
+SILENT = {"huggingface_hub", "rich", "threadpoolctl", "tqdm", "yaml"}
 # Distributions that modules leave their numbers to.
 USED_BY = {
     "altair": ("vl-convert-python",),
