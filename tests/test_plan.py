@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import gguf
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from study import STUDY
 from transformers import AutoConfig
 
-from headcount import configuration, plan
+from headcount import configuration, model_files, plan
 from headcount.sweep import Masks
 from headcount.sweep.sharing import tree
 
@@ -83,6 +84,24 @@ def test_a_job_is_allowed_more_than_it_is_planned_to_take(size):
     assert plan.minutes(size, entry, [hour, hour]) == 11 + 2 * 120
     assert plan.minutes(size, entry | {"threads": 4}, [hour]) == 11 + 60
     assert plan.minutes(size, entry | {"gpus": 1}, [hour]) == 11
+
+
+def test_a_job_is_given_memory_by_the_size_of_its_model():
+    entry = {"mem_mb": None, "memory": 500, "gpus": 0, "device_map": "cpu"}
+    weights = 14e9
+    assert plan.megabytes(weights, entry) == 14000 + 500 + plan.START_MB
+    assert plan.megabytes(weights, entry | {"device_map": "disk"}) == 500 + plan.START_MB
+    on_gpu = entry | {"device_map": "auto", "gpus": 1}
+    assert plan.megabytes(weights, on_gpu) == 500 + plan.START_MB
+    beyond = weights - plan.MACHINES[0].memory + 200e9  # what the GPU does not hold
+    assert plan.megabytes(weights + 200e9, on_gpu) == pytest.approx(beyond / 1e6 + 1500, abs=100)
+    assert plan.megabytes(weights, entry | {"mem_mb": 3000}) == 3000
+
+
+def test_the_size_of_a_model_that_is_not_resolved_is_that_of_its_files(checkpoint):
+    files = [*Path(checkpoint).glob("*.safetensors")]
+    assert model_files.stored(checkpoint) == sum(file.stat().st_size for file in files) > 0
+    assert model_files.stored("somebody/a-model-of-the-hub") is None
 
 
 def test_a_plan_begins_with_the_whole_and_has_stages_on_request(config):

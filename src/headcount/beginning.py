@@ -17,7 +17,6 @@ import jinja2
 from headcount import checks, configuration, gpus, plan, task_data, task_files, tasks
 from headcount.task_files import TaskError
 
-START_MB = 700  # of a process that has imported torch and lm-eval
 SMALL = 1e9  # weights of a model whose jobs gain more from running side by side than from threads
 GPU_BYTES = (
     24e9  # weights that one GPU is taken to have room for; a larger model is placed by `auto`
@@ -158,7 +157,6 @@ def _place(entry: dict, size: plan.Size) -> dict[str, str]:
             "" if fits else "; larger than its memory: layers are read from disk in turn"
         )
         entry["memory"] = 500 if weights < SMALL else 2000
-    held = plan.BYTES[entry["dtype"]] * weights * (entry["device_map"] not in ("cuda", "disk"))
     cores = machine.cores
     entry["threads"] = 1 if weights < SMALL else cores
     why["threads"] = (
@@ -166,7 +164,8 @@ def _place(entry: dict, size: plan.Size) -> dict[str, str]:
         if weights < SMALL
         else f"CPU cores of a job; all {cores} here"
     )
-    entry["mem_mb"] = 100 * ceil((held / 1e6 + entry["memory"] + START_MB) / 100)
+    held = plan.BYTES[entry["dtype"]] * weights
+    entry["mem_mb"] = plan.megabytes(held, entry | {"mem_mb": None})
     why["mem_mb"] = "MB of a job, for the scheduler: weights, `memory` and start-up"
     return why
 

@@ -71,6 +71,13 @@ def dimensions(source: str | Path) -> dict[str, int] | None:
     return {"heads": layers * heads, "ffns": layers}
 
 
+def stored(source: str | Path) -> int | None:
+    """Bytes of the weights in a directory; None where none are seen, as of a model of the hub."""
+    kinds = ("*.safetensors", "*.bin", "*.gguf")
+    sizes = [file.stat().st_size for kind in kinds for file in Path(source).glob(kind)]
+    return sum(sizes) or None
+
+
 # --- the source ---
 
 

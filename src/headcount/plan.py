@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # it takes seconds, which every Snakemake would wait for
 
 NAMES = {"heads": "heads", "ffns": "FFNs", "combined": "both"}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # a weight
+START_MB = 1000  # of a process that has imported torch and lm-eval, with room to spare
 CHARACTERS = 4.2  # a token, of English text in a byte-pair vocabulary of 50,000
 
 
@@ -172,6 +173,19 @@ def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -
     return found
 
 
+def megabytes(weights: float, model: dict) -> int:
+    """The memory to allow a job of `model`, an entry of the configuration, in MB.
+
+    If the entry does not say: `weights`, in bytes, unless they stay on disk or find room on GPUs,
+    `memory`, and what a process starts with.
+    """
+    if model["mem_mb"] is not None:
+        return model["mem_mb"]
+    elsewhere = model["device_map"] == "disk" or model["device_map"].startswith("cuda")
+    held = 0 if elsewhere else max(0, weights - model["gpus"] * MACHINES[0].memory)
+    return 100 * math.ceil((held / 1e6 + model["memory"] + START_MB) / 100)
+
+
 def minutes(size: Size, model: dict, found: Iterable[Stage] = ()) -> int:
     """The time to allow a job of `model`, an entry of the configuration, for some of its stages.
 
@@ -182,7 +196,8 @@ def minutes(size: Size, model: dict, found: Iterable[Stage] = ()) -> int:
     if gpus:
         machine = Machine("", gpus * MACHINES[0].memory, MACHINES[0].rate, MACHINES[0].stream)
     else:
-        machine = Machine("", model["mem_mb"] * 1e6, cores * CORE, MACHINES[0].stream)
+        there = megabytes(size.bytes, model) * 1e6
+        machine = Machine("", there, cores * CORE, MACHINES[0].stream)
     memory = model["memory"] * 2**20
     hours = sum(stage.hours(size, machine, memory) for stage in found)
     return math.ceil(10 + 2 * size.bytes / 1e9 + 2 * 60 * hours)

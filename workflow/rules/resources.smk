@@ -1,5 +1,5 @@
 # What a job asks for, by the model that it loads, and with whom it travels on a cluster.
-from headcount import artifacts, plan
+from headcount import artifacts, model_files, plan
 
 # The jobs of a model that takes less memory than this take seconds or minutes.
 SMALL_MB = 8000
@@ -13,9 +13,27 @@ def of_model(key):
     return lambda wildcards: config["models"][wildcards.model][key]
 
 
+def size_of(name):
+    """The size of a model; None before it is resolved."""
+    try:
+        facts = artifacts.read_json(Path(config["artifacts"], name, "model.json"))
+    except (FileNotFoundError, artifacts.DamagedError):
+        return None
+    return plan.Size.resolved(facts, config["models"][name]["dtype"])
+
+
+def megabytes(wildcards):
+    """MB of a job of a model; until it is resolved by its files, None where there are none."""
+    model, size = config["models"][wildcards.model], size_of(wildcards.model)
+    weights = size.bytes if size else model_files.stored(model["source"])
+    if weights is None and model["mem_mb"] is None:
+        return None
+    return plan.megabytes(weights or 0, model)
+
+
 def memory(wildcards, attempt):
     """MB of a job of a model, more with each retry."""
-    return of_model("mem_mb")(wildcards) * GROWTH ** (attempt - 1)
+    return (megabytes(wildcards) or SMALL_MB) * GROWTH ** (attempt - 1)
 
 
 def minutes(*stages):
@@ -32,11 +50,12 @@ def minutes(*stages):
 
 def estimated(stages, wildcards, input):
     """Minutes of a job that computes `stages`; None where what it reads is not there yet."""
-    model = config["models"][wildcards.model]
+    model, size = config["models"][wildcards.model], size_of(wildcards.model)
     try:
-        size = plan.Size.resolved(artifacts.read_json(input.model), model["dtype"])
         prompts = artifacts.read(*input.prompts) if stages else None
     except (FileNotFoundError, artifacts.DamagedError):
+        return None
+    if size is None:
         return None
     names = [name.format(plan.NAMES.get(wildcards.get("component"))) for name in stages]
     found = []
@@ -48,6 +67,9 @@ def estimated(stages, wildcards, input):
 
 def together(stage):
     """An input function: the group that jobs of a small model travel in; others go alone."""
-    return lambda wildcards: (
-        stage if of_model("mem_mb")(wildcards) <= SMALL_MB else None
-    )
+
+    def group(wildcards):
+        found = megabytes(wildcards)
+        return stage if found is not None and found <= SMALL_MB else None
+
+    return group
