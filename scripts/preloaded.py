@@ -12,9 +12,13 @@ where:
   sets up `snakemake`. The child is a process of its own: it can be killed, it frees its memory, it
   holds its own GPU. It ends when the client, the server or Snakemake does.
 
-Without a server the script simply goes on in the client. Snakemake's service rules are not used for
-this: all consumers of a service start at once. Nor is multiprocessing's forkserver: its children
-get what they run by pickle, in the environment and with the standard output of the server.
+Without a server, or where it cannot import what it should, the script simply goes on in the client.
+The socket lies in a directory that is its user's alone, and both ends ask the system who the other
+is: whoever may have a job run can run anything as that user anyway.
+
+Snakemake's service rules are not used for this: all consumers of a service start at once. Nor is
+multiprocessing's forkserver: its children get what they run by pickle, in the environment and with
+the standard output of the server.
 """
 
 import ast
@@ -24,17 +28,20 @@ import gc
 import importlib
 import json
 import os
+import re
 import runpy
+import shutil
 import signal
 import socket
 import socketserver
+import struct
 import subprocess
 import sys
 import threading
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the name of the server's socket
+ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the directory of the server's socket
 KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
@@ -47,38 +54,91 @@ LAZY = {
 }
 
 
+QUEUE = 1000  # clients that may wait for the server to import
+
+
 def start() -> None:
-    """Start the server; it ends with this process, however that ends."""
-    if sys.platform == "linux":  # only Linux has sockets that leave nothing behind
-        os.environ[ADDRESS] = f"headcount-{uuid.uuid4()}"
-        subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
-        )  # its standard input closes when this process is gone
+    """Start the server; it ends with this process, however that ends.
+
+    Where no socket can be made, a line says so and jobs go without.
+    """
+    if sys.platform != "linux":
+        return
+    from headcount import temporaries
+
+    try:
+        directory = temporaries.Directory()  # readable by its user alone
+        with socket.socket(socket.AF_UNIX) as listening:
+            with _place(directory.name) as place:
+                listening.bind(place)
+            listening.listen(QUEUE)
+            os.environ[ADDRESS] = directory.name
+            subprocess.Popen(
+                [sys.executable, __file__, str(listening.fileno())],
+                stdin=subprocess.PIPE,  # closes when this process is gone
+                stdout=subprocess.DEVNULL,  # what packages say when they are imported
+                pass_fds=[listening.fileno()],
+                start_new_session=True,
+            )
+    except OSError as error:
+        os.environ.pop(ADDRESS, None)
+        go_without(error)
+    else:
+        _kept.append(directory)
 
 
-def _place(name: str) -> str:
-    """Where the socket of that name is: not among the files, but in Linux's abstract namespace."""
-    return f"\0{name}"
+_kept: list = []  # the directory, which goes with this process
+
+
+def go_without(error: Exception) -> None:
+    """Say why every job imports for itself what the server should have imported for all."""
+    why = f"{type(error).__name__}: {error}".partition("\n")[0]
+    print(
+        f"Note: jobs take seconds longer to start, each imports for itself ({why}).",
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def _place(directory: str) -> Iterator[str]:
+    """The address of the socket in a directory; the system takes no path above 107 bytes."""
+    handle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield f"/proc/self/fd/{handle}/socket"
+    finally:
+        os.close(handle)
+
+
+def _is_own(connection: socket.socket) -> bool:
+    """Whether the process at the other end is of the user of this one."""
+    credentials = struct.Struct("iII")  # process, user, group
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    _, user, _ = credentials.unpack(told)
+    return user == os.geteuid()
 
 
 # --- the client ---
 
 
 class KilledError(Exception):
-    """A job was killed, and once more when it was tried again; or the server was."""
+    """A job was killed, and once more when it was tried again; or the server was.
 
-    def __init__(self, by_itself: bool):
+    `for_memory`: how many processes the kernel has ended meanwhile for want of memory, if it tells.
+    """
+
+    def __init__(self, by_itself: bool, for_memory: int | None = None):
         super().__init__("killed twice" if by_itself else "killed with its server")
-        self.by_itself = by_itself
+        self.by_itself, self.for_memory = by_itself, for_memory
 
 
 def hand_over() -> None:
-    """Have the server run the current script, and leave; return where there is no server.
+    """Have the server run the current script, and leave; return where there is none to run it.
 
     A job that is killed, most often for want of memory, is tried once more: with `KILLED` in its
     environment, so that it takes less. Raises `SystemExit`, or `KilledError`.
     """
     script = sys.argv[0]  # what Snakemake wrote; `__file__` names what it was made from
+    before = _ended_for_memory()
     for environment in ({}, {KILLED: "1"}):
         if not (connection := _connected()):
             if environment:
@@ -86,25 +146,39 @@ def hand_over() -> None:
             return
         environment |= os.environ
         job = {"script": script, "directory": os.getcwd(), "environment": environment}
-        status = b""
+        begun = status = b""
         with contextlib.suppress(ConnectionError):  # when the child is killed
             socket.send_fds(connection, [b"\n"], [1, 2])
             connection.sendall(json.dumps(job).encode() + b"\n")
+            begun = connection.recv(1)
             status = connection.recv(1)
         if status:
             sys.exit(status[0])
+        if not begun and KILLED not in environment:
+            return  # the server has ended before
     # A server that is killed is connected to for some microseconds more: the last word counts.
-    raise KilledError(by_itself=_connected() is not None)
+    after = _ended_for_memory()
+    for_memory = None if before is None or after is None else after - before
+    raise KilledError(_connected() is not None, for_memory)
+
+
+def _ended_for_memory() -> int | None:
+    """How many processes the kernel has ended since it started because memory ran out."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE):
+            return int(found[1])
+    return None
 
 
 def _connected() -> socket.socket | None:
-    """A connection to the server, if there is one."""
+    """A connection to the server, if there is one, and it is this user's."""
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(_place(os.environ[ADDRESS]))
+        with _place(os.environ[ADDRESS]) as place:
+            connection.connect(place)
     except (KeyError, OSError):
         return None
-    return connection
+    return connection if _is_own(connection) else None
 
 
 # --- the server ---
@@ -121,6 +195,8 @@ class Job(socketserver.StreamRequestHandler):
         job = json.loads(message)
         for number, descriptor in enumerate(descriptors, start=1):
             os.dup2(descriptor, number)
+        _end_before_server()
+        self.request.sendall(b"\n")  # begun: from here on, an end without a status is a kill
         threading.Thread(target=self.end_with_client, daemon=True).start()
         self.request.sendall(bytes([run(**job)]))
 
@@ -133,6 +209,12 @@ def _end_with_server() -> None:
     """Have the kernel kill this process when the one that forked it is gone."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _end_before_server() -> None:
+    """Have the kernel, if it lacks memory, end this job rather than the server and all jobs."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")  # of 1000
 
 
 def run(script: str, directory: str, environment: dict[str, str]) -> int:
@@ -165,7 +247,14 @@ def run(script: str, directory: str, environment: dict[str, str]) -> int:
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     max_children = 1000  # Snakemake decides how many jobs run
-    request_queue_size = 1000
+
+    def __init__(self, listening: int):
+        super().__init__("", Job, bind_and_activate=False)
+        self.socket.close()
+        self.socket = socket.socket(fileno=listening)
+
+    def verify_request(self, request, client_address) -> bool:
+        return _is_own(request)
 
 
 def preload(scripts: Path) -> None:
@@ -194,17 +283,22 @@ def read_once() -> None:
     sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("opt")
 
 
-def serve() -> None:
-    with Server(_place(os.environ[ADDRESS]), Job) as server:  # from here on, clients wait for it
+def serve(listening: int) -> None:
+    with Server(listening) as server:
         threading.Thread(target=end_with_parent, daemon=True).start()
-        preload(Path(__file__).parent)
-        server.serve_forever()
+        try:
+            preload(Path(__file__).parent)
+        except Exception as error:  # of a package; each job that needs it will say so
+            go_without(error)
+        else:
+            server.serve_forever()
 
 
 def end_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the main process is gone
+    os.read(0, 1)  # returns when the main process is gone
+    shutil.rmtree(os.environ[ADDRESS], ignore_errors=True)
     os.killpg(0, signal.SIGKILL)  # this process and all jobs
 
 
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]))

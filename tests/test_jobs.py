@@ -1,6 +1,7 @@
 """The processes that jobs run in: how they end, and what they say then."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,18 +18,8 @@ import subprocess, sys
 import preloaded
 if "without" not in sys.argv:
     preloaded.start()
-    while subprocess.run([sys.executable, "ready.py"]).returncode:
-        pass
 client = subprocess.Popen([sys.executable, "script.py"])
 sys.exit(client.wait())
-"""
-READY = """
-import os, socket, sys
-import preloaded
-try:
-    socket.socket(socket.AF_UNIX).connect("\\0" + os.environ[preloaded.ADDRESS])
-except OSError:
-    sys.exit(1)
 """
 SCRIPT = """
 import os, sys, time
@@ -50,8 +41,8 @@ def main(tmp_path):
     """Starts the make-believe Snakemake with a script; kills what is left of it at the end."""
     started = []
 
-    def start(rest: str, *arguments: str) -> subprocess.Popen:
-        texts = {"main.py": MAIN, "ready.py": READY, "script.py": SCRIPT.format(rest=rest)}
+    def start(rest: str, *arguments: str, temporary: str = "temporary") -> subprocess.Popen:
+        texts = {"main.py": MAIN, "script.py": SCRIPT.format(rest=rest)}
         for name, text in texts.items():
             (tmp_path / name).write_text(text)
         # A server without anything to import answers at once.
@@ -60,7 +51,7 @@ def main(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "main.py", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+            env={**os.environ, "TMPDIR": str(tmp_path / temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -169,6 +160,134 @@ def test_a_job_ends_with_its_server(main, tmp_path):
     assert all_gone(tmp_path)
 
 
+# --- who may have a job run ---
+
+NOBODY = 65534
+# What another user would send: a script of theirs, to be run as the user of the server.
+INTRUDER = """
+import json, os, socket, sys
+directory, script = sys.argv[1:]
+os.chdir(directory)
+os.setgid(65534)
+os.setuid(65534)
+connection = socket.socket(socket.AF_UNIX)
+connection.connect("socket")
+print("connected", flush=True)
+try:
+    socket.send_fds(connection, [b"\\n"], [1, 2])
+    job = {"script": script, "directory": "/", "environment": {"HEADCOUNT_PRELOADED": ""}}
+    connection.sendall(json.dumps(job).encode() + b"\\n")
+    print("answered", len(connection.recv(1)))
+except ConnectionError:
+    print("answered 0")
+"""
+IMPOSTOR = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+os.setuid(65534)
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("socket")
+listening.listen()
+print("listening", flush=True)
+connection, _ = listening.accept()
+print(len(connection.recv(1)))
+"""
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@as_root
+@pytest.mark.parametrize("open_to_all", [False, True])
+def test_another_user_has_nothing_run(main, tmp_path, open_to_all):
+    """Neither through the directory nor, were that open, by the server."""
+    started = main("print(os.environ.get('HOME')); time.sleep(600)")
+    of(tmp_path, "child")
+    (directory,) = (tmp_path / "temporary").iterdir()
+    if open_to_all:
+        directory.chmod(0o755)
+        (directory / "socket").chmod(0o777)
+    script = tmp_path / "theirs.py"
+    script.write_text(f"open({str(tmp_path / 'stolen')!r}, 'w')")
+    command = [sys.executable, "-c", INTRUDER, str(directory), str(script)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said = "connected\nanswered 0\n" if open_to_all else ""
+    assert ran.stdout == said and ("PermissionError" in ran.stderr) != open_to_all, ran.stderr
+    assert not (tmp_path / "stolen").exists()
+    os.kill(started.pid, signal.SIGTERM)
+
+
+@as_root
+def test_a_job_is_not_handed_to_the_server_of_another_user(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    import preloaded
+
+    tmp_path.chmod(0o777)
+    command = [sys.executable, "-c", IMPOSTOR, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as impostor:
+        assert impostor.stdout.readline() == "listening\n"
+        assert (tmp_path / "socket").stat().st_uid == NOBODY
+        monkeypatch.setenv(preloaded.ADDRESS, str(tmp_path))
+        assert preloaded.hand_over() is None  # the script goes on here
+        assert impostor.stdout.readline() == "0\n"
+
+
+def test_the_server_can_be_reached_by_its_user_alone_and_from_no_list(main, tmp_path):
+    main("time.sleep(600)")
+    of(tmp_path, "child")
+    (directory,) = (tmp_path / "temporary").iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert "@headcount" not in Path("/proc/net/unix").read_text()
+
+
+def test_a_long_name_of_the_temporary_directory_is_no_hindrance(main, tmp_path):
+    temporary = "t" * 200
+    (tmp_path / temporary).mkdir()
+    process = main("print('done')", temporary=temporary)
+    assert process.communicate(timeout=60)[0] == "done\n"
+    assert of(tmp_path, "client") != of(tmp_path, "child")
+    assert all_gone(tmp_path) and not list((tmp_path / temporary).iterdir())
+
+
+# --- what is said of a server that failed ---
+
+
+@pytest.mark.parametrize(
+    "text,why",
+    [
+        ("from headcount import no_such_module", "No module named 'headcount.no_such_module'"),
+        ("from headcount import", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_where_the_server_cannot_import_jobs_go_without_it(main, tmp_path, text, why):
+    (tmp_path / "broken.py").write_text(text)
+    process = main("print('done'); sys.exit(3)")
+    output, _ = process.communicate(timeout=60)
+    assert sorted(output.splitlines())[1:] == ["done"] and process.returncode == 3
+    assert output.count("each imports for itself") == 1 and why in output
+    assert "Traceback" not in output
+    assert of(tmp_path, "client") == of(tmp_path, "child")
+
+
+def test_a_server_that_is_killed_while_it_imports_costs_no_job(main, tmp_path):
+    (tmp_path / "slow.py").write_text("from headcount import slow")
+    shutil.copytree(REPOSITORY / "src" / "headcount", tmp_path / "headcount")
+    pause = "import os, time\nopen('server', 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    (tmp_path / "headcount" / "slow.py").write_text(pause)
+    process = main("print('done')")
+    server = of(tmp_path, "server")
+    of(tmp_path, "client")
+    os.kill(server, signal.SIGKILL)
+    assert process.communicate(timeout=60)[0] == "done\n"
+    assert of(tmp_path, "client") == of(tmp_path, "child")
+
+
+def test_the_kernel_ends_a_job_rather_than_the_server(main, tmp_path):
+    main("time.sleep(600)")
+    child = of(tmp_path, "child")
+    server = int(Path(f"/proc/{child}/stat").read_text().split()[3])
+    adjusted = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (server, child)]
+    assert adjusted[0] < adjusted[1] == 500
+
+
 def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     import job
@@ -188,3 +307,24 @@ def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, mon
     assert read.follow() == []
     assert read.progress == "masks x prompts: 5 of 9"
     assert read.failure.startswith("the job was killed, with 500 MB for the computation and again")
+
+
+@pytest.mark.parametrize(
+    "for_memory,why",
+    [
+        (2, "memory ran out, and the kernel has ended 2 processes for it"),
+        (0, "though not for want of memory, as far as the kernel tells: it crashed"),
+        (None, "most often because memory ran out"),
+    ],
+)
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_a_killed_job_says_whether_memory_ran_out(monkeypatch, by_itself, for_memory, why):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    import job
+
+    resources = {"engine_mb": 500, "mem_mb": 1500}
+    killed = job.preloaded.KilledError(by_itself, for_memory)
+    snakemake = SimpleNamespace(resources=SimpleNamespace(**resources, items=resources.items))
+    said = job._killed(snakemake, killed)
+    assert why in said and "run fewer jobs at once" in said
+    assert ("server" in said) != by_itself
