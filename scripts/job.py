@@ -63,21 +63,17 @@ def begin(snakemake) -> None:
 
 def _killed(snakemake, error: preloaded.KilledError) -> str:
     """What to say of a job that was killed; twice, the second time with half of the memory."""
-    resources = snakemake.resources
+    if error.by not in (None, "SIGKILL"):
+        return f"the job crashed twice, by {error.by}, in a library or the system below Python"
     if error.for_memory:
         why = f"memory ran out, and the kernel has ended {error.for_memory} processes for it"
     elif error.for_memory is None:
         why = "most often because memory ran out"
     else:
         why = "though not for want of memory, as far as the kernel tells: it crashed, or was ended"
-    fewer = "run fewer jobs at once (`--cores`)"
-    if not error.by_itself:
-        return (
-            f"the server that the jobs run in was killed, and this job with it; {why}. "
-            f"If memory is short, {fewer}; the same command continues"
-        )
+    resources, fewer = snakemake.resources, "run fewer jobs at once (`--cores`)"
     if "engine_mb" not in dict(resources.items()):
-        return f"the job was killed, and killed again; {why}"
+        return f"the job was killed, and killed again; {why}. If memory is short, {fewer}"
     return (
         f"the job was killed, with {resources.engine_mb} MB for the computation and again with "
         f"{resources.engine_mb // 2} MB; {why}. It was planned to take {resources.mem_mb} MB: "

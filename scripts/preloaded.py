@@ -12,7 +12,8 @@ where:
   sets up `snakemake`. The child is a process of its own: it can be killed, it frees its memory, it
   holds its own GPU. It ends when the client, the server or Snakemake does.
 
-Without a server, or where it cannot import what it should, the script simply goes on in the client.
+Without a server, or where it cannot import what it should, the script goes on in a child of the
+client, which says how it ended.
 The socket lies in a directory that is its user's alone, and both ends ask the system who the other
 is: whoever may have a job run can run anything as that user anyway.
 
@@ -24,6 +25,7 @@ the standard output of the server.
 import ast
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -121,45 +123,78 @@ def _is_own(connection: socket.socket) -> bool:
 
 
 class KilledError(Exception):
-    """A job was killed, and once more when it was tried again; or the server was.
+    """A job was killed, and once more when it was tried again.
 
-    `for_memory`: how many processes the kernel has ended meanwhile for want of memory, if it tells.
+    `for_memory`: how many processes the kernel has ended meanwhile for want of memory, if it tells;
+    `by`: the name of the signal, if it is known.
     """
 
-    def __init__(self, by_itself: bool, for_memory: int | None = None):
-        super().__init__("killed twice" if by_itself else "killed with its server")
-        self.by_itself, self.for_memory = by_itself, for_memory
+    def __init__(self, for_memory: int | None = None, by: str | None = None):
+        super().__init__("killed twice")
+        self.for_memory, self.by = for_memory, by
 
 
 def hand_over() -> None:
-    """Have the server run the current script, and leave; return where there is none to run it.
+    """Have another process run the current script, and leave; return in the process that is to.
 
-    A job that is killed, most often for want of memory, is tried once more: with `KILLED` in its
-    environment, so that it takes less. Raises `SystemExit`, or `KilledError`.
+    That is a child of the server, or one of this process where there is no server. A job that is
+    killed, most often for want of memory, is tried once more: with `KILLED` in its environment, so
+    that it takes less. Raises `SystemExit`, or `KilledError`.
     """
-    script = sys.argv[0]  # what Snakemake wrote; `__file__` names what it was made from
+    if sys.platform != "linux":
+        return
     before = _ended_for_memory()
     for environment in ({}, {KILLED: "1"}):
-        if not (connection := _connected()):
-            if environment:
-                break
-            return
-        environment |= os.environ
-        job = {"script": script, "directory": os.getcwd(), "environment": environment}
-        begun = status = b""
-        with contextlib.suppress(ConnectionError):  # when the child is killed
-            socket.send_fds(connection, [b"\n"], [1, 2])
-            connection.sendall(json.dumps(job).encode() + b"\n")
-            begun = connection.recv(1)
-            status = connection.recv(1)
-        if status:
-            sys.exit(status[0])
-        if not begun and KILLED not in environment:
-            return  # the server has ended before
-    # A server that is killed is connected to for some microseconds more: the last word counts.
+        status = _served(environment)
+        if status is None:
+            if not (child := os.fork()):
+                os.environ.update(environment)
+                _end_with_parent()
+                _end_before_others()
+                return
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status >= 0:
+            sys.exit(status)
+        if _is_left_alone():
+            break
     after = _ended_for_memory()
     for_memory = None if before is None or after is None else after - before
-    raise KilledError(_connected() is not None, for_memory)
+    raise KilledError(for_memory, None if status == -UNKNOWN else signal.Signals(-status).name)
+
+
+UNKNOWN = 1000  # in the place of the signal that ended a child of the server
+
+
+def _served(environment: dict[str, str]) -> int | None:
+    """The exit status of the script in the server, below 0 if it was killed; None without one."""
+    if not (connection := _connected()):
+        return None
+    environment = environment | os.environ
+    # What Snakemake wrote; `__file__` names what it was made from.
+    job = {"script": sys.argv[0], "directory": os.getcwd(), "environment": environment}
+    begun = status = b""
+    with contextlib.suppress(ConnectionError):  # when the child is killed, or the server
+        socket.send_fds(connection, [b"\n"], [1, 2])
+        connection.sendall(json.dumps(job).encode() + b"\n")
+        begun = connection.recv(1)
+        status = connection.recv(1)
+    if not begun:
+        return None
+    return status[0] if status else -UNKNOWN
+
+
+def _is_left_alone() -> bool:
+    """Whether Snakemake, which holds a lock on the directory of the server, is gone."""
+    if ADDRESS not in os.environ:
+        return False
+    try:
+        handle = os.open(os.environ[ADDRESS], os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # the server has removed it
+    return True
 
 
 def _ended_for_memory() -> int | None:
@@ -188,14 +223,14 @@ class Job(socketserver.StreamRequestHandler):
     """One connection, handled in a forked child: one job."""
 
     def handle(self) -> None:
-        _end_with_server()
+        _end_with_parent()
         _, descriptors, _, _ = socket.recv_fds(self.request, 1, 2)
         if not (message := self.rfile.readline()):
             return  # the client is gone
         job = json.loads(message)
         for number, descriptor in enumerate(descriptors, start=1):
             os.dup2(descriptor, number)
-        _end_before_server()
+        _end_before_others()
         self.request.sendall(b"\n")  # begun: from here on, an end without a status is a kill
         threading.Thread(target=self.end_with_client, daemon=True).start()
         self.request.sendall(bytes([run(**job)]))
@@ -205,16 +240,17 @@ class Job(socketserver.StreamRequestHandler):
         os._exit(1)
 
 
-def _end_with_server() -> None:
+def _end_with_parent() -> None:
     """Have the kernel kill this process when the one that forked it is gone."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def _end_before_server() -> None:
-    """Have the kernel, if it lacks memory, end this job rather than the server and all jobs."""
+def _end_before_others() -> None:
+    """Have the kernel, if it lacks memory, end this job rather than the server or Snakemake."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")  # of 1000
+        adjustment = Path("/proc/self/oom_score_adj")
+        adjustment.write_text(str(min(int(adjustment.read_text()) + 300, 1000)))
 
 
 def run(script: str, directory: str, environment: dict[str, str]) -> int:

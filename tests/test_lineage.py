@@ -1,6 +1,7 @@
 """What artifacts were made of: keys, damage, earlier versions, the times that Snakemake sees."""
 
 import os
+import signal
 
 import pyarrow as pa
 import pytest
@@ -168,3 +169,33 @@ def test_why_tells_old_and_new_values(workflow):
     assert changed == {"parameters.seed": (0, 3)}
     _, state, changed = lineage.why(workflow.directory / "a.parquet", workflow.directory)
     assert state.startswith("current") and not changed
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_a_kill_while_a_version_is_kept_leaves_no_half_of_one(workflow, monkeypatch, copied):
+    """After none or one of its two files."""
+    job = workflow.jobs()[1]
+    if not (child := os.fork()):
+        copy, left = lineage._copy, [None] * copied
+
+        def killed(*paths):
+            copy(*paths) if left else os.kill(os.getpid(), signal.SIGKILL)
+            left.pop()
+
+        monkeypatch.setattr(lineage, "_copy", killed)
+        job.keep()
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert job.earlier() == {}
+    job.keep()
+    assert len(job.earlier()) == 2
+    (version,) = (workflow.directory / lineage.EARLIER / "b.parquet").iterdir()
+    assert {path.name for path in version.iterdir()} == {"b.parquet", "b.png"}
+
+
+def test_half_of_a_version_is_made_whole(workflow):
+    job = workflow.jobs()[1]
+    job.keep()
+    [figure] = (workflow.directory / lineage.EARLIER / "b.parquet").rglob("b.png")
+    figure.unlink()
+    job.keep()
+    assert len(job.earlier()) == 2

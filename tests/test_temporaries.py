@@ -4,15 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from headcount import artifacts, temporaries
+from headcount import artifacts, conversion, locks, temporaries
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from headcount import artifacts, temporaries
+from headcount import artifacts, conversion, locks, temporaries
 
 with artifacts.atomic(sys.argv[1]) as path, temporaries.Directory(sys.argv[2]) as scratch:
     path.write_text("half")
@@ -60,3 +61,68 @@ def test_an_interrupted_rename_loses_nothing(tmp_path):
         temporary.write_text("{}")
         temporaries.sweep(tmp_path)
     assert left(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("trap", ["pipe", "link to a file", "link to a directory"])
+def test_what_others_lay_under_our_names_is_no_trap(tmp_path, trap):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    laid = tmp_path / "tmp" / ".headcount-a"
+    laid.parent.mkdir()
+    if trap == "pipe":
+        os.mkfifo(laid)
+    else:
+        laid.symlink_to(precious / "file" if trap.endswith("file") else precious)
+    sweeping = threading.Thread(target=temporaries.sweep, args=[laid.parent], daemon=True)
+    sweeping.start()
+    sweeping.join(10)
+    assert not sweeping.is_alive()
+    assert (precious / "file").read_text() == "precious"
+
+
+# --- permissions ---
+
+
+@pytest.fixture(params=[0o002, 0o022, 0o027, 0o077])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_what_is_written_has_the_permissions_of_the_users_new_files(umask, opt, tmp_path):
+    """Also in a directory whose new directories are of its group."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o2775)
+    artifacts.write_json(home / "tiny" / "model.json", {})
+    with artifacts.atomic(home / "tiny" / "figures" / "a.svg") as path:
+        path.write_text("<svg/>")
+    conversion._write(opt.hf, opt.tokenizer, home / "tiny" / "checkpoint")
+    paths = [*home.rglob("*")]
+    assert len(paths) > 6 and home / "tiny/checkpoint/model.safetensors" in paths
+    for path in paths:
+        wanted = 0o2777 & ~umask if path.is_dir() else 0o666 & ~umask
+        assert path.stat().st_mode & 0o7777 == wanted, path
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_only_who_may_write_may_lock_the_artifacts(umask, tmp_path, there):
+    if there:  # as an earlier version has left it
+        (tmp_path / locks.NAME).touch()
+        (tmp_path / locks.NAME).chmod(0o644)
+    assert locks.take(tmp_path) is None
+    mode = (tmp_path / locks.NAME).stat().st_mode & 0o777
+    assert mode == (0o660 if umask == 0o002 and not there else 0o600)
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(KeyError), temporaries.appearing(tmp_path / "a" / "b") as directory:
+        (directory / "half").touch()
+        raise KeyError
+    assert left(tmp_path) == ["a"]
+    with temporaries.appearing(tmp_path / "a" / "b") as directory:
+        (directory / "sub").mkdir()
+        (directory / "sub" / "whole").touch()
+    assert left(tmp_path) == ["a", "a/b", "a/b/sub", "a/b/sub/whole"]

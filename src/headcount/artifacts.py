@@ -236,25 +236,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporaries.file(path) as temporary:
             yield temporary
-            _flush(temporary)
-            temporary.chmod(0o644)
+            temporaries.flush(temporary)
             temporary.replace(path)
-            _flush(path.parent)
+            temporaries.flush(path.parent)
     except OSError as error:
         if error.errno not in NO_PLACE:
             raise
         what = f"{path} cannot be written: {os.strerror(error.errno)}: {path.parent.absolute()}"
         remedy = f"{NO_PLACE[error.errno]}, or let `artifacts` name another, and run it again"
         raise OSError(f"{what}. {remedy}; what was there before is still there") from error
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- Parquet ---

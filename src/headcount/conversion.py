@@ -15,7 +15,6 @@ as bitsandbytes' 8 bits do, is not imitated: only weights are what it made of th
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,13 +123,10 @@ def _write(hf: PreTrainedModel, tokenizer: Any, target: Path) -> None:
     with torch.device("meta"):
         plain = type(hf)(type(hf.config).from_dict(config))
     plain.load_state_dict(hf.state_dict(), assign=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with temporaries.Directory(target.parent) as beside:
+    with temporaries.appearing(target) as beside:
         plain.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         shutil.rmtree(target, ignore_errors=True)
-        os.chmod(beside, 0o755)
-        os.replace(beside, target)
 
 
 def _read_gguf(path: Path, gguf_file: str) -> tuple[PreTrainedModel, str]:

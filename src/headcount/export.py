@@ -7,18 +7,21 @@ projection. Where the architecture's configuration can say so, tensors also beco
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 import torch
 
-from headcount import artifacts, checkpoints, narrow, projections, rankings, source_code
+from headcount import (
+    artifacts,
+    checkpoints,
+    narrow,
+    projections,
+    rankings,
+    source_code,
+    temporaries,
+)
 from headcount.hashes import file_hashes
 from headcount.model import LanguageModel, load
 from headcount.pruning import Removal, removal
@@ -67,7 +70,7 @@ def export(
         "parameters": {"before": pruned.hf.num_parameters(), "after": hf.num_parameters()},
         "packages": source_code.packages(__file__),
     }
-    with _appearing(out) as temporary:
+    with temporaries.appearing(out) as temporary:
         hf.save_pretrained(temporary)
         pruned.tokenizer.save_pretrained(temporary)
         (temporary / "headcount.json").write_text(
@@ -113,23 +116,6 @@ def _made(path: Path) -> dict:
 
 
 # --- what is written ---
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A directory beside `out` that becomes `out` on success and goes on failure."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            path.chmod(0o644)  # safetensors writes for its owner alone
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        temporary.replace(out)  # refused by the system if something is in `out` by now
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def card(report: dict) -> str:

@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from headcount import temporaries
 
 LARGE = 64 * 2**20  # bytes
 HUB_NAME = re.compile("[0-9a-f]{64}")
@@ -64,10 +65,9 @@ class _Memory:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent)
-            with os.fdopen(handle, "w") as file:
-                json.dump(self.known | self.found, file, indent=1)
-            Path(name).replace(self.path)
+            with temporaries.file(self.path) as temporary:
+                temporary.write_text(json.dumps(self.known | self.found, indent=1))
+                temporary.replace(self.path)
         except OSError:
             return
 

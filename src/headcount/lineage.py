@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from headcount import artifacts
+from headcount import artifacts, temporaries
 from headcount.artifacts import DamagedError
 from headcount.hashes import file_hashes
 
@@ -77,10 +77,16 @@ class Job:
         except (FileNotFoundError, DamagedError):
             return
         known = [key for key in keys if key is not None]
-        if len(keys) != 1 or not known or (place := self._place(*known)).exists():
+        if len(keys) != 1 or not known:
             return
-        for path in self.outputs:
-            _copy(path, place / self.relative(path))
+        place = self._place(*known)
+        kept = [str(place / self.relative(path)) for path in self.outputs]
+        if problem_of(kept, *known) is None:
+            return
+        with temporaries.appearing(place) as beside:
+            for path in self.outputs:
+                _copy(path, beside / self.relative(path))
+            shutil.rmtree(place, ignore_errors=True)
         for old in sorted(place.parent.iterdir(), key=os.path.getmtime)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import socket
+import stat
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -61,8 +63,18 @@ def _file(directory: str | Path) -> int:
     path = Path(directory).resolve() / NAME
     if str(path) not in _files:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _files[str(path)] = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        _files[str(path)] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        _hide(_files[str(path)])
     return _files[str(path)]
+
+
+def _hide(file: int) -> None:
+    """Who may not write a file may not read it either: to read is enough to lock out a writer."""
+    mode = stat.S_IMODE(os.fstat(file).st_mode)
+    writers = mode & 0o222
+    if mode != writers | writers << 1:
+        with suppress(PermissionError):  # it is another user's
+            os.fchmod(file, writers | writers << 1)
 
 
 def _lock(file: int, byte: int, wait: bool) -> bool:
