@@ -31,8 +31,9 @@ def store(snakemake, prompts):
         facts["fingerprint"], snakemake.params.dtype, way, facts["layout"]
     )
     of_model = Path(snakemake.input.model).parent
-    directory = of_model / "evaluations" / wildcards.task / f"{wildcards.shots}-shot"
-    return evaluations.Store(directory, context, proved)
+    place = Path("evaluations", wildcards.task, f"{wildcards.shots}-shot")
+    beside = [one / place for one in of_model.parent.iterdir() if one != of_model]
+    return evaluations.Store(of_model / place, context, proved, beside)
 
 
 def stand_ins(snakemake, prompts, store):

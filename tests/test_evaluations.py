@@ -92,6 +92,24 @@ def test_one_mask_more_sweeps_one_and_more_prompts_sweep_theirs(opt, store, swep
         assert len(swept) == len(more - known) * len(REMOVALS)
 
 
+def test_a_checkpoint_is_known_by_whatever_name(opt, store, swept, tmp_path):
+    """Under another name it lies in another directory; another checkpoint takes nothing of it."""
+    prompts, masks = random_prompts(4), Masks.removing(opt, REMOVALS[:2])
+    with store() as first:
+        found, _ = evaluations.log_likelihoods(opt, prompts, masks, first)
+        scores = importance.gradient(opt, prompts, "heads", "token", first)
+    swept.clear()
+    beside = [tmp_path / "nothing there", tmp_path / "kept"]
+    with evaluations.Store(tmp_path / "renamed", CONTEXT, no_model, beside) as opened:
+        assert torch.equal(evaluations.log_likelihoods(opt, prompts, masks, opened)[0], found)
+        again = importance.gradient(opt, prompts, "heads", "token", opened)
+    assert np.array_equal(again.contributions, scores.contributions) and not swept
+    other = {**CONTEXT, "fingerprint": "other"}
+    with evaluations.Store(tmp_path / "other", other, lambda: opt, beside) as opened:
+        evaluations.log_likelihoods(opt, prompts, masks, opened)
+    assert len(swept) == len({p.key for p in prompts}) * 2
+
+
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"fingerprint": "o"}, {"way": "own"}])
 def test_another_context_takes_nothing(opt, store, swept, change):
     prompts, masks = random_prompts(4), Masks.removing(opt, REMOVALS[:2])

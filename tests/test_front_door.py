@@ -162,6 +162,7 @@ def test_names_of_nothing_are_a_note_and_one_name_for_two_tasks_is_a_problem(stu
         ({"source": "only_gguf"}, "only_gguf has no config.json: set gguf_file: m.gguf"),
         ({"source": "no_weights"}, "no_weights has no weights"),
         ({"source": "sharded"}, "sharded lacks 1 of 1 shards, a.safetensors"),
+        ({"source": "cut"}, "cut/model.safetensors is cut short or damaged (it has"),
         ({"source": "a/b/c"}, "a/b/c is not there"),
         (
             {"source": "no/such-model"},
@@ -180,7 +181,9 @@ def test_what_speaks_against_a_model_is_told_from_its_files(
     for name in ("only_gguf", "no_weights", "sharded"):
         Path(name).mkdir()
     for name in ("model", "only_gguf"):
-        Path(name, "m.gguf").touch()
+        Path(name, "m.gguf").write_bytes(b"GGUF")
+    weights = Path(shutil.copytree(checkpoint, "cut"), "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
     for name in ("no_weights", "sharded"):
         Path(name, "config.json").write_text("{}")
     index = {"weight_map": {"x": "a.safetensors"}}

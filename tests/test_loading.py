@@ -393,10 +393,3 @@ def test_a_branch_is_pinned_to_its_commit(hub, path, revision, tmp_path):
     facts = resolve("who/llama", revision, None, tmp_path / "converted")
     assert facts["revision"] == COMMIT
     assert facts["fingerprint"] == fingerprint(path)  # the same files elsewhere
-
-
-def test_what_the_hub_stores_by_its_hash_is_not_read(hub, path, monkeypatch):
-    weights = hub / "snapshots" / COMMIT / "model.safetensors"
-    expected = hashes.file_hashes([path / "model.safetensors"])
-    monkeypatch.setattr(hashes, "_read", lambda path: pytest.fail(f"{path} is read"))
-    assert hashes.file_hashes([weights]) == expected

@@ -18,7 +18,7 @@ modules, each a noun of the field:
 - `tasks`: lm-evaluation-harness tasks rendered to prompts
 - `task_files`, `task_data`, `task_fields`, `task_kinds`: what a task can do, told from its files
 - `metrics`: what a task is judged by, in lm-eval's own numbers
-- `checkpoint_files`, `model_files`: what a checkpoint is, and lacks, told from its files
+- `checkpoint_files`, `weight_files`, `model_files`: what a checkpoint is, and lacks, by its files
 - `checkpoints`, `conversion`: where a model is, whether it is whole, and what is converted first
 - `families`, `projections`: where a model keeps its heads and FFNs
 - `model`: a causal language model whose heads and FFNs can be removed

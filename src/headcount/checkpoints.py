@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from headcount.checkpoint_files import ADAPTER
+from headcount.checkpoint_files import ADAPTER, damages
 from headcount.families import ModelError
 
 # Prefixes that programs put before the names of a model's weights, and how to be rid of them.
@@ -34,7 +34,9 @@ def told(what: str | Path) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except Exception as error:  # of transformers, and of the libraries that read its files
+        if found := damages(Path(what)):
+            raise ModelError("; ".join(found)) from error
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{what} has code of its own. Read it, then allow it: trust_remote_code: true "

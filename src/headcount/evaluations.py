@@ -8,7 +8,8 @@ targets; of gradients a prompt, with its contributions to every component. A row
 - what else decides the numbers, its `context`: weights, dtype, layout, the way through the layers,
   the code that computes and the packages that it rests on.
 
-Where the model lies, on what device and with how much memory it computed decide nothing. So a
+Where the model lies, what a study calls it, on what device and with how much memory it computed
+decide nothing. So a
 study with other documents, levels or rankings sweeps what is new alone, and a job that was killed
 goes on from the last part that it wrote (`headcount.parts`).
 
@@ -68,13 +69,21 @@ def code(kind: str) -> dict:
 class Store:
     """What is known of one model, in a directory; on leaving, all that is new is written.
 
-    `load` gives the model when something has to be computed: not before, since it may take long
-    and is not needed if everything is known.
+    What is known of the same checkpoint under other names, in the directories `beside`, is known of
+    this one. `load` gives the model when something has to be computed: not before, since it may
+    take long and is not needed if everything is known.
     """
 
-    def __init__(self, directory: str | Path, context: dict, load: Callable[[], LanguageModel]):
+    def __init__(
+        self,
+        directory: str | Path,
+        context: dict,
+        load: Callable[[], LanguageModel],
+        beside: Sequence[str | Path] = (),
+    ):
         self.load = load
-        self.parts = {kind: Parts(directory, kind, {**context, **code(kind)}) for kind in KINDS}
+        made = {kind: {**context, **code(kind)} for kind in KINDS}
+        self.parts = {kind: Parts(directory, kind, made[kind], beside) for kind in KINDS}
 
     def __enter__(self) -> "Store":
         return self

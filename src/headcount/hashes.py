@@ -1,24 +1,24 @@
 """SHA-256 of files that may be large, each byte read once and not again at every start.
 
-A file of the Hugging Face hub's cache is known by its hash already: what it stores as a large file
-lies there under its SHA-256. Others are read, several at a time. What is found of a file over
-64 MB is remembered, under `$XDG_CACHE_HOME/headcount` or `~/.cache/headcount`, with its place,
-size, inode and times; of these the time of the last change of any kind (ctime) cannot be set, so
-that a file with another content has another entry.
+What is found of a file over 64 MB is remembered, under `$XDG_CACHE_HOME/headcount` or
+`~/.cache/headcount`, with its place, size, inode and times; of these the time of the last change of
+any kind (ctime) cannot be set, so that a file with another content has another entry. The names of
+files say nothing: what the Hugging Face hub's cache stores under its hash may have been edited
+there since.
 """
 
 import hashlib
 import json
 import os
-import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from headcount import temporaries
 
 LARGE = 64 * 2**20  # bytes
-HUB_NAME = re.compile("[0-9a-f]{64}")
+SETTLED = 2  # seconds: file systems count time in ticks, some of them in seconds
 
 
 def memory() -> Path:
@@ -28,15 +28,15 @@ def memory() -> Path:
 
 def file_hashes(paths: Sequence[Path]) -> list[str]:
     """The SHA-256 of the content of each file."""
-    memory = _Memory()
+    memory = Memory()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        hashes = list(threads.map(memory.hash, paths))
+        hashes = list(threads.map(lambda path: memory.recall(path, "", read), paths))
     memory.save()
     return hashes
 
 
-class _Memory:
-    """Hashes of large files by what the system says of each; a file that is written atomically."""
+class Memory:
+    """What was found of large files by what the system says of each; written atomically."""
 
     def __init__(self) -> None:
         self.path = memory() / "hashes.json"
@@ -46,18 +46,24 @@ class _Memory:
         except (OSError, ValueError):
             self.known = {}
 
-    def hash(self, path: Path) -> str:
+    def recall(self, path: Path, what: str, find: Callable[[Path], str], above: int = LARGE) -> str:
+        """What `find` makes of a file, under the name `what`; once, if it has more bytes.
+
+        Of a file that has changed within the last `SETTLED` seconds nothing is remembered: what is
+        written to it next might leave the same times.
+        """
         path = path.resolve()
-        if path.parent.name == "blobs" and HUB_NAME.fullmatch(path.name):
-            return path.name
-        state = path.stat()
-        if state.st_size <= LARGE:
-            return _read(path)
+        now, state = time.time(), path.stat()
+        if state.st_size <= above:
+            return find(path)
         times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
-        key = f"{path} {state.st_size} {state.st_dev} {state.st_ino} {times}"
+        key = f"{what}{path} {state.st_size} {state.st_dev} {state.st_ino} {times}"
         if key not in self.known:
-            self.found[key] = _read(path)
-        return self.known.get(key) or self.found[key]
+            found = find(path)
+            if state.st_ctime > now - SETTLED:
+                return found
+            self.known[key] = self.found[key] = found
+        return self.known[key]
 
     def save(self) -> None:
         """Add what was found; where nothing can be written, it is found again the next time."""
@@ -66,12 +72,13 @@ class _Memory:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with temporaries.file(self.path) as temporary:
-                temporary.write_text(json.dumps(self.known | self.found, indent=1))
+                temporary.write_text(json.dumps(self.known, indent=1))
                 temporary.replace(self.path)
         except OSError:
             return
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

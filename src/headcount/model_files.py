@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from headcount import gpus, lineage
-from headcount.checkpoint_files import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
+from headcount import checkpoint_files, gpus, lineage
+from headcount.checkpoint_files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
 from headcount.suggestions import did_you_mean
 
 # As transformers and accelerate know them.
@@ -135,32 +135,36 @@ def _of_directory(path: Path, gguf_file: str | None) -> Iterator[str]:
             there = f"there: {', '.join(quantised) or 'no GGUF file'}"
             hint = did_you_mean(gguf_file, quantised)
             yield f"gguf_file: {gguf_file} is not in {path} ({there}){hint}"
+        else:
+            yield from (f"gguf_file: {one}" for one in checkpoint_files.damages(path, gguf_file))
         return
     is_adapter = (path / ADAPTER).is_file()
-    if not is_adapter and not (path / "config.json").is_file():
+    if not is_adapter and not (path / CONFIG).is_file():
         remedy = f"set gguf_file: {quantised[0]}" if quantised else "is it the right directory?"
-        yield f"source: {path} has no config.json: {remedy}"
+        yield f"source: {path} has no {CONFIG}: {remedy}"
         return
-    config = _json(path / ("config.json" if not is_adapter else ADAPTER))
-    if config is None:
-        yield f"source: {path / 'config.json'} is no JSON: copy it again"
+    if damages := checkpoint_files.damages(path):
+        yield from (f"source: {one}" for one in damages)
         return
-    if config.get("is_encoder_decoder"):
+    if checkpoint_files.read_json(path / CONFIG).get("is_encoder_decoder"):
         yield f"source: {path} is an encoder-decoder: headcount takes decoder-only models"
+    yield from _of_weights(path, is_adapter)
+
+
+def _of_weights(path: Path, is_adapter: bool) -> Iterator[str]:
+    """What is missing of the weights in a directory, or of what an adapter rests on."""
+    if is_adapter:
+        try:
+            checkpoint_files.base(path)
+        except checkpoint_files.CheckpointError as error:
+            yield f"source: {error}"
     names = ADAPTER_WEIGHTS if is_adapter else WEIGHTS
-    first = next((name for name in names if (path / name).is_file()), None)
-    if first is None and not config.get("transformers_weights"):
-        yield f"source: {path} has no weights (one of {', '.join(names)}): copy it whole"
-    elif first and first.endswith(".index.json"):
-        shards = {*((_json(path / first) or {}).get("weight_map") or {}).values()}
-        if missing := sorted(name for name in shards if not (path / name).is_file()):
+    found = checkpoint_files.weights(path)
+    index = next((path / name for name in names if (path / name).is_file()), None)
+    if index and index.name.endswith(".index.json"):
+        shards = checkpoint_files.shards(index)
+        if missing := [shard.name for shard in shards if shard not in found]:
             some = ", ".join(missing[:3])
             yield f"source: {path} lacks {len(missing)} of {len(shards)} shards, {some}: copy them"
-
-
-def _json(path: Path) -> dict | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    elif not found:
+        yield f"source: {path} has no weights (one of {', '.join(names)}): copy it whole"

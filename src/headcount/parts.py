@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,11 +27,15 @@ SMALL = 32 * 2**20  # bytes
 class Parts:
     """The parts of one kind (an artifact schema) in `directory` that were made alike.
 
-    `made` says by what; its hash is in the parts' names, and itself in their provenance.
+    `made` says by what; its hash is in the parts' names, and itself in their provenance. Parts that
+    were made so and lie in directories `beside` are read as well.
     """
 
-    def __init__(self, directory: str | Path, kind: str, made: dict):
+    def __init__(
+        self, directory: str | Path, kind: str, made: dict, beside: Sequence[str | Path] = ()
+    ):
         self.directory, self.kind, self.made = Path(directory), kind, made
+        self.beside = [Path(one) for one in beside]
         self.prefix = prefix(kind, made)
         self.waiting: list[pa.Table] = []
         self.written = time.monotonic()
@@ -41,7 +45,7 @@ class Parts:
         """All rows, part by part; a damaged part is warned of, once, and left out."""
         yield from self.waiting
         seen: set[Path] = set()
-        while paths := [path for path in self.paths() if path not in seen]:
+        while paths := [path for path in self._readable() if path not in seen]:
             for path in paths:
                 seen.add(path)
                 if (table := self._read(path)) is not None:
@@ -49,6 +53,10 @@ class Parts:
 
     def paths(self) -> list[Path]:
         return sorted(self.directory.glob(f"{self.prefix}*.parquet"))
+
+    def _readable(self) -> list[Path]:
+        beside = (path for one in self.beside for path in one.glob(f"{self.prefix}*.parquet"))
+        return [*self.paths(), *sorted(beside)]
 
     def add(self, rows: dict) -> None:
         """Keep the rows, columns by name, and write what waits if that has waited long enough."""
