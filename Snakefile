@@ -18,7 +18,7 @@ if workflow.is_main_process:
 # The top of the repository, also where this file is a module of another workflow.
 HOME = Path(str(workflow.current_basedir))
 # The library is found without being installed, in this process and in the jobs.
-sys.path.insert(0, f"{HOME}/src")
+sys.path[:0] = [f"{HOME}/scripts", f"{HOME}/src"]
 library = f"{HOME}/src:{os.environ.get('PYTHONPATH', '')}"
 # Jobs read and write UTF-8 whatever the locale, lm-eval's and datasets' own files included.
 os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
@@ -55,14 +55,6 @@ include: "workflow/rules/induction.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/explorer.smk"
 include: "workflow/rules/parity.smk"
-
-
-sys.path.insert(0, f"{HOME}/scripts")
-import job
-import preloaded
-import terminal
-
-
 include: "workflow/rules/staleness.smk"
 
 

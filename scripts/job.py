@@ -1,17 +1,16 @@
 """What every script of a rule does around its library call."""
 
-import json
 import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import job_log
 import preloaded
 
 HERE = Path(__file__).parent
-CODE = "HEADCOUNT_CODE"  # environment variable: the code as the run began
 # Of a model's facts, those that stand in what was made with it.
 MODEL = ("name", "source", "revision", "fingerprint", "architecture", "layers", "heads", "ffns")
 MODEL += ("converted", "trust_remote_code", "layout", "window")
@@ -47,7 +46,7 @@ def begin(snakemake) -> None:
             print(f"{job_log.FAILED}{job_log.reason(error)}", file=sys.stderr, flush=True)
 
     sys.excepthook = report
-    check_code()
+    hold(check_code, snakemake)
     from headcount import gpus, locks
 
     global task
@@ -86,31 +85,56 @@ def engine_memory(snakemake) -> float:
     return snakemake.resources.engine_mb / (2 if preloaded.KILLED in os.environ else 1)
 
 
-# --- the code that a run began with ---
+# --- what is read is what the key was made of ---
+
+
+checks = []
+
+
+def hold(check, *arguments):
+    """Call `check` now, and again before anything is written: it raises where something changed."""
+    check(*arguments)
+    checks.append(partial(check, *arguments))
+
+
+def code(script) -> dict:
+    """What a script and all that it imports mean, and the packages that decide its numbers."""
+    from headcount import source_code
+
+    meaning = (
+        _proven_code() if script == "verify_model.py" else source_code.code_hash(HERE / script)
+    )
+    return {
+        "script": script,
+        "meaning": meaning,
+        "packages": source_code.packages(HERE / script),
+    }
+
+
+def _proven_code() -> list[str]:
+    """What the code means that `verify_model` proves, and that which proves it."""
+    from headcount import source_code
+
+    names = ["verification", "examination", "proof", "reference", "importance"]
+    library = HERE.parent / "src" / "headcount"
+    sources = {library / f"{name}.py": Path(name) for name in names}
+    return [
+        source_code.code_hash(library / "sweep" / "__init__.py"),
+        source_code.Sources(sources, set()).hash(),
+    ]
 
 
 def note_code() -> None:
-    """Note for the jobs of a run what the code means as it begins."""
-    os.environ.setdefault(CODE, json.dumps([_changes(), _meaning()]))
+    """Note for the jobs the state of the code, before their keys are computed from it."""
+    os.environ[preloaded.CODE] = preloaded.state()
 
 
-def check_code() -> None:
-    """Raise `RuntimeError` when the code was changed since the run began: versions would mix."""
-    changes, meaning = json.loads(os.environ.get(CODE, "[null, null]"))
-    if changes not in (None, _changes()) and meaning != _meaning():
+def check_code(snakemake) -> None:
+    """Raise `RuntimeError` unless the code of the job is that which its key was computed from."""
+    wanted = snakemake.params.code
+    is_as_noted = os.environ.get(preloaded.CODE) == preloaded.state()
+    if not is_as_noted and code(wanted["script"]) != wanted:
         raise RuntimeError("headcount's code was changed while it ran: run it again")
-
-
-def _changes() -> list[int]:
-    """What changes with any file of code: their number, and the time of the last change."""
-    files = [*HERE.glob("*.py"), *HERE.parent.glob("src/headcount/**/*.py")]
-    return [len(files), max(file.stat().st_mtime_ns for file in files)]
-
-
-def _meaning() -> str:
-    from headcount import source_code
-
-    return source_code.reached([(HERE, script.stem) for script in HERE.glob("*.py")]).hash()
 
 
 # --- what the job is ---
@@ -140,7 +164,8 @@ def prompts(snakemake):
 
 def provenance(snakemake, **facts) -> dict:
     """What made an artifact: the job's key, what it is the hash of, wildcards and `facts`."""
-    check_code()
+    for check in checks:
+        check()
     wildcards = dict(snakemake.wildcards.items())
     if "shots" in wildcards:
         wildcards["shots"] = int(wildcards["shots"])

@@ -27,6 +27,7 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -44,6 +45,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the directory of the server's socket
+CODE = "HEADCOUNT_CODE"  # environment variable: the state of the code as keys were made of it
 KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
@@ -117,6 +119,14 @@ def _is_own(connection: socket.socket) -> bool:
     told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
     _, user, _ = credentials.unpack(told)
     return user == os.geteuid()
+
+
+def state() -> str:
+    """What changes with any file of the project's code, also where its time is put back."""
+    here = Path(__file__).parent
+    files = sorted([*here.glob("*.py"), *here.parent.glob("src/headcount/**/*.py")])
+    states = [(str(file), file.stat().st_ino, file.stat().st_ctime_ns) for file in files]
+    return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 # --- the client ---
@@ -324,6 +334,9 @@ def serve(listening: int) -> None:
         threading.Thread(target=end_with_parent, daemon=True).start()
         try:
             preload(Path(__file__).parent)
+            # The state that was noted before this began is the only one that can be imported here.
+            if os.environ.get(CODE, state()) != state():
+                raise RuntimeError("headcount's code was changed meanwhile")
         except Exception as error:  # of a package; each job that needs it will say so
             go_without(error)
         else:

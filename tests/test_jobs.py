@@ -346,3 +346,47 @@ def test_a_killed_job_says_whether_memory_ran_out(monkeypatch, for_memory, why):
     assert why in said and "run fewer jobs at once" in said and "mem" in said
     said = job._killed(snakemake, job.preloaded.KilledError(for_memory, "SIGSEGV"))
     assert "crashed twice, by SIGSEGV" in said and "memory" not in said
+
+
+# --- the code that runs is the code that keys are made of ---
+
+
+@pytest.fixture
+def ranked(tmp_path, monkeypatch):
+    """A copy of the scripts, one of which a job runs: the check of its code, after an edit."""
+    shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    import job
+
+    monkeypatch.setattr(job, "HERE", tmp_path / "scripts")
+    monkeypatch.setattr(job.preloaded, "__file__", str(tmp_path / "scripts" / "preloaded.py"))
+    monkeypatch.setenv(job.preloaded.CODE, "")
+    job.note_code()
+    described = SimpleNamespace(params=SimpleNamespace(code=job.code("rank.py")))
+
+    def check(name: str, old: str, new: str) -> None:
+        path = tmp_path / "scripts" / name
+        times = path.stat()
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as rsync and tar leave it
+        job.check_code(described)
+
+    return check
+
+
+@pytest.mark.parametrize("name", ["rank.py", "job.py"])
+def test_a_job_whose_code_was_changed_since_its_key_was_made_fails(ranked, name):
+    with pytest.raises(RuntimeError, match="code was changed while it ran: run it again"):
+        ranked(name, "import job", "other = 1\nimport job")
+
+
+def test_what_a_jobs_own_script_does_not_reach_fails_no_other(ranked):
+    ranked("rank_controls.py", "import job", "other = 1\nimport job")
+    ranked("rank.py", "import job", "# a comment\nimport job")
+
+
+def test_a_server_that_may_have_imported_other_code_runs_no_job(main, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADCOUNT_CODE", "the state before an edit")
+    told = main("print('below', os.getppid())").communicate(timeout=60)[0]
+    assert f"below {of(tmp_path, 'client')}" in told and "code was changed" in told

@@ -10,7 +10,7 @@ import tiny
 import yaml as pyyaml
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from headcount import hashes, task_files, tasks
+from headcount import artifacts, configuration, hashes, task_files, tasks
 from headcount.task_files import TaskError
 
 CODE = {
@@ -173,6 +173,28 @@ def test_the_configuration_is_that_which_lm_eval_resolves():
 # --- documents ---
 
 
+STUDY = {"models": {"m": {"source": "s"}}, "tasks": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shots": [5.0, 0, 1.0]},
+        {"limits": {"calibration": 2500.0}},
+        {"induction": {"exclude_fraction": 4e-2}},
+        {"levels": {"combined": {"ffns": [0.0, 10, 2e1, 30, 40, 50]}}},
+        {"models": {"m": {"source": "s", "memory": 1e3, "threads": 1.0}}},
+        {"artifacts": "./artifacts/"},
+        {"seed": 0.0, "metrics": {}, "estimator_agreement": {"tasks": None}},
+    ],
+)
+def test_a_study_counts_by_what_it_says_and_not_by_its_spelling(changes):
+    """As it is hashed: of 1 and 1.0 the JSON differs."""
+    assert not configuration.problems({**STUDY, **changes})
+    spelt, plain = (configuration.completed({**STUDY, **more}) for more in (changes, {}))
+    assert artifacts.hash_json(spelt) == artifacts.hash_json(plain)
+
+
 @pytest.fixture
 def written(tmp_path):
     """A function that writes the task tiny_a, its documents as `kwargs` and others say."""
@@ -276,7 +298,7 @@ def test_a_file_that_cannot_be_read_is_named(written, tmp_path, monkeypatch):
     def unreadable(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(hashes, "_read", unreadable)
+    monkeypatch.setattr(hashes, "read", unreadable)
     yaml = written(**SOURCES["named files"](tmp_path / "docs"))
     with pytest.raises(TaskError, match=r"'tiny_a': .*train\.jsonl cannot be read: Permission"):
         tasks.documents(yaml)

@@ -1,6 +1,7 @@
 """Code counts by what it means, in every module that a job reaches; packages by their versions."""
 
 import ast
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -233,13 +234,73 @@ def test_packages_are_those_that_are_reached(script):
 
 def test_packages_that_do_the_work_of_those_imported_count():
     found = source_code.packages(SCRIPTS / "prune.py")
-    needed = {"torch", "transformers", "tokenizers", "safetensors", "lm-eval", "datasets"}
-    assert needed | {"accelerate", "numpy", "pyarrow", "polars"} <= {*found}
-    assert "huggingface-hub" not in found
+    needed = {"torch", "transformers", "tokenizers", "lm-eval", "datasets", "accelerate", "numpy"}
+    assert needed <= {*found}
 
 
-def test_a_build_for_other_hardware_is_the_same_version(monkeypatch):
-    monkeypatch.setattr(source_code, "version", lambda _: "2.13.0+cu126")
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_packages_that_decide_no_number_are_in_no_key(script):
+    others = {"huggingface-hub", "polars", "pyarrow", "safetensors", "snakemake"}
+    assert not others & {*source_code.packages(script)}
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A function that installs torch, as far as metadata tell; what `packages` says of it then."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(version, record="", **origin):
+        home = tmp_path / "torch-1.dist-info"
+        home.mkdir(exist_ok=True)
+        (home / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        (home / "RECORD").write_text(record)
+        (home / "direct_url.json").write_text(json.dumps(origin))
+        source_code._version.cache_clear()
+        return source_code.packages(SCRIPTS / "verify_model.py")["torch"]
+
+    yield install
     source_code._version.cache_clear()
-    assert source_code.packages(SCRIPTS / "verify_model.py")["torch"] == "2.13.0"
-    source_code._version.cache_clear()
+
+
+@pytest.mark.parametrize("local", ["cpu", "cu126", "cu130", "rocm6.4", "xpu"])
+def test_a_build_for_other_hardware_is_the_same_version(installed, local):
+    assert installed(f"2.13.0+{local}") == "2.13.0"
+
+
+@pytest.mark.parametrize("local", ["nv25.1", "git1a2b3c4", "cpu.mine", "cu126.patch2"])
+def test_a_build_of_other_code_is_another_version(installed, local):
+    assert installed(f"2.13.0+{local}") == f"2.13.0+{local}"
+
+
+def test_an_installation_of_no_release_counts_by_its_code(installed):
+    url = "https://example.org/torch"
+    git = {"vcs": "git", "commit_id": "1a2b3c"}
+    assert installed("2.0.dev0", url=url, vcs_info=git) == "2.0.dev0@1a2b3c"
+    of_archive = {
+        installed("2.0", f"torch/a.py,sha256={digest},9", url=f"{url}.zip", archive_info={})
+        for digest in ("x", "y")
+    }
+    assert len(of_archive) == 2
+    first = installed("2.0", "torch/a.py,sha256=x,9", url="file:///checkout", dir_info={})
+    assert first in of_archive  # the same code from elsewhere
+    assert installed("2.0", url=f"{url}-2.0-py3-none-any.whl", archive_info={}) == "2.0"
+    assert installed("2.0", url="file:///checkout", dir_info={"editable": True}) == "2.0"
+
+
+def test_a_package_outside_of_site_packages_counts_by_all_its_code(tmp_path, monkeypatch):
+    """Also by what nothing imports in so many words, as transformers' models."""
+    (tmp_path / "scipy" / "lazy").mkdir(parents=True)
+    (tmp_path / "scipy" / "__init__.py").touch()
+    part = tmp_path / "scipy" / "lazy" / "part.py"
+    script = tmp_path / "script.py"
+    script.write_text("import scipy.stats\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "scipy", raising=False)
+    found = set()
+    for text in ("x = 1", "x = 2"):
+        part.write_text(text)
+        source_code._homes.cache_clear()
+        source_code._checkout.cache_clear()
+        found.add(source_code.packages(script)["scipy (its code)"])
+    source_code._homes.cache_clear()
+    assert len(found) == 2

@@ -127,6 +127,24 @@ def copied_in_another_order(study):
     forgotten(study)
 
 
+def as_json(study):
+    """The same study, as `--configfile` and the default find it: written as JSON."""
+    path = study.directory / "config.yaml"
+    path.write_text(json.dumps(yaml.safe_load(path.read_text())))
+
+
+def released(*names):
+    """Other releases of packages, as far as their metadata tell."""
+
+    def edit(study):
+        for name in names:
+            metadata = study.directory / "src" / f"{name}-99.0.dist-info" / "METADATA"
+            metadata.parent.mkdir()
+            metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+
+    return edit
+
+
 UNSEEN = {
     "nothing": lambda study: None,
     "every file touched": touched,
@@ -157,7 +175,12 @@ UNSEEN = {
     "order of tasks": configured(tasks=["tiny_b", "tiny_a"]),
     "order of shots": configured(shots=[2, 0]),
     "order of levels": levels(heads=[50, 0, 25]),
-    "a default written out": configured(ablation="zero", seed=0, metrics={}),
+    "a default written out": configured(ablation="zero", seed=0, metrics={"tiny_a": "acc"}),
+    "whole numbers as decimals": both(
+        levels(ffns=[0.0, 34.0]), replaced("config.yaml", "calibration: 10", "calibration: 10.0")
+    ),
+    "the study as JSON": as_json,
+    "releases of what decides no number": released("snakemake", "polars", "pyarrow"),
     ".snakemake lost": forgotten,
     "artifacts copied": copied_in_another_order,
     "artifacts moved": artifacts_moved,
@@ -169,6 +192,13 @@ UNSEEN = {
 def test_what_means_the_same_runs_nothing(study, edit):
     edit(study)
     assert study.stale() == {}
+
+
+@pytest.mark.slow
+def test_the_file_of_the_study_makes_no_difference(study, tmp_path):
+    path = tmp_path / "elsewhere.json"
+    path.write_text(json.dumps({**STUDY, "task_path": str(study.directory / "lm_tasks")}))
+    assert study.stale("all", "--configfile", str(path)) == {}
 
 
 @pytest.mark.slow
@@ -258,13 +288,6 @@ def estimator(study):
     study.configure(importance={"heads": {"estimator": "oracle"}})
 
 
-def upgraded(study):
-    """Another release of lm-eval, as far as the metadata of packages tell."""
-    metadata = study.directory / "src" / "lm_eval-99.0.dist-info" / "METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text("Metadata-Version: 2.1\nName: lm_eval\nVersion: 99.0\n")
-
-
 HEAD_PRUNING = {"prune": 4, "prune_heldout": 2, "prune_transfer": 4}
 HEAD_PRUNING |= {"draw_head_pruning": 1, "draw_transfer": 1, "draw_summary": 1, "draw_retention": 1}
 INDUCTION = {"score_induction": 2, "draw_induction": 1, "draw_retention": 1}
@@ -276,7 +299,7 @@ SEEN = {  # all jobs, or some of them
     "a line of preloaded.py": (append("scripts/preloaded.py", "\nCOUNT = 1\n"), ALL),
     "a line of induction.py": (append("src/headcount/induction.py", "\nCOUNT = 1\n"), INDUCTION),
     "a line of a figure": (append("src/headcount/figures/components.py", "\nCOUNT = 1\n"), DRAWN),
-    "a release of lm-eval": (upgraded, {"prepare_task": 10}),
+    "a release of lm-eval": (released("lm_eval"), {"prepare_task": 10}),
     "a level": (levels(heads=[0, 25, 50, 75]), HEAD_PRUNING),
     "a level less": (levels(heads=[0, 50]), HEAD_PRUNING),
     "the bootstrap": (

@@ -5,6 +5,7 @@ command line both read studies with the functions here.
 """
 
 import copy
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -66,8 +67,12 @@ def _told(error: jsonschema.ValidationError) -> list[str]:
 
 
 def completed(config: dict) -> dict:
-    """A copy of `config` with the schema's defaults, and with its sets of numbers in order."""
-    config = _with_defaults(copy.deepcopy(config), schema())
+    """A copy of `config` in which what means the same is written the same.
+
+    It has the schema's defaults, its sets of numbers in order, and 50 for 50.0.
+    """
+    config = _with_defaults(_whole(copy.deepcopy(config)), schema())
+    config["artifacts"] = os.path.normpath(config["artifacts"])
     levels = config["levels"]
     for holder, key in (
         (config, "shots"),
@@ -78,6 +83,15 @@ def completed(config: dict) -> dict:
     ):
         holder[key] = sorted(holder[key])
     return config
+
+
+def _whole(value: Any) -> Any:
+    """`value` with its whole numbers as integers, at any depth: JSON Schema takes 5.0 for 5."""
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _with_defaults(value: Any, described: dict) -> Any:

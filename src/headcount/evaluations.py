@@ -63,7 +63,8 @@ def code(kind: str) -> dict:
     library = Path(headcount.__file__).parents[1]
     reached = source_code.reached([(library, KINDS[kind].__name__)])
     versions = reached.packages()
-    return {"code": reached.hash(), "packages": {name: versions[name] for name in PACKAGES}}
+    counted = {name: version for name, version in versions.items() if name.split()[0] in PACKAGES}
+    return {"code": reached.hash(), "packages": counted}
 
 
 class Store:

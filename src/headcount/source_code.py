@@ -11,25 +11,34 @@ Syntax trees differ between minor versions of Python, which count anyway.
 import ast
 import hashlib
 import importlib.util
+import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import Distribution, PackageNotFoundError, packages_distributions
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 INSTALLED = {"site-packages", "dist-packages"}
-# Installed modules that decide no number: they fetch files, read what is hashed as it was read, say
-# on how many cores, or show what was computed.
-SILENT = {"huggingface_hub", "rich", "threadpoolctl", "tqdm", "yaml"}
-# Distributions that modules leave their numbers to.
-USED_BY = {
+STANDARD_LIBRARY = Path(os.__file__).resolve().parent
+# Installed modules that decide none of headcount's numbers: they fetch files, start jobs, hold
+# tables, read what is hashed as it was read, say on how many cores, or show what was computed.
+SILENT = {"huggingface_hub", "jsonschema", "polars", "pyarrow", "rich", "safetensors", "snakemake"}
+SILENT |= {"snakemake_interface_logger_plugins", "threadpoolctl", "tqdm", "yaml"}
+# Those that decide them, with the distributions that they leave some to. They find parts of theirs
+# by computed names: wherever one lies, it counts whole.
+DECIDING = {
     "altair": ("vl-convert-python",),
     "lm_eval": ("datasets", "jinja2", "scikit-learn"),
-    "transformers": ("accelerate", "safetensors", "tokenizers"),
+    "transformers": ("accelerate", "tokenizers"),
+    **dict.fromkeys(("accelerate", "datasets", "jinja2", "numpy", "scipy", "sklearn"), ()),
+    **dict.fromkeys(("tokenizers", "torch"), ()),
 }
+# Local parts of versions that say on what hardware a release runs, and no more.
+HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
 
 
 def code_hash(script: str | Path) -> str:
@@ -43,8 +52,11 @@ def code_hash(script: str | Path) -> str:
 def packages(script: str | Path) -> dict[str, str | None]:
     """Distribution -> version: of the packages that decide a script's numbers, and of Python.
 
-    Of Python the minor version, since `random` may draw otherwise in another. Local parts of
-    versions (`+cpu`, `+cu126`) are left out: they say on what the release runs, which is placement.
+    Of Python the minor version, since `random` may draw otherwise in another. Versions have no
+    local part that only names hardware (`+cpu`, `+cu126`), which is placement. What a version does
+    not tell follows it: the commit of an installation from a repository, a hash of the code of one
+    from a directory or an archive of sources, or of a package outside of any `site-packages`, as an
+    editable installation leaves it.
     """
     return reached([(Path(script).parent, Path(script).stem)]).packages()
 
@@ -63,13 +75,18 @@ class Sources:
         kept = [(name, source.tree, says and source.docstrings) for name, source in read]
         return hashlib.sha256(repr(sorted({*kept})).encode()).hexdigest()
 
-    def packages(self) -> dict[str, str | None]:
-        """Distribution -> version of the installed modules that decide numbers, and Python's."""
-        modules = self.installed - SILENT
+    def packages(self, silent: Set[str] = frozenset(SILENT)) -> dict[str, str | None]:
+        """Distribution -> version of the installed modules but the `silent`, and Python's."""
+        modules = self.installed - silent
         names = {name for module in modules for name in _distributions(module)}
-        names |= {name for module in modules for name in USED_BY.get(module, ())}
+        names |= {name for module in modules for name in DECIDING.get(module, ())}
         versions = {name.replace("_", "-").lower(): _version(name) for name in sorted(names)}
-        return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
+        checkouts = {name: _checkout(name, tuple(sys.path)) for name in sorted(modules)}
+        return {
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+            **versions,
+            **{f"{name} (its code)": found for name, found in checkouts.items() if found},
+        }
 
 
 File = tuple[Path, PurePosixPath]  # its place; its name, relative to where imports begin
@@ -121,11 +138,13 @@ def _imports(
 def _absolute(name: str, homes: frozenset[Path], installed: set[str]) -> Iterator[File]:
     """The files that an import of `name` runs; an installed module is added to `installed`."""
     parts = name.split(".")
-    if parts[0] in sys.stdlib_module_names:
-        return
     found = _homes(parts[0], tuple(sys.path))
+    if parts[0] in sys.stdlib_module_names:  # unless a file of that name comes before it
+        found = frozenset(home for home in found if not home.is_relative_to(STANDARD_LIBRARY))
     # Of this package the code counts even where it was installed as a copy.
-    if parts[0] != "headcount" and any(INSTALLED & {*home.parts} for home in found):
+    elif parts[0] != "headcount" and any(
+        parts[0] in DECIDING or _is_installed(home) for home in found
+    ):
         installed.add(parts[0])
         found = frozenset()
     for home in sorted(homes | found):
@@ -145,6 +164,12 @@ def _homes(top: str, _: tuple[str, ...]) -> frozenset[Path]:
     alone = spec.has_location and inside is None and spec.origin
     files = [alone] if alone else inside or []
     return frozenset(Path(file).resolve().parent for file in files)
+
+
+@cache
+def _is_installed(home: Path) -> bool:
+    """Whether packages are installed into a directory; `pip --target` names one as it likes."""
+    return bool(INSTALLED & {*home.parts}) or any(home.glob("*.dist-info"))
 
 
 def _along(home: Path, parts: list[str]) -> Iterator[File]:
@@ -262,7 +287,7 @@ def _hash(text: str) -> str:
 def _distributions(module: str) -> tuple[str, ...]:
     """The distributions that a top-level module belongs to, most of which have its name."""
     try:
-        version(module)
+        Distribution.from_name(module)
     except PackageNotFoundError:
         return tuple(_by_module().get(module, ()))
     return (module,)
@@ -276,8 +301,39 @@ def _by_module() -> Mapping[str, list[str]]:
 
 @cache
 def _version(distribution: str) -> str | None:
-    """The public version of a distribution; None where it is not installed."""
+    """The version of a distribution, as `packages` gives it; None where it is not installed."""
     try:
-        return version(distribution).partition("+")[0]
+        found = Distribution.from_name(distribution)
     except PackageNotFoundError:
         return None
+    public, _, local = found.version.partition("+")
+    version = public if HARDWARE.fullmatch(local) else found.version
+    return "@".join(filter(None, [version, _origin(found)]))
+
+
+def _origin(found: Distribution) -> str | None:
+    """Of an installation that is no release's: the commit, or a hash of its code.
+
+    Where it comes from stands in `direct_url.json` (PEP 610), except in conda's packages, whose own
+    build wrote that file.
+    """
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if commit := origin.get("vcs_info", {}).get("commit_id"):
+        return commit
+    is_conda = (found.read_text("INSTALLER") or "").strip() == "conda"
+    is_editable = origin.get("dir_info", {}).get("editable")  # its code counts where it lies
+    if not origin or is_conda or is_editable or origin["url"].endswith(".whl"):
+        return None
+    record = (found.read_text("RECORD") or "").splitlines()  # name, hash, size
+    return _hash("\n".join(sorted(line for line in record if ".py,sha256=" in line)))
+
+
+@cache
+def _checkout(module: str, path: tuple[str, ...]) -> str | None:
+    """SHA-256 of the code of a package that was not copied to where packages are installed."""
+    homes = sorted(home for home in _homes(module, path) if not _is_installed(home))
+    files = {
+        file: file.relative_to(home) for home in homes for file in home.glob(f"{module}/**/*.py")
+    }
+    hashes = [(str(files[file]), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    return _hash(repr(sorted(hashes))) if hashes else None

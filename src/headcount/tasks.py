@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headcount import source_code, task_data, task_files, task_kinds
+from headcount import metrics, source_code, task_data, task_files, task_kinds
 from headcount.metrics import Metrics
 from headcount.task_files import Function, TaskError, installed
 from headcount.task_kinds import SPLITS, Kind, Limits, Wanted
@@ -208,6 +208,11 @@ def meaning(yaml: str | Path) -> dict:
         raise TaskError(f"{yaml}: {error.filename} cannot be read: {error.strerror}") from error
 
 
+def headline(yaml: str | Path, wanted: str | None = None) -> str:
+    """The metric that the task in `yaml` is judged by: see `headcount.metrics.headline`."""
+    return metrics.headline(task_files.with_included(installed(yaml)), wanted)
+
+
 def documents(yaml: str | Path, datasets: str | Path | None = None) -> dict:
     """What decides the documents of the task in `yaml`, or in the mirror `datasets`; as JSON.
 
@@ -333,14 +338,14 @@ def _requests(task: Any, kind: Kind, shots: int, split: str, **which: Any) -> li
             f"{kind.task}: lm-eval cannot render its prompts at {shots} shots{several}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    metrics = Metrics.of_task(task, kind.metric)
+    metrics_of_task = Metrics.of_task(task, kind.metric)
     samples = which.get("samples")  # lm-eval numbers chosen documents anew, from 0
     rows = []
     of_document = groupby(task.instances, key=lambda request: request.doc_id)
     for number, (doc_id, group) in enumerate(of_document):
         requests = list(group)
         doc = requests[0].doc
-        gold = metrics.gold(doc, len(requests))
+        gold = metrics_of_task.gold(doc, len(requests))
         own = bool(examples) and any(example == doc for example in examples[number])
         rows += [
             {

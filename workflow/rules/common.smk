@@ -2,21 +2,19 @@
 from dataclasses import asdict
 from functools import cache
 
-from headcount import (
-    checkpoint_files,
-    checks,
-    configuration,
-    source_code,
-    task_kinds,
-)
+import job
+import preloaded
+import terminal
+from headcount import checkpoint_files, checks, configuration, task_kinds
 from headcount import tasks as lm_eval_tasks
 from headcount.pages import pages
 from snakemake.exceptions import WorkflowError
 
-SCRIPTS = HOME / "scripts"
+job.note_code()
 CONDA = f"{HOME}/envs/headcount.yaml"
-# The input of rules that have no other: Snakemake compares the times of inputs and outputs.
-STUDY = next(map(str, workflow.configfiles), f"{HOME}/Snakefile")
+# The input of rules that have no other: Snakemake compares the times of inputs and outputs. It is not
+# the study's own file, of which only the meaning counts.
+STUDY = f"{HOME}/Snakefile"
 
 
 def checked():
@@ -70,28 +68,7 @@ wildcard_constraints:
 # its inputs (headcount.lineage) ---
 
 
-@cache
-def code(script):
-    """What a script and all that it imports mean, and the packages that decide its numbers."""
-    path = SCRIPTS / script
-    return {
-        "meaning": source_code.code_hash(path),
-        "packages": source_code.packages(path),
-    }
-
-
-def proven_code():
-    """What the code means that `verify_model` proves, and that which proves it."""
-    names = ["verification", "examination", "proof", "reference", "importance"]
-    library = HOME / "src" / "headcount"
-    sources = {library / f"{name}.py": Path(name) for name in names}
-    return {
-        "meaning": [
-            source_code.code_hash(library / "sweep" / "__init__.py"),
-            source_code.Sources(sources, set()).hash(),
-        ],
-        "packages": source_code.packages(SCRIPTS / "verify_model.py"),
-    }
+code = cache(job.code)
 
 
 @cache
@@ -134,9 +111,14 @@ def limits(wildcards):
     )
 
 
+@cache
+def judged_by(task):
+    """The metric that the study judges a task by, whether it names one or leaves it to the rule."""
+    return lm_eval_tasks.headline(task_yaml(task), config["metrics"].get(task))
+
+
 def metric(wildcards):
-    """The metric that the study judges a task by, if it overrides lm-eval's."""
-    return config["metrics"].get(wildcards.task)
+    return judged_by(wildcards.task)
 
 
 # --- where things lie, which decides no number ---

@@ -54,7 +54,7 @@ rule verify_model:
         place=model_place,
         dtype=of_model("dtype"),
         seed=config["seed"],
-        code=proven_code(),
+        code=code("verify_model.py"),
     message:
         "Verify {wildcards.model}: headcount beside the unmodified model"
     script:

@@ -136,7 +136,6 @@ class ByTimes(type(workflow)):
 if workflow.is_main_process:
     workflow.__class__ = ByTimes
     OTHER = locks.take(config["artifacts"])  # another run on the same artifacts
-    job.note_code()
     # Half-written files of jobs that were killed; those of jobs that still run stay.
     temporaries.sweep(config["artifacts"], below=True)
     temporaries.sweep(gettempdir())
