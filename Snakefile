@@ -81,7 +81,9 @@ onstart:
     if not workflow.local_exec:
         import lacking
 
-        DISPLAY.explain = lacking.Explanation(workflow.dag, GROWTH)
+        DISPLAY.explain = lacking.Explanation(
+            workflow.dag, GROWTH, workflow.scheduler
+        )
 
 
 onsuccess:

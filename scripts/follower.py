@@ -14,6 +14,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from tqdm import tqdm
 
 SECONDS = 1  # between two looks at the logs of jobs
+PATIENCE = 120  # seconds between two questions to a cluster about what its jobs wait for
 SILENCE = 600  # seconds after which a run without a terminal says how far it is
 SHOWN = {"headcount": True}  # marks what is for the terminal, too
 AGAIN = "the same command continues from there"
@@ -25,7 +26,7 @@ class Follower(logging.Handler):
     def __init__(self, workflow, live, summary):
         super().__init__()
         self.workflow, self.live, self.summary = workflow, live, summary
-        self.explain = None  # what ended a job of a cluster, of the event
+        self.explain = None  # of a cluster: what ended a job, of the event; what others wait for
         self.run: Run | None = None
         self.of_run = threading.Lock()
         self.told = 0  # warnings
@@ -74,14 +75,19 @@ class Follower(logging.Handler):
 
     def _watch(self) -> None:
         """Look at the jobs' logs until the run ends."""
-        told = time.monotonic()
+        told = looked = time.monotonic()
         while not self.ended.wait(SECONDS):
             with self.of_run:
                 self.run.follow()
                 if self.live and self.run.all.begun:
                     self.live.show(self.run)
                 doing = self.run.line()
+                waiting = self.run.waiting()
             self._warn()
+            if self.explain and time.monotonic() - looked > PATIENCE:
+                looked = time.monotonic()
+                for line in self.explain.waiting(waiting):
+                    logger.warning(line)
             if time.monotonic() - told > SILENCE:
                 told = time.monotonic()
                 self._say(doing)

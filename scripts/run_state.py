@@ -161,6 +161,10 @@ class Run:
             (job for job in self.jobs.values() if job.log.begun), key=lambda job: job.begun
         )
 
+    def waiting(self) -> dict[int, str]:
+        """The names of the jobs whose logs have not begun, by number."""
+        return {number: job.name for number, job in self.jobs.items() if not job.log.begun}
+
     def _follow(self, job: Job) -> None:
         for warning in job.log.follow():
             # That of many jobs is told once.
