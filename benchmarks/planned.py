@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from clock import seconds, sustained_rate
 from report import write_table
-from transformers import AutoConfig
 from works import HEAD_LEVELS, cumulative, orders, prepared, smollm2
 
 from headcount import importance, plan
@@ -22,7 +21,11 @@ from headcount.sweep import Masks, log_likelihoods
 
 CONFIG = {
     "random_rankings": 0,
-    "importance": {"heads": {"estimator": "gradient"}, "ffns": {"estimator": "oracle"}},
+    "importance": {
+        "documents": "calibration",
+        "heads": {"estimator": "gradient"},
+        "ffns": {"estimator": "oracle"},
+    },
     "levels": {"heads": HEAD_LEVELS, "ffns": HEAD_LEVELS, "combined": {"heads": [0], "ffns": [0]}},
 }
 
@@ -31,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count())
     with tempfile.TemporaryDirectory() as directory:
         model = smollm2(Path(directory))
-        size = plan.Size.of(AutoConfig.from_pretrained(model.hf.name_or_path), "float32")
+        size = plan.Size.of(model.hf.config, "float32")
     table, _ = prepared("arc_easy", 5, 4)
     planned = {stage.name: stage for stage in plan.stages(size, table, "arc_easy", 5, CONFIG)}
     calibration, evaluation = (split_rows(table, s) for s in ("calibration", "evaluation"))
