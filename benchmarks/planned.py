@@ -13,21 +13,24 @@ from pathlib import Path
 import torch
 from clock import seconds, sustained_rate
 from report import write_table
-from works import HEAD_LEVELS, cumulative, orders, prepared, smollm2
+from works import HEAD_LEVELS, cuts, orders, prepared, smollm2
 
-from headcount import importance, plan
+from headcount import configuration, importance, plan
 from headcount.evaluation import request_pairs, split_rows
 from headcount.sweep import Masks, log_likelihoods
 
-CONFIG = {
-    "random_rankings": 0,
-    "importance": {
-        "documents": "calibration",
-        "heads": {"estimator": "gradient"},
-        "ffns": {"estimator": "oracle"},
-    },
-    "levels": {"heads": HEAD_LEVELS, "ffns": HEAD_LEVELS, "combined": {"heads": [0], "ffns": [0]}},
-}
+CONFIG = configuration.completed(
+    {
+        "models": {},
+        "tasks": [],
+        "random_rankings": 0,
+        "levels": {
+            "heads": HEAD_LEVELS,
+            "ffns": HEAD_LEVELS,
+            "combined": {"heads": [0], "ffns": [0]},
+        },
+    }
+)
 
 
 def main() -> None:
@@ -54,8 +57,8 @@ def main() -> None:
     }
     for name, rankings in removals.items():
         levels = [(level, level) for level in HEAD_LEVELS]
-        curves = [cumulative(model, *ranking, levels) for ranking in rankings]
-        masks = Masks(torch.cat([c.heads for c in curves]), torch.cat([c.ffns for c in curves]))
+        removed = [cut for ranking in rankings for cut in cuts(*ranking, levels)]
+        masks = Masks.removing(model, removed)
         runs[f"pruning of {name}"] = lambda masks=masks: log_likelihoods(model, evaluation, masks)
     rows = []
     for name, run in runs.items():

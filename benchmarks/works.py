@@ -194,9 +194,12 @@ def orders(model: LanguageModel) -> tuple[list[tuple[int, int]], list[int]]:
 
 def cumulative(model: LanguageModel, heads: list, ffns: list, levels: list) -> Masks:
     """The first so many percent of both removed."""
-    return Masks.removing(
-        model, [(heads[: len(heads) * h // 100], ffns[: len(ffns) * f // 100]) for h, f in levels]
-    )
+    return Masks.removing(model, cuts(heads, ffns, levels))
+
+
+def cuts(heads: list, ffns: list, levels: list) -> list[tuple[list, list]]:
+    """The first so many percent of both, for each pair of levels."""
+    return [(heads[: len(heads) * h // 100], ffns[: len(ffns) * f // 100]) for h, f in levels]
 
 
 def _gradients(model: LanguageModel, rows: list[dict], frozen: bool, floor: float) -> Work:

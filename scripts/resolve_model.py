@@ -7,10 +7,11 @@ import job
 job.begin(snakemake)
 
 from headcount import artifacts, model
+from headcount.checkpoint_files import CONVERTED
 
 parameters, output = snakemake.params, Path(snakemake.output[0])
 # Of each source, so that a study that comes back to an earlier one finds what was made of it.
-checkpoint = f"checkpoint-{artifacts.hash_json(parameters.content)[:12]}"
+checkpoint = f"{CONVERTED}{artifacts.hash_json(parameters.content)[:12]}"
 facts = model.resolve(
     **parameters.place,
     converted=output.parent / checkpoint,

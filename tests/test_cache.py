@@ -70,6 +70,27 @@ def test_everything_can_be_removed_and_artifacts_stay(cache, kept):
     assert (kept / "tiny/model.json").is_file()
 
 
+def test_converted_checkpoints_are_listed_and_go_when_the_model_is_another(cache, kept):
+    """Of a model that has one, and of one that is studied as it lies now."""
+    artifacts.write_json(kept / "gguf/model.json", {"path": "checkpoint-now"})
+    for name, size in (
+        ("gguf/checkpoint-now", 2),
+        ("gguf/checkpoint-old", 3),
+        ("tiny/checkpoint-a", 1),
+    ):
+        (kept / name).mkdir()
+        (kept / name / "config.json").touch()
+        (kept / name / "model.safetensors").write_bytes(bytes(size * 2**20))
+    rows = cache()
+    assert rows["converted checkpoints of gguf"] == ["4", "", "5.0", "3.0"]
+    assert rows["converted checkpoints of tiny"] == ["2", "", "1.0", "1.0"]
+    for remove in ("unused", "all"):
+        rows = cache("--remove", remove)
+        assert rows["converted checkpoints of gguf"] == ["2", "", "2.0", "0.0"]
+        assert "converted checkpoints of tiny" not in rows
+    assert (kept / "gguf/checkpoint-now/model.safetensors").exists()
+
+
 def test_a_directory_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["headcount", "cache", str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="none is not there"):

@@ -1,8 +1,9 @@
 """The command `headcount cache`: what is kept of earlier computations, and how to be rid of it.
 
-That is the parts of `headcount.evaluations` and, below `lineage.EARLIER`, earlier versions of
-artifacts. A part is unused if no study takes from it any more: the model is another checkpoint now,
-the code that computes or a package means something else, or the file is damaged.
+That is the parts of `headcount.evaluations`, converted checkpoints and, below `lineage.EARLIER`,
+earlier versions of artifacts. A part is unused if no study takes from it any more: the model is
+another checkpoint now, the code that computes or a package means something else, or the file is
+damaged. A converted checkpoint is unused if the model was resolved to another one since.
 """
 
 import shutil
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from headcount import artifacts, evaluations, lineage
 from headcount.artifacts import DamagedError
+from headcount.checkpoint_files import CONVERTED
 
 MODELS = "*/evaluations/*/*-shot"  # below the directory of artifacts
 UNUSED, ALL = "unused", "all"  # what can be removed
@@ -40,7 +42,8 @@ class Part:
 def show(directory: Path, remove: str | None = None, console: Console | None = None) -> None:
     """Print what is kept below `directory`, after removing what is `UNUSED`, or `ALL` of it.
 
-    Earlier versions of artifacts are removed with `ALL` alone.
+    Earlier versions of artifacts are removed with `ALL` alone, a converted checkpoint that is used
+    never: it is what the study computes from.
 
     Raises `NoCacheError` when the directory is not there.
     """
@@ -51,6 +54,9 @@ def show(directory: Path, remove: str | None = None, console: Console | None = N
     for part in gone:
         part.path.unlink(missing_ok=True)
     freed = sum(part.size for part in gone)
+    for path in [path for path, used in conversions(directory) if remove and not used]:
+        freed += _size(path)
+        shutil.rmtree(path, ignore_errors=True)
     if remove == ALL:
         freed += _size(directory / lineage.EARLIER)
         shutil.rmtree(directory / lineage.EARLIER, ignore_errors=True)
@@ -70,16 +76,23 @@ def parts(directory: Path) -> Iterator[Part]:
             yield Part(path, model, size, 0, used=False)
             continue
         code = _code(path.name.split("-")[0])
-        used = made == {**made, **code, "fingerprint": _fingerprint(directory / model)}
+        used = made == {**made, **code, "fingerprint": _fact("fingerprint", directory / model)}
         yield Part(path, model, size, pq.read_metadata(path).num_rows, used)
+
+
+def conversions(directory: Path) -> Iterator[tuple[Path, bool]]:
+    """The converted checkpoints below a directory of artifacts, and whether each is used."""
+    for path in sorted(directory.glob(f"*/{CONVERTED}*")):
+        yield path, path.name == _fact("path", path.parent)
 
 
 _code = cache(evaluations.code)
 
 
-def _fingerprint(model: Path) -> str | None:
+def _fact(name: str, model: Path) -> str | None:
+    """What is known of a model by its artifacts."""
     try:
-        return artifacts.read_json(model / "model.json")["fingerprint"]
+        return artifacts.read_json(model / "model.json").get(name)
     except (FileNotFoundError, DamagedError):
         return None
 
@@ -97,6 +110,16 @@ def _table(directory: Path) -> Table:
             f"{sum(part.rows for part in own):,}",
             _mb(sum(part.size for part in own)),
             _mb(sum(part.size for part in own if not part.used)),
+        )
+    converted = list(conversions(directory))
+    for model in dict.fromkeys(path.parent.name for path, _ in converted):
+        those = [(path, used) for path, used in converted if path.parent.name == model]
+        table.add_row(
+            f"converted checkpoints of {model}",
+            str(sum(len(_files(path)) for path, _ in those)),
+            "",
+            _mb(sum(_size(path) for path, _ in those)),
+            _mb(sum(_size(path) for path, used in those if not used)),
         )
     earlier = directory / lineage.EARLIER
     table.add_row("earlier versions", str(len(_files(earlier))), "", _mb(_size(earlier)), "")

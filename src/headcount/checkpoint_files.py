@@ -17,6 +17,7 @@ from headcount.hashes import file_hashes
 from headcount.source_code import reached
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONVERTED = "checkpoint-"  # begins the names of directories that converted checkpoints lie in
 # The weights that are read, in transformers' order: the first that is there. peft's for an adapter.
 WEIGHTS = (
     "model.safetensors",

@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
     cache.add_argument(
         "--remove",
         choices=["unused", "all"],
-        help="evaluations that no study uses any longer, or everything, earlier versions included",
+        help="what no study uses any longer; or all evaluations and earlier versions as well",
     )
     cache.set_defaults(run=_cache)
 
