@@ -1,5 +1,6 @@
 """An exported checkpoint is the pruned model, for code that knows nothing of headcount."""
 
+import copy
 import json
 import shutil
 
@@ -9,11 +10,13 @@ import rounding
 import torch
 from harness import evaluate
 from lm_eval.models.huggingface import HFLM
+from safetensors.torch import load_file
 from test_families import logits
 from test_sweep import tolerance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headcount import artifacts, export, pruning, rankings
+from headcount import model as models
 from headcount.__main__ import main
 from headcount.evaluation import Evaluation
 from headcount.importance import components
@@ -71,6 +74,7 @@ def test_plain_transformers_gives_the_pruned_models_logits(model, tmp_path):
         "removed": {"heads": removed[0], "ffns": removed[1]},
         "configuration": report["configuration"],
     }
+    assert report["compared"]["difference"] <= report["compared"]["bound"] < by_rounding * 1000
     assert report["rankings"]["heads"]["made"]["code"] == "c0de"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "- 7 of its 12 attention heads: the least important 60 % by the ranking `task`" in card
@@ -100,17 +104,53 @@ def test_stock_lm_eval_on_the_export_gives_the_accuracies_of_our_pruning(
         assert document.to_list() == pytest.approx(expected, abs=tolerance(opt))
 
 
-def test_weights_keep_the_dtype_that_they_are_stored_in(opt, artifacts_of_opt, tmp_path):
-    stored = AutoModelForCausalLM.from_pretrained(opt.hf.name_or_path, dtype=torch.bfloat16)
-    half = tmp_path / "half"
-    stored.save_pretrained(half)
-    opt.tokenizer.save_pretrained(half)
+def saved(directory):
+    """The tensors in the files of a checkpoint, by name."""
+    return {k: v for file in directory.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def with_dtypes(opt, source, config, of_layers, shards=1):
+    """A copy of a model whose layers are stored in some types, under a configuration's `dtype`."""
+    hf = copy.deepcopy(opt.hf).to(of_layers[0])
+    for layer, dtype in zip(hf.model.decoder.layers, of_layers, strict=True):
+        layer.to(dtype)
+    # A number that float16 does not hold, and one that bfloat16 rounds.
+    hf.model.decoder.layers[2].fc1.weight[0, :2] = torch.tensor([7e4, 1 + 2**-9])
+    hf.save_pretrained(source, max_shard_size="20KB" if shards > 1 else "1GB")
+    assert len([*source.glob("*.safetensors")]) >= shards
+    opt.tokenizer.save_pretrained(source)
+    described = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(described | {"dtype": config}))
+
+
+FULL, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "config,of_layers,shards,loaded_as",
+    [
+        ("float16", [BRAIN] * 3, 1, BRAIN),  # infinite in float16
+        ("float32", [BRAIN] * 3, 1, FULL),  # nothing is lost, and the configuration is kept
+        ("bfloat16", [FULL] * 3, 2, FULL),  # rounded in bfloat16
+        ("float16", [HALF, HALF, FULL], 2, FULL),
+        ("bfloat16", [FULL, BRAIN, FULL], 1, FULL),
+    ],
+)
+def test_weights_keep_the_dtypes_that_they_are_stored_in(
+    opt, artifacts_of_opt, tmp_path, config, of_layers, shards, loaded_as
+):
+    with_dtypes(opt, tmp_path / "stored", config, of_layers, shards)
     path = artifacts_of_opt / "m" / "model.json"
-    artifacts.write_json(path, artifacts.read_json(path) | {"source": str(half)})
+    artifacts.write_json(path, artifacts.read_json(path) | {"source": str(tmp_path / "stored")})
     export.export("m", {"heads": Cut("task", 0)}, tmp_path / "out", artifacts_of_opt)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
-    assert loaded.dtype == torch.bfloat16
-    assert all(map(torch.equal, loaded.parameters(), stored.parameters()))  # 0 %: bit for bit
+    before, after = saved(tmp_path / "stored"), saved(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for name, weight in before.items():  # 0 %: bit for bit
+        assert after[name].dtype == weight.dtype and torch.equal(after[name], weight), name
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")  # as its configuration says
+    assert loaded.dtype == loaded_as
+    for name, weight in loaded.named_parameters():
+        assert torch.equal(weight.double(), before[name].double()), name
 
 
 def command(monkeypatch, *arguments):
@@ -154,7 +194,7 @@ def test_bad_arguments_are_named_before_anything_is_loaded(
     artifacts_of_opt, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "load", None)
+    monkeypatch.setattr(models, "load", None)
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "precious").touch()
     with pytest.raises(SystemExit, match=message):

@@ -2,11 +2,13 @@
 
 import copy
 from collections import Counter
+from functools import partial
 
 import pytest
 import rounding
 import torch
 from test_families import TOKENS, logits
+from transformers import AutoModelForCausalLM
 
 from headcount import export, narrow
 from headcount.model import LanguageModel
@@ -23,7 +25,13 @@ PAIR = {(0, 0), (0, 1), (1, 2), (1, 3)}  # a whole group
 FREE = {*narrow.FREE_HEADS, "gemma3"}
 
 
-def narrowed(model, kept, ffns=()):
+@pytest.fixture
+def narrowed(tmp_path):
+    """`_narrowed`, which saves smaller models in a directory of the test's own."""
+    return partial(_narrowed, tmp_path)
+
+
+def _narrowed(directory, model, kept, ffns=()):
     """The model with weights of zero, the smaller one, and what changes in its configuration.
 
     Both have the logits of the pruned model.
@@ -34,7 +42,10 @@ def narrowed(model, kept, ffns=()):
         expected = logits(model.hf)
     zeroed = LanguageModel(copy.deepcopy(model.hf), model.tokenizer)
     export.zero(zeroed, removed)
-    smaller, changed = narrow.narrow(zeroed, removed)
+    smaller, changed, _ = narrow.narrow(zeroed, removed)
+    if smaller is not zeroed.hf:  # it is there to be saved
+        smaller.save_pretrained(directory)
+        smaller = AutoModelForCausalLM.from_pretrained(directory)
     tolerance = rounding.bound(zeroed, lambda model: logits(model.hf))
     for hf in (zeroed.hf, smaller):
         torch.testing.assert_close(logits(hf), expected, atol=tolerance, rtol=0)
@@ -43,7 +54,7 @@ def narrowed(model, kept, ffns=()):
 
 
 @pytest.mark.parametrize("kept", [EVEN, UNEVEN, PAIR], ids=["even", "uneven", "pair"])
-def test_fewer_heads_in_every_layer(model, request, kept):
+def test_fewer_heads_in_every_layer(model, narrowed, request, kept):
     zeroed, smaller, changed = narrowed(model, kept)
     family = request.node.callspec.params["model"]
     if family not in FREE:
@@ -58,7 +69,7 @@ def test_fewer_heads_in_every_layer(model, request, kept):
 
 
 @pytest.mark.parametrize("gone", [[1], [0, 2], [0, 1, 2]])
-def test_layers_that_add_nothing_are_left_out(model, gone):
+def test_layers_that_add_nothing_are_left_out(model, narrowed, gone):
     kept = {(layer, head) for layer, head in ALL if layer not in gone}
     zeroed, smaller, changed = narrowed(model, kept, gone)
     if model.parts[0].attention_output.bias is None:
@@ -69,7 +80,7 @@ def test_layers_that_add_nothing_are_left_out(model, gone):
         assert "num_hidden_layers" not in changed
 
 
-def test_nothing_is_smaller_where_a_layer_keeps_all_its_heads(model):
+def test_nothing_is_smaller_where_a_layer_keeps_all_its_heads(model, narrowed):
     kept = {(0, head) for head in range(4)}
     zeroed, smaller, changed = narrowed(model, kept, ffns=[2])
     if model.parts[0].attention_output.bias is None:  # layer 2 has neither heads nor FFN
@@ -78,7 +89,7 @@ def test_nothing_is_smaller_where_a_layer_keeps_all_its_heads(model):
         assert smaller is zeroed.hf and changed == {}
 
 
-def test_generation_goes_on_as_before(model):
+def test_generation_goes_on_as_before(model, narrowed):
     zeroed, smaller, _ = narrowed(model, UNEVEN, ffns=[1])
     arguments = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
     torch.testing.assert_close(

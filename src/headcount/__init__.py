@@ -27,6 +27,7 @@ modules, each a noun of the field:
 - `importance`, `rankings`, `pruning`, `correlation`, `induction`: the definitions of the numbers
 - `resampling`: scores under resamples and halves of the documents
 - `tables`, `figures`, `summary`: what people look at
+- `export`, `narrow`, `stored`, `exported`: a pruned model as a checkpoint that is the studied one
 - `paper`, `comparison`: the numbers of the paper, and whether they hold in a study
 - `evaluations`, `parts`: what was ever swept, by content, and the files that it lies in
 - `progress`: how far a long computation is

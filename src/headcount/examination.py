@@ -42,7 +42,7 @@ class Examination:
     def __init__(self, model: LanguageModel, seed: int):
         self.model = model
         self.reference = Reference(model, COPIES, seed)
-        self.batches = _batches(model, np.random.default_rng(seed))
+        self.batches = random_batches(model, np.random.default_rng(seed))
         self.shorter = self.batches[:-1]
         passes = len(self.batches) + 2 * len(self.shorter)  # gradients of these, and afterwards
         self.progress = Progress("the unmodified model", passes, "pass")
@@ -168,7 +168,7 @@ def _masks(heads: list[int], forward: list[int]) -> dict[Group, Removal]:
 # --- prompts ---
 
 
-def _batches(model: LanguageModel, random: np.random.Generator) -> list[Batch]:
+def random_batches(model: LanguageModel, random: np.random.Generator) -> list[Batch]:
     """Batches of rising lengths: two random inputs that begin alike; the longest is one alone.
 
     They begin with BOS, where the tokenizer has one: without it models are less stable.

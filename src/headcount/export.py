@@ -3,29 +3,39 @@
 What removed components write to the residual stream is zeroed in the weights: the columns of the
 attention output projection that read a removed head, and weight and bias of a removed FFN's last
 projection. Where the architecture's configuration can say so, tensors also become smaller
-(`headcount.narrow`). `from_pretrained` then gives the pruned model's logits without headcount.
+(`headcount.narrow`). What was written is loaded by transformers and compared with the study's masks
+(`headcount.exported`) before it appears: `from_pretrained` then gives the pruned model's logits
+without headcount.
 """
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from headcount import (
     artifacts,
     checkpoints,
+    exported,
     narrow,
     projections,
     rankings,
     source_code,
+    stored,
     temporaries,
 )
+from headcount import model as models
 from headcount.hashes import file_hashes
-from headcount.model import LanguageModel, load
+from headcount.model import LanguageModel
+from headcount.narrow import Narrowed
 from headcount.pruning import Removal, removal
 from headcount.suggestions import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 
 class ExportError(ValueError):
@@ -38,15 +48,18 @@ def export(
     """Write the model called `model` in the artifacts `directory`, pruned, to the directory `out`.
 
     `cuts` has "heads", "ffns" or both. The weights keep the dtype that they are stored in. `out`
-    appears when it is complete. Returns what `out/headcount.json` says.
+    appears when it was compared with the study. Returns what `out/headcount.json` says.
 
     Raises `ExportError` or `rankings.RankingError`, before the model is loaded, when a model,
-    ranking or level is not to be had or `out` holds something; `ModelError` when it does not load.
+    ranking or level is not to be had, `out` holds something, or the study leaves more than zero in
+    place of components; `ModelError` when the model does not load; and `ExportError` when no
+    checkpoint gives what the study's masks gave: then nothing is written.
     """
     out, directory = Path(out), Path(directory)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty directory: choose another, or move it")
     facts = _model(model, directory)
+    _refuse_stand_ins(directory / model)
     home = directory / model / "rankings"
     files = {name: rankings.locate(cut.ranking, name, home) for name, cut in cuts.items()}
     tables = {name: rankings.read(path, name, cuts[name].level) for name, path in files.items()}
@@ -54,30 +67,83 @@ def export(
         rankings.check(table, facts["heads"], facts["ffns"], model)
     levels = {name: cuts[name].level if name in cuts else 0 for name in ("heads", "ffns")}
     removed = removal(tables, levels["heads"], levels["ffns"])
-    pruned = load(
-        facts["path"],
-        dtype="auto",
-        trust_remote_code=facts["trust_remote_code"],
-        layout=facts["layout"],
-    )
-    zero(pruned, removed)
-    hf, changed = narrow.narrow(pruned, removed)
     report = {
         "model": {key: value for key, value in facts.items() if key not in HERE},
         "rankings": {name: asdict(cuts[name]) | _made(path) for name, path in files.items()},
         "removed": {"heads": removed[0], "ffns": removed[1]},
-        "configuration": changed,
-        "parameters": {"before": pruned.hf.num_parameters(), "after": hf.num_parameters()},
         "packages": source_code.packages(__file__),
     }
-    with temporaries.appearing(out) as temporary:
-        hf.save_pretrained(temporary)
-        pruned.tokenizer.save_pretrained(temporary)
-        (temporary / "headcount.json").write_text(
-            json.dumps(report, indent=2) + "\n", encoding="utf-8"
-        )
-        (temporary / "README.md").write_text(card(report), encoding="utf-8")
+    weights = stored.weights(Path(facts["path"]))
+    study = exported.study(models.load(facts["path"], **_exactly(facts, weights)), removed)
+    try:
+        return _write(facts, weights, study, report | {"note": ""}, out, smaller=True)
+    except exported.Differs as difference:
+        note = f"with smaller tensors it is not the model that was studied: {difference}"
+        logger.warning("%s; zeros in weights of full size are tried instead", note)
+    try:
+        return _write(facts, weights, study, report | {"note": note}, out, smaller=False)
+    except exported.Differs as difference:
+        raise ExportError(
+            f"{model} ({facts['architecture']}): with zero weights in place of what is removed, it "
+            f"is not the model that was studied: {difference}. Nothing is written. `headcount "
+            "verify` shows whether the study computes this model right: report the architecture "
+            "and this line"
+        ) from difference
+
+
+def _exactly(facts: dict, weights: dict[str, Tensor]) -> dict:
+    """How to load a model with these weights to compare what it computes."""
+    dtype = {"dtype": "float32", "device_map": exported.place(weights)}
+    return _loading(facts) | dtype
+
+
+def _loading(facts: dict) -> dict:
+    return {key: facts[key] for key in ("trust_remote_code", "layout")}
+
+
+def _write(
+    facts: dict,
+    weights: dict[str, Tensor],
+    study: exported.Study,
+    report: dict,
+    out: Path,
+    smaller: bool,
+) -> dict:
+    """Write the directory `out` with tensors that are `smaller` if they can be; returns its report.
+
+    Raises `exported.Differs`, and writes nothing, when it is not the model that was studied.
+    """
+    with temporaries.appearing(out) as beside:
+        report = report | _save(facts, weights, study.removed, beside, smaller)
+        compared = exported.check(beside, _exactly(facts, weights), study)
+        report["compared"] = {"difference": compared.difference, "bound": compared.bound}
+        text = json.dumps(report, indent=2) + "\n"
+        (beside / "headcount.json").write_text(text, encoding="utf-8")
+        (beside / "README.md").write_text(card(report), encoding="utf-8")
     return report
+
+
+def _save(
+    facts: dict, weights: dict[str, Tensor], removed: Removal, beside: Path, smaller: bool
+) -> dict:
+    """Save the pruned model in the directory `beside`; returns what a report says of it."""
+    pruned = models.load(facts["path"], dtype="auto", **_loading(facts))
+    if stored.rounds(pruned.hf, weights):
+        widest = str(stored.widest(weights)).removeprefix("torch.")
+        pruned = models.load(facts["path"], dtype=widest, **_loading(facts))
+    dtype = pruned.hf.config.dtype
+    stored.restore(pruned.hf, weights)
+    zero(pruned, removed)
+    form = narrow.narrow(pruned, removed) if smaller else Narrowed(pruned.hf, {}, "")
+    form.hf.save_pretrained(beside)
+    # transformers writes the type of the first weight, where others may need a wider one.
+    config = json.loads((beside / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (beside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    pruned.tokenizer.save_pretrained(beside)
+    counts = {"before": pruned.hf.num_parameters(), "after": form.hf.num_parameters()}
+    said = {"configuration": form.changed, "parameters": counts}
+    return said | ({"note": form.note} if form.note else {})
 
 
 @torch.no_grad()
@@ -107,6 +173,19 @@ def _model(name: str, directory: Path) -> dict:
     places = [parent / facts["source"] for parent in (Path(), *directory.resolve().parents)]
     source = next((str(place) for place in places if place.is_dir()), facts["source"])
     return facts | {"path": str(checkpoints.place(facts | {"source": source}, path.parent))}
+
+
+def _refuse_stand_ins(home: Path) -> None:
+    """Raise `ExportError` when the study of a model leaves activations in place of components."""
+    for path in sorted(home.glob("pruning/**/*.parquet")):
+        parameters = artifacts.provenance(path).get("made_of", {}).get("parameters", {})
+        kind = parameters.get("ablation", {}).get("kind", "zero")
+        if kind != "zero":
+            raise ExportError(
+                f"{path} was computed with `ablation: {kind}`, which leaves activations in place "
+                "of what is removed, and no weights say that: export from a study with `ablation: "
+                "zero`"
+            )
 
 
 def _made(path: Path) -> dict:
@@ -143,7 +222,12 @@ def card(report: dict) -> str:
             "Heads and layers no longer have the numbers that they have in the original.",
             "",
         ]
+    if report["note"]:
+        lines += [f"Weights have their full size: {report['note']}.", ""]
+    compared = report["compared"]
     lines += [
+        "As transformers loads it, log-likelihoods of random prompts differ from the study's by "
+        f"{compared['difference']:.2g} at most; rounding explains {compared['bound']:.2g}.",
         f"Parameters: {parameters['after']:,} (before: {parameters['before']:,}).",
         "Every removed head and FFN, and how the rankings were made: `headcount.json`.",
     ]

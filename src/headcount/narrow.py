@@ -13,11 +13,11 @@ An FFN has as many channels in every layer, so that removing it in some of them 
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from headcount import families
 from headcount.model import LanguageModel
@@ -29,16 +29,25 @@ FREE_HEADS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "ph
 Slots = list[tuple[int, list[int]]]  # of a layer: K' key-value heads, each with its query heads
 
 
+class Narrowed(NamedTuple):
+    """A model to save, what is other in its configuration, and what could not become smaller."""
+
+    hf: PreTrainedModel
+    changed: dict[str, tuple]  # setting: (before, after)
+    note: str
+
+
 @torch.no_grad()
-def narrow(model: LanguageModel, removed: Removal) -> tuple[PreTrainedModel, dict[str, tuple]]:
+def narrow(model: LanguageModel, removed: Removal) -> Narrowed:
     """A smaller model with the logits of `model`, whose removed components write nothing already.
 
-    Returns `model.hf` itself where nothing can be saved, and what changes in the configuration:
-    {setting: (before, after)}.
+    It is `model.hf` itself where nothing can be saved; else it shares the tensors that stay as they
+    are, and lacks those that no checkpoint holds: it is there to be saved, and runs when it is
+    loaded again.
     """
     config = model.hf.config
     if config.get_text_config() is not config:  # a part of a larger model's
-        return model.hf, {}
+        return Narrowed(model.hf, {}, "")
     heads, ffns = set(removed[0]), set(removed[1])
     kept = {
         layer: [head for head in range(H) if (layer, head) not in heads]
@@ -48,7 +57,12 @@ def narrow(model: LanguageModel, removed: Removal) -> tuple[PreTrainedModel, dic
         layer
         for layer in kept
         if kept[layer] or layer not in ffns or not _adds_nothing_else(model, layer)
-    ] or [0]
+    ]
+    if not any(model.heads[layer] for layer in layers):  # a model without attention is none of ours
+        layers = sorted({*layers, next(layer for layer in kept if model.heads[layer])})
+    note = ""
+    if not _says(model, layers):
+        layers, note = list(kept), "the configuration cannot say which layers are left"
     changes = _of_layers(config, layers)
     slots = None
     for group, kv_heads in _fewer_heads(model, [kept[layer] for layer in layers]):
@@ -57,50 +71,100 @@ def narrow(model: LanguageModel, removed: Removal) -> tuple[PreTrainedModel, dic
             "num_key_value_heads": kv_heads,
             "head_dim": model.parts[0].head_dim,
         }
-        if _is_valid(config, changes | counts):
+        if _skeleton(model.hf, changes | counts):
             changes |= counts
             slots = {layer: _slots(model, kept[layer], group, kv_heads) for layer in layers}
             break
-    if not changes:
-        return model.hf, {}
-    smaller = AutoModelForCausalLM.from_config(_changed(config, changes), dtype=model.hf.dtype)
-    smaller.load_state_dict(_weights(model, layers, slots))
+    smaller = _skeleton(model.hf, changes) if changes else None
+    if smaller is None:
+        return Narrowed(model.hf, {}, note)
+    smaller.load_state_dict(_weights(model, layers, slots), assign=True)
     smaller.generation_config = model.hf.generation_config
-    before = {key: getattr(config, key, None) for key in changes if key != "layer_types"}
-    shown = {key: (value, changes[key]) for key, value in before.items() if value != changes[key]}
-    return smaller.eval(), shown
+    before = {key: getattr(config, key, None) for key in changes}
+    shown = {
+        key: (value, changes[key])
+        for key, value in before.items()
+        if value != changes[key] and not isinstance(value, list)
+    }
+    return Narrowed(smaller, shown, note)
 
 
 # --- the configuration ---
 
 
-def _changed(config: PreTrainedConfig, changes: dict) -> PreTrainedConfig:
-    return type(config).from_dict(config.to_dict() | changes)
+def _skeleton(hf: PreTrainedModel, changes: dict) -> PreTrainedModel | None:
+    """A model like `hf` with other settings and without weights; None if there can be none.
 
-
-def _is_valid(config: PreTrainedConfig, changes: dict) -> bool:
-    """Whether transformers accepts the settings; some families want heads that divide d_model."""
+    Some families want heads that divide d_model, or have settings that fit the old ones alone.
+    """
     try:
-        _changed(config, changes)
-    except (ValueError, StrictDataclassError):
-        return False
-    return True
+        config = type(hf.config).from_dict(hf.config.to_dict() | changes)
+        with torch.device("meta"):
+            return type(hf)(config).eval()
+    except Exception:  # whatever a family's own code raises at settings that it does not know
+        return None
 
 
 def _of_layers(config: PreTrainedConfig, layers: list[int]) -> dict:
-    """Settings of a model of some of the layers."""
-    if len(layers) == config.num_hidden_layers:
+    """Settings of a model of some of the layers, with those that are listed by layer."""
+    L = config.num_hidden_layers
+    if len(layers) == L:
         return {}
-    types = getattr(config, "layer_types", None)  # such as sliding windows in every second layer
-    return {"num_hidden_layers": len(layers)} | (
-        {"layer_types": [types[layer] for layer in layers]} if types else {}
+    by_layer = {  # such as `layer_types`: sliding windows in every second layer
+        key: [value[layer] for layer in layers]
+        for key, value in config.to_dict().items()
+        if "layer" in key and isinstance(value, list) and len(value) == L
+    }
+    return by_layer | {"num_hidden_layers": len(layers)}
+
+
+def _says(model: LanguageModel, layers: list[int]) -> bool:
+    """Whether a configuration says that a model has these layers alone, each built as it is now."""
+    if len(layers) == model.num_layers:
+        return True
+    smaller = _skeleton(model.hf, _of_layers(model.hf.config, layers))
+    left = None if smaller is None else families.get(smaller, _path(model))
+    if not isinstance(left, nn.ModuleList) or len(left) != len(layers):
+        return False
+    return all(
+        _built_alike(model.layers[before], before, left[after], after)
+        for after, before in enumerate(layers)
     )
 
 
+def _built_alike(layer: nn.Module, number: int, other: nn.Module, others: int) -> bool:
+    """Whether two layers have the same settings and sizes, but for their own numbers.
+
+    Settings decide what is computed also where short inputs do not show it, as windows do.
+    """
+    mine, theirs = _built(layer), _built(other)
+    return mine.keys() == theirs.keys() and all(
+        value == theirs[key] or (value, theirs[key]) == (number, others)
+        for key, value in mine.items()
+    )
+
+
+def _built(layer: nn.Module) -> dict:
+    """The kinds and settings of a layer's modules, and the sizes of its weights."""
+    made: dict = {name: tensor.shape for name, tensor in layer.state_dict().items()}
+    for path, module in layer.named_modules():
+        made[path, ""] = type(module)
+        made |= {
+            (path, name): value
+            for name, value in vars(module).items()
+            if isinstance(value, str | int | float | None) and name[0] != "_" and name != "training"
+        }
+    return made
+
+
 def _adds_nothing_else(model: LanguageModel, layer: int) -> bool:
-    """Whether a layer without heads and FFN leaves the residual stream as it is."""
+    """Whether a layer without heads and FFN leaves the residual stream as it is, as far as known.
+
+    A layer without attention has a convolution or a state space, which still writes.
+    """
     pre_norm = getattr(model.hf.config, "do_layer_norm_before", True)
-    return pre_norm and model.parts[layer].attention_output.bias is None
+    output = model.parts[layer].attention_output
+    return pre_norm and output is not None and getattr(output, "bias", None) is None
 
 
 # --- heads ---
@@ -150,7 +214,7 @@ def _weights(
     model: LanguageModel, layers: list[int], slots: dict[int, Slots] | None
 ) -> dict[str, Tensor]:
     """The state dict of the smaller model."""
-    path = next(name for name, module in model.hf.named_modules() if module is model.layers)
+    path = _path(model)
     number = {str(layer): str(index) for index, layer in enumerate(layers)}
     weights = {}
     for name, tensor in model.hf.state_dict().items():
@@ -163,6 +227,11 @@ def _weights(
                 tensor = _of_slots(model, rest, tensor, slots[int(layer)])
             weights[f"{path}.{number[layer]}.{rest}"] = tensor
     return weights
+
+
+def _path(model: LanguageModel) -> str:
+    """Where in the model its list of layers is."""
+    return next(name for name, module in model.hf.named_modules() if module is model.layers)
 
 
 def _of_slots(model: LanguageModel, name: str, tensor: Tensor, slots: Slots) -> Tensor:
