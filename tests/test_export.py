@@ -3,6 +3,8 @@
 import copy
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -15,7 +17,7 @@ from test_families import logits
 from test_sweep import tolerance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from headcount import artifacts, export, pruning, rankings
+from headcount import artifacts, export, exported, pruning, rankings
 from headcount import model as models
 from headcount.__main__ import main
 from headcount.evaluation import Evaluation
@@ -201,6 +203,97 @@ def test_bad_arguments_are_named_before_anything_is_loaded(
         command(monkeypatch, *arguments.split())
     assert not (tmp_path / "OUT").exists()
     assert [path.name for path in (tmp_path / "FULL").iterdir()] == ["precious"]
+
+
+def test_what_was_pruned_with_stand_ins_is_refused(artifacts_of_opt, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load", None)
+    path = artifacts_of_opt / "m" / "pruning" / "task" / "0-shot" / "heads" / "by-task.parquet"
+    rows = artifacts.ROWS["rankings"].empty_table()
+    made = {"made_of": {"parameters": {"ablation": {"kind": "resample", "seed": 0}}}}
+    artifacts.write(path, rows, artifacts.ROWS["rankings"], made)
+    with pytest.raises(export.ExportError, match=r"by-task\.parquet was .* `ablation: resample`"):
+        export.export("m", {"heads": Cut("task", 50)}, tmp_path / "out", artifacts_of_opt)
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])  # llama: smaller tensors are tried before
+def test_what_is_not_the_studied_model_is_refused_and_leaves_nothing(
+    all_models, tmp_path, monkeypatch, family
+):
+    """An export that forgets a head and the FFN."""
+    directory = study(all_models[family], tmp_path / "artifacts")
+    zero = export.zero
+    monkeypatch.setattr(export, "zero", lambda model, gone: zero(model, (gone[0][1:], ())))
+    cuts = {"heads": Cut("task", 80), "ffns": Cut("task", 34)}
+    with pytest.raises(export.ExportError, match=r"m \(X\).*off by .*, where rounding explains"):
+        export.export("m", cuts, tmp_path / "out", directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
+
+
+def test_a_tokenizer_that_reads_otherwise_is_refused(opt, artifacts_of_opt, tmp_path, monkeypatch):
+    def save(tokenizer, directory):
+        text = (opt_files / "tokenizer.json").read_text()
+        (directory / "tokenizer.json").write_text(text.replace('"w7"', '"w77"'))
+        shutil.copy(opt_files / "tokenizer_config.json", directory)
+
+    opt_files = Path(opt.hf.name_or_path)
+    monkeypatch.setattr(type(opt.tokenizer), "save_pretrained", save)
+    with pytest.raises(export.ExportError, match=r"its tokenizer reads .* otherwise"):
+        export.export("m", {"heads": Cut("task", 50)}, tmp_path / "out", artifacts_of_opt)
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_what_does_not_fit_into_memory_is_compared_from_disk(
+    all_models, tmp_path, monkeypatch, family
+):
+    directory = study(all_models[family], tmp_path / "artifacts")
+    cuts = {"heads": Cut("task", 80), "ffns": Cut("task", 34)}
+    here = export.export("m", cuts, tmp_path / "here", directory)
+    placed = []
+    load = models.load
+    monkeypatch.setattr(exported, "get_max_memory", lambda: {"cpu": 1000})
+    monkeypatch.setattr(
+        models, "load", lambda *a, **k: placed.append(k.get("device_map")) or load(*a, **k)
+    )
+    there = export.export("m", cuts, tmp_path / "there", directory)
+    assert placed == ["disk", None, "disk"]  # only what is written is held, as it is stored
+    assert there["configuration"] == here["configuration"]
+    weights = saved(tmp_path / "here"), saved(tmp_path / "there")
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_code_of_the_checkpoint_and_settings_of_generation_go_along(
+    all_models, tmp_path, monkeypatch
+):
+    """A Llama with code of its own, whose generation has a temperature and does not draw."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    source = tmp_path / "source"
+    shutil.copytree(all_models["llama"].hf.name_or_path, source)
+    names = {"AutoConfig": "configuration_my.Mine", "AutoModelForCausalLM": "modeling_my.My"}
+    described = json.loads((source / "config.json").read_text())
+    described |= {"model_type": "my", "auto_map": names}
+    (source / "config.json").write_text(json.dumps(described))
+    (source / "configuration_my.py").write_text(
+        "from transformers import LlamaConfig\nclass Mine(LlamaConfig):\n    model_type = 'my'\n"
+    )
+    (source / "modeling_my.py").write_text(
+        "from transformers import LlamaForCausalLM\nfrom .configuration_my import Mine\n"
+        "class My(LlamaForCausalLM):\n    config_class = Mine\n"
+    )
+    generation = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "max_length": 7}
+    (source / "generation_config.json").write_text(json.dumps(generation))
+    directory = study(all_models["llama"], tmp_path / "artifacts")
+    path = directory / "m" / "model.json"
+    trusted = {"source": str(source), "trust_remote_code": True}
+    artifacts.write_json(path, artifacts.read_json(path) | trusted)
+    removed = {"heads": Cut("task", 60), "ffns": Cut("task", 34)}
+    export.export("m", removed, tmp_path / "out", directory)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(loaded).__name__ == "My"
+    assert (
+        generation.items()
+        <= json.loads((tmp_path / "out" / "generation_config.json").read_text()).items()
+    )
 
 
 def test_an_export_that_fails_leaves_nothing(artifacts_of_opt, tmp_path, monkeypatch):
