@@ -95,6 +95,26 @@ def test_a_damaged_file_is_refused(home, tmp_path):
         study.Study(tmp_path).summary()
 
 
+@pytest.mark.slow
+def test_of_two_studies_in_a_directory_the_one_that_ran_last_is_read(finished, tmp_path):
+    """The second has other shots and another reduction; a dry run of the first changes nothing."""
+    copy = finished.copy(tmp_path / "copy")
+    home = copy.directory / "artifacts" / "tiny"
+    before = hc.load(home).importance("heads")
+    importance = {"heads": {"estimator": "gradient", "reduction": "example"}}
+    copy.configure(shots=[0], tasks=["tiny_b"], heldout_tasks=[], importance=importance)
+    target = "artifacts/tiny/importance/tiny_b/0-shot/heads.parquet"
+    assert copy.run(target).returncode == 0
+    copy.configure()
+    assert copy.run(target, "--dry-run").returncode == 0
+    with pytest.warns(UserWarning, match=r"3 files .* of another study"):
+        found = hc.load(home).importance("heads")
+    assert found["estimator"].unique().to_list() == ["gradient-example"]
+    assert found.select("task", "shots").unique().rows() == [("tiny_b", 0)]
+    assert copy.run(target).returncode == 0  # back, without computing anything
+    assert hc.load(home).importance("heads").equals(before)
+
+
 def test_importing_the_package_imports_nothing_that_is_slow():
     code = "import sys, headcount; headcount.source_code; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

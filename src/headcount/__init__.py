@@ -11,6 +11,7 @@ The library behind the Snakemake workflow. In a notebook, each name is loaded wh
 modules, each a noun of the field:
 
 - `study`: the artifacts of one model as labelled frames, and its figures
+- `present`: which artifacts in a directory are those of the study that ran last
 - `notebook`: importance, pruning and verification in a line each
 
 - `configuration`, `checks`: a study's configuration, and all that speaks against it beforehand

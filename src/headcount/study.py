@@ -6,10 +6,12 @@
     study.importance("heads", task="mini_capital", shots=5)
     study.figures.head_importance()
 
-Nothing is computed here: what a study has not made is refused with the command that makes it.
+Nothing is computed here: what a study has not made is refused with the command that makes it. What
+lies there from other studies, or is out of date, is left out, and named (`headcount.present`).
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from glob import escape, glob
@@ -20,6 +22,7 @@ import altair as alt
 import polars as pl
 
 from headcount import artifacts
+from headcount.present import Present, others
 
 Chart: TypeAlias = alt.TopLevelMixin
 
@@ -30,6 +33,8 @@ class NotMadeError(FileNotFoundError):
 
 def load(directory: str | Path) -> "Study":
     """The study whose artifacts of one model lie in `directory`, such as `artifacts/opt-mini`.
+
+    Of several studies in the same directory the one that ran last.
 
     Raises `NotMadeError` when there is none, with the models that lie beside it or below it.
     """
@@ -47,8 +52,9 @@ class Study:
 
     Columns are those of `headcount.artifacts.SCHEMAS`, labels first (model, task, shots, component,
     ranking), so frames can be concatenated and joined. An argument that is left out stands for all
-    that there is. Every method raises `NotMadeError` when there is nothing, and
-    `artifacts.DamagedError` when a file is not what was written.
+    that the study has made. Files of other studies, and those that are out of date, are left out
+    with a warning that names them; `others` are all of them. Every method raises `NotMadeError`
+    when there is nothing, and `artifacts.DamagedError` when a file is not what was written.
     """
 
     def __init__(self, directory: str | Path):
@@ -56,6 +62,20 @@ class Study:
 
     def __repr__(self) -> str:
         return f"Study({str(self.directory)!r})"
+
+    @property
+    def others(self) -> list[Path]:
+        """The artifacts that lie there and are of another study, or out of date.
+
+        `headcount.artifacts.frame(path)` reads one.
+        """
+        below = (
+            self.directory.rglob("*.parquet"),
+            self.directory.parent.glob("tasks/**/*.parquet"),
+        )
+        kept = self.directory / "evaluations"  # which belong to every study
+        files = (path for paths in below for path in paths if not path.is_relative_to(kept))
+        return Present(self.directory.parent).split(sorted(files))[1]
 
     @property
     def figures(self) -> "Figures":
@@ -69,8 +89,8 @@ class Study:
 
         `split` is "calibration" or "evaluation".
         """
-        place = f"{self.directory.parent}/tasks/{{task}}/{{shots}}-shot/{{split}}.parquet"
-        return _read(place, task=task, shots=shots, split=split)
+        place = "../tasks/{task}/{shots}-shot/{split}.parquet"
+        return self._read(place, task=task, shots=shots, split=split)
 
     def importance(
         self, component: str | None = None, task: str | None = None, shots: int | None = None
@@ -145,18 +165,44 @@ class Study:
         return self.table("summary")
 
     def _read(self, place: str, **chosen: str | int | None) -> pl.DataFrame:
-        return _read(f"{self.directory}/{place}", **chosen)
+        """The rows of the study's files at `place`, a path with the names of `chosen` in braces.
+
+        What is None stands for all that there is.
+        """
+        directory = self.directory
+        if place.startswith("../"):
+            directory, place = directory.parent, place.removeprefix("../")
+        place = f"{directory}/{place}"
+        there = _in_order(place, _named(chosen))
+        found, left_out = Present(self.directory.parent).split(there)
+        if not found:
+            told = f"{others(left_out)}. " if left_out else ""
+            raise NotMadeError(told + self._missing(place, chosen))
+        if left_out:
+            warnings.warn(others(left_out), stacklevel=3)
+        return pl.concat(artifacts.frame(path) for path in found)
+
+    def _missing(self, place: str, chosen: dict[str, str | int | None]) -> str:
+        """What to say of files that are not there."""
+        every = _in_order(place, dict.fromkeys(chosen, "*"))
+        found, _ = Present(self.directory.parent).split(every)
+        values = [every[str(path)] for path in found]
+        there = [
+            f"{name} {', '.join(sorted(set(of_name), key=lambda value: _order((value,))))}"
+            for name, of_name in zip(chosen, zip(*values, strict=True), strict=False)
+        ]
+        path = place.format(**chosen)
+        asked = " ".join(f"{name}={value!r}" for name, value in chosen.items() if value is not None)
+        return (
+            f"there is no artifact {place} with {asked or 'any name'}: there are "
+            f"{'; '.join(there) or 'none'}. `snakemake --cores all "
+            f"{'all' if None in chosen.values() else path}` makes what the configuration names"
+        )
 
 
-def _read(place: str, **chosen: str | int | None) -> pl.DataFrame:
-    """The rows of all files at `place`, a path with the names of `chosen` in braces.
-
-    What is None stands for all that there is.
-    """
-    named = {name: "*" if value is None else escape(str(value)) for name, value in chosen.items()}
-    if not (found := _in_order(place, named)):
-        raise NotMadeError(_missing(place, chosen))
-    return pl.concat(artifacts.frame(path) for path in found)
+def _named(chosen: dict[str, str | int | None]) -> dict[str, str]:
+    """What stands for each of `chosen` in a pattern of paths."""
+    return {name: "*" if value is None else escape(str(value)) for name, value in chosen.items()}
 
 
 def _in_order(place: str, named: dict[str, str]) -> dict[str, tuple[str, ...]]:
@@ -170,22 +216,6 @@ def _in_order(place: str, named: dict[str, str]) -> dict[str, tuple[str, ...]]:
 def _order(values: tuple[str, ...]) -> list[tuple[int, str]]:
     """What sorts the values of names: numbers by their size."""
     return [(int(value) if value.isdigit() else 0, value) for value in values]
-
-
-def _missing(place: str, chosen: dict[str, str | int | None]) -> str:
-    """What to say of files that are not there."""
-    values = _in_order(place, dict.fromkeys(chosen, "*")).values()
-    there = [
-        f"{name} {', '.join(sorted(set(of_name), key=lambda value: _order((value,))))}"
-        for name, of_name in zip(chosen, zip(*values, strict=True), strict=False)
-    ]
-    path = place.format(**chosen)
-    asked = " ".join(f"{name}={value!r}" for name, value in chosen.items() if value is not None)
-    return (
-        f"there is no artifact {place} with {asked or 'any name'}: there are "
-        f"{'; '.join(there) or 'none'}. `snakemake --cores all "
-        f"{'all' if None in chosen.values() else path}` makes what the configuration names"
-    )
 
 
 class Figures:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from headcount.artifacts import frame, provenance
 from headcount.curves import MEAN, TOLERANCE
+from headcount.present import Present, others
 
 ORDERS = ("own", "aggregate", "depth", "random")
 COLUMNS = (
@@ -30,17 +31,12 @@ class NoSummaryError(FileNotFoundError):
 
 
 def show(artifacts: Path, console: Console | None = None) -> None:
-    """Print the summary of every model below `artifacts` that has one.
+    """Print the summary of every model of the present study below `artifacts` that has one.
 
     Raises `NoSummaryError`, which names the remedy, when there is none.
     """
     console = console or Console()
-    files = sorted(artifacts.glob("*/tables/summary.parquet"))
-    if not files:
-        raise NoSummaryError(
-            f"no summary below {artifacts}/: run `make all`, or `snakemake --cores all all`"
-        )
-    for path in files:
+    for path in finished(artifacts, console):
         console.print(_table(path))
         if frame(path).is_empty():
             console.print("[yellow]no level removes a head or an FFN: nothing to sum up.[/yellow]")
@@ -48,6 +44,23 @@ def show(artifacts: Path, console: Console | None = None) -> None:
             console.print(f"[yellow]{remark}.[/yellow]")
         console.print(f"Figures: {path.parents[1] / 'figures'}/*.png, .svg, .pdf, .html")
         console.print(f"Explorer: {path.parents[1] / 'report' / 'index.html'}\n")
+
+
+def finished(artifacts: Path, console: Console) -> list[Path]:
+    """The summaries of the present study below `artifacts`; others are told of in the terminal.
+
+    Raises `NoSummaryError`, which names the remedy, when there is none.
+    """
+    found, left_out = Present(artifacts).split(sorted(artifacts.glob("*/tables/summary.parquet")))
+    remark = f"{others(left_out)}." if left_out else ""
+    if not found:
+        raise NoSummaryError(
+            f"no summary below {artifacts}/: run `make all`, or `snakemake --cores all all`. "
+            f"{remark}".strip()
+        )
+    if remark:
+        console.print(f"[yellow]{remark}[/yellow]")
+    return found
 
 
 def _remarks(tables: Path, artifacts: Path) -> list[str]:

@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from itertools import product
 from tempfile import gettempdir
 
-from headcount import gpus, lineage, locks, temporaries
+from headcount import gpus, lineage, locks, present, temporaries
 from headcount.suggestions import did_you_mean
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import RerunTrigger
@@ -129,8 +129,11 @@ class ByTimes(type(workflow)):
         if asked and self.local_exec and "gpu" not in self.global_resources:
             # Snakemake does not limit what it was not told of: jobs would share a GPU.
             self.global_resources["gpu"] = len(gpus.visible()) or 1
-        if plugin and self.local_exec and not (self.dryrun or self.touch or OTHER):
-            preloaded.start()  # beside the work of finding out what there is to do
+        if plugin and not (self.dryrun or self.touch or OTHER):
+            # Before it is known whether there is anything to do: earlier versions may be back.
+            present.note(JOBS, config["artifacts"])
+            if self.local_exec:
+                preloaded.start()  # beside the work of finding out what there is to do
 
 
 if workflow.is_main_process:
@@ -140,9 +143,8 @@ if workflow.is_main_process:
     temporaries.sweep(config["artifacts"], below=True)
     temporaries.sweep(gettempdir())
     try:
-        stale = lineage.settle(
-            (job for step in MADE for job in jobs_of(step)), take_back=not OTHER
-        )
+        JOBS = [one for step in MADE for one in jobs_of(step)]
+        stale = lineage.settle(JOBS, take_back=not OTHER)
         lineage.ask(stale, config["artifacts"])
     except OSError as error:
         raise WorkflowError(str(error))

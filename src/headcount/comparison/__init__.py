@@ -17,7 +17,7 @@ from headcount import paper
 from headcount.artifacts import frame, provenance
 from headcount.comparison import agreement, induction, location, removal
 from headcount.comparison.finding import FAILS, HOLDS, UNDECIDED, Finding
-from headcount.summary import NoSummaryError
+from headcount.summary import NoSummaryError, finished
 
 TABLES: tuple[str, ...] = (
     "head_importance",
@@ -65,14 +65,14 @@ def findings(directory: Path) -> list[list[Finding]]:
 
 
 def show(artifacts: Path, console: Console | None = None) -> None:
-    """Print the findings beside every study below `artifacts` that is finished.
+    """Print the findings beside every model of the present study that is finished.
 
     Raises `NoSummaryError`, which names the remedy, when there is none.
     """
     console = console or Console()
     directories = [
         path.parent
-        for path in sorted(artifacts.glob("*/tables/summary.parquet"))
+        for path in finished(artifacts, console)
         if all((path.parent / f"{name}.parquet").is_file() for name in TABLES)
     ]
     if not directories:
