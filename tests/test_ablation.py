@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import rounding
+import tiny
 import torch
+import zoo
 from test_sweep import random_prompts, tolerance, within
 
+from headcount.model import LanguageModel
 from headcount.sweep import Masks, ablation, log_likelihoods
 
 pytestmark = pytest.mark.numerical
@@ -80,9 +83,34 @@ def test_resampled_outputs_are_those_of_one_token_in_all_layers(opt):
 @pytest.mark.parametrize("kind", ["mean", "resample"])
 @pytest.mark.parametrize("memory", [0.05, 1000])
 def test_a_removed_component_leaves_its_stand_in(model, kind, memory):
+    check_stand_ins(model, kind, memory, tolerance(model))
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "granitemoe",  # mixtures of experts: packed
+        "phimoe",  # and by their own attention
+        "granitemoeshared",  # with an expert beside the others
+        "lfm2_moe",  # where not every layer has attention
+        "laguna",  # where layers differ in their heads
+        "cohere2_moe",  # beside attention
+        "openai-gpt",  # norms after the sums
+        "falcon",
+    ],
+)
+@pytest.mark.parametrize("kind", ["mean", "resample"])
+def test_stand_ins_work_in_every_kind_of_layer(model_type, kind):
+    model = LanguageModel(zoo.build(model_type), tiny.tokenizer())
+    check_stand_ins(model, kind, 1000, 1e-3)
+
+
+def check_stand_ins(model, kind, memory, tolerance):
     """The sweep equals plain hooks that put the stand-ins in place, one prompt at a time."""
     fitted = within(memory, ablation.fit, model, random_prompts(5, seed=7), kind, 0)
-    heads = [(0, 1), (2, 0), *((1, head) for head in range(model.heads[1]))]
+    attentive = [layer for layer, count in enumerate(model.heads) if count]
+    heads = [(attentive[0], 1), (attentive[-1], 0)]
+    heads += [(1, head) for head in range(model.heads[1])]
     masks = Masks.removing(model, [([], []), (heads, [0, 2])], fitted)
     prompts = random_prompts(3, seed=11)
     sums, _ = within(memory, log_likelihoods, model, prompts, masks)
@@ -103,9 +131,9 @@ def test_a_removed_component_leaves_its_stand_in(model, kind, memory):
             logits = model.hf(input_ids=torch.tensor([prompt.tokens])).logits[0].log_softmax(-1)
         predicted = logits[-len(prompt.targets) :]
         expected = predicted[range(len(prompt.targets)), prompt.targets].sum().item()
-        assert sums[1, index].item() == pytest.approx(expected, abs=tolerance(model))
+        assert sums[1, index].item() == pytest.approx(expected, abs=tolerance)
     whole, _ = log_likelihoods(model, prompts, masks[:1])
-    torch.testing.assert_close(sums[:1], whole, atol=tolerance(model), rtol=0)
+    torch.testing.assert_close(sums[:1], whole, atol=tolerance, rtol=0)
 
 
 def test_zero_leaves_nothing_and_other_kinds_are_refused(opt):

@@ -6,8 +6,10 @@ from functools import partial
 
 import pytest
 import rounding
+import tiny
 import torch
-from test_sweep import random_prompts, tolerance
+import zoo
+from test_sweep import naive, random_prompts, tolerance
 from transformers import AutoModelForCausalLM
 
 from headcount import importance, projections
@@ -182,6 +184,32 @@ PROPERTIES = [
 def test_property(model, check):
     if check is not grouped_is_repeated or model.parts[0].kv_heads < model.parts[0].heads:
         check(model)
+
+
+# --- what a head has of its own beside its rows and columns ---
+
+AS_MANY = {"num_attention_heads": 8, "head_dim": 8, "num_key_value_heads": 2}  # heads as channels
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("flint", AS_MANY),  # sinks, and norms of the channels of a head
+        ("mimo_v2_flash", AS_MANY),
+        ("granite_swa", AS_MANY),
+        ("beam", AS_MANY),  # biases of gates
+        ("stablelm", {"qk_layernorm": True}),  # a norm for each head
+        ("stablelm", {"qk_layernorm": True, "num_key_value_heads": 4}),
+    ],
+)
+def test_sinks_norms_and_biases_of_a_head_go_with_it(model_type, settings):
+    model = LanguageModel(zoo.build(model_type, **settings), tiny.tokenizer())
+    prompts = random_prompts(2, seed=2)
+    removals = [([(0, 0)], []), ([(1, 0), (1, 1), (2, 3)], [])]
+    sums, _ = log_likelihoods(model, prompts, Masks.removing(model, removals))
+    expected = [[naive(model, prompt, *gone)[0] for prompt in prompts] for gone in removals]
+    assert sums.tolist() == [pytest.approx(row, abs=1e-3) for row in expected]
+    assert model.way == "packed"
 
 
 # --- what is put together from the parts ---

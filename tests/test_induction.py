@@ -10,10 +10,14 @@ import pytest
 import rounding
 import tiny
 import torch
+import zoo
 from transformers import OPTConfig, OPTForCausalLM
 
 from headcount import artifacts, induction
+from headcount import model as models
+from headcount.families import ModelError
 from headcount.model import LanguageModel, ordinary_tokens
+from headcount.sweep import fitness
 
 pytestmark = pytest.mark.numerical
 
@@ -129,7 +133,8 @@ def inputs(model: LanguageModel, function, sequences: int, seed: int, **options)
     seen = []
 
     def keep(_module, arguments):
-        seen.append(arguments[0][0].tolist())
+        if arguments[0].shape[1] > fitness.LENGTH:  # not by which a model is looked at
+            seen.append(arguments[0][0].tolist())
 
     handle = model.hf.get_input_embeddings().register_forward_pre_hook(keep)
     try:
@@ -197,6 +202,70 @@ def test_prefix_matching_is_a_plain_loop_over_attention(model):
     check(induction.prefix_matching(model, SEQUENCES, SEED), plain, model)
 
 
+# The final norm, or what OPT-350m has instead, by its name in transformers.
+BETWEEN = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"), "model.norm"),
+    **{"gemma3_text": "model.norm", "phi": "model.final_layernorm", "gpt2": "transformer.ln_f"},
+    **{"gpt_neox": "gpt_neox.final_layer_norm", "opt": "model.decoder.final_layer_norm"},
+    **{"xglm": "model.layer_norm", "biogpt": "biogpt.layer_norm", "mpt": "transformer.norm_f"},
+}
+
+
+def between(model: LanguageModel) -> torch.nn.Module:
+    """What OPT-350m, or another model, puts between its last layer and the unembedding."""
+    path = BETWEEN[model.hf.config.model_type]
+    before = getattr(model.hf.config, "do_layer_norm_before", True)
+    return model.hf.get_submodule(path if before else "model.decoder.project_out")
+
+
+@pytest.mark.parametrize("model_type", ["xglm", "biogpt", "mpt"])
+def test_copying_goes_through_a_final_norm_of_any_name(model_type):
+    model = LanguageModel(zoo.build(model_type), tiny.tokenizer())
+    with torch.no_grad():
+        between(model).weight.normal_(1, 0.5)
+    model.window = 64
+    sequences = inputs(model, induction.copying, SEQUENCES, SEED)
+    found = induction.copying(model, SEQUENCES, SEED)["score"].to_numpy()
+    expected = np.mean(plain_copying_of_heads(model, sequences), axis=0)
+    assert found == pytest.approx(expected, abs=1e-4)
+    without = LanguageModel(model.hf, model.tokenizer)
+    with models.replaced({between(model): lambda hidden: hidden}):
+        bare = np.mean(plain_copying_of_heads(without, sequences), axis=0)
+    assert abs(bare - expected).max() > 1e-3  # it matters
+
+
+@pytest.mark.parametrize(
+    "model_type", ["lfm2", "modernbert-decoder", "minicpm3", "recurrent_gemma"]
+)
+def test_the_final_norm_is_what_the_model_does_with_its_last_state(model_type):
+    """By a forward pass of the unmodified model whose last layer leaves another state."""
+    model = LanguageModel(zoo.build(model_type), tiny.tokenizer())
+    state = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
+    read = []
+    hooks = [
+        model.layers[-1].register_forward_hook(
+            lambda _m, _i, out: (state, *out[1:]) if isinstance(out, tuple) else state
+        ),
+        model.hf.get_output_embeddings().register_forward_pre_hook(
+            lambda _m, inputs: read.append(inputs[0])
+        ),
+    ]
+    with torch.no_grad():
+        model.hf(input_ids=torch.tensor([[2, 9, 4, 7, 5]]), use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        found = induction.final_norm(model)(state)
+    factor = (read[0].norm() / found.norm()).item()  # MiniCPM divides by a constant
+    torch.testing.assert_close(factor * found, read[0], atol=1e-4, rtol=1e-4)
+    assert (found - state).norm() > 0.1 * state.norm()
+
+
+def test_copying_is_refused_where_streams_are_mixed_before_the_unembedding():
+    model = LanguageModel(zoo.build("qwen4_exp_text"), tiny.tokenizer())
+    with pytest.raises(ModelError, match=r"\(qwen4_exp_text\): what lies between the last layer"):
+        induction.copying(model, SEQUENCES, SEED)
+
+
 def test_copying_is_a_plain_loop_over_heads(model):
     sequences = inputs(model, induction.copying, SEQUENCES, SEED)
     plain = partial(plain_copying_of_heads, sequences=sequences)
@@ -219,7 +288,7 @@ def plain_copying_of_heads(model: LanguageModel, sequences: list[list[int]]) -> 
         for i, projection in enumerate(part.attention_output for part in model.parts):
             for h, output in enumerate(head_outputs(projection, z[i], model.heads[i])):
                 unembedding = model.hf.get_output_embeddings().weight  # without a bias, as of Phi
-                logits = model.final_norm(output) @ unembedding.T
+                logits = between(model)(output) @ unembedding.T
                 context = logits[1:, tokens[1:]]  # BOS, at position 0, is no candidate
                 attended = attentions[i][h, 1:, 1:].argmax(-1).tolist()
                 scores.append(plain_copying(context, attended))

@@ -2,9 +2,14 @@
 
 import pytest
 import tiny
+from lm_eval.api.instance import Instance
+from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, T5Config
 
+import headcount as hc
 from headcount import model as models
+from headcount.lm_eval_model import HeadcountLM
+from headcount.task_files import TaskError
 
 
 def small(config):
@@ -51,3 +56,35 @@ def test_a_user_may_say_where_heads_and_ffns_are(checkpoint):
     for name in named:
         with pytest.raises(models.ModelError, match="looked for nowhere"):
             models.load(checkpoint, layout=named | {name: "nowhere.proj"})
+
+
+@pytest.fixture(scope="module")
+def without_bos(checkpoint):
+    """The tiny OPT with a tokenizer that begins no sequence with a token of its own."""
+    model = models.load(checkpoint)
+    model.tokenizer = tiny.tokenizer()
+    model.tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    return model
+
+
+@pytest.mark.parametrize("context", ["\n", " \t ", "   "])
+def test_a_context_of_white_space_predicts_nothing(without_bos, context):
+    """lm-eval counts it to the continuation, and stops with an AssertionError."""
+    pairs = [("w1 w2", " w3"), ("", "w3"), (context, "w3 w4")]
+    assert [len(prompt.tokens) for prompt in without_bos.encode(pairs[:2])] == [2, 1]
+    with pytest.raises(models.PromptError, match="the context has no tokens") as refusal:
+        without_bos.encode(pairs)
+    assert refusal.value.index == 2
+    for estimator in ("gradient-token", "oracle-loss"):
+        with pytest.raises(models.PromptError, match="the context has no tokens"):
+            hc.score(without_bos, pairs, "ffns", estimator)
+    asked = [Instance("loglikelihood", {}, pair, i, ("piqa", 7, 1)) for i, pair in enumerate(pairs)]
+    model = HeadcountLM(without_bos.hf, tokenizer=without_bos.tokenizer)
+    with pytest.raises(TaskError, match="piqa, evaluation document 7, choice 2: the context has"):
+        model.loglikelihood(asked)
+
+
+def test_a_tokenizer_with_bos_makes_a_context_of_white_space(checkpoint):
+    model = models.load(checkpoint)
+    (prompt,) = model.encode([(" ", "w3 w4")])
+    assert len(prompt.tokens) == len(prompt.targets) == 2

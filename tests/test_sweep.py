@@ -124,7 +124,7 @@ def test_greedy_is_true_where_greedy_decoding_gives_the_targets(model):
 
 
 def test_a_log_likelihood_that_is_not_finite_names_the_model(opt):
-    norm = opt.final_norm[0]
+    norm = opt.hf.model.decoder.final_layer_norm
     saved = norm.weight.clone()
     try:
         norm.weight.fill_(float("nan"))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_families import module_name
 
+from headcount import induction, proof, verification
 from headcount import model as models
-from headcount import proof, verification
 from headcount.examination import AFTERWARDS
 from headcount.model import LanguageModel
 from headcount.projections import matrix
@@ -132,10 +132,10 @@ def mixed_up_kv_head(monkeypatch, model):
 
 def skipped_norm(monkeypatch, model):
     """The final norm is left out."""
-    leave = layers.leave
+    leave, norm = layers.leave, induction.final_norm(model)[0]
 
     def without_norm(model, *arguments, **others):
-        with models.replaced({model.final_norm[0]: lambda hidden: hidden}):
+        with models.replaced({norm: lambda hidden: hidden}):
             return leave(model, *arguments, **others)
 
     for way in (packed, own):

@@ -6,8 +6,9 @@ of the names is refused with what was looked for; `Layout` is how a user adds on
 `models.NAME.layout`).
 
 Layers may differ: in the number of heads, in their size, in whether they have attention at all
-(hybrids) or an FFN. In a mixture of experts the FFN is the whole block: router, experts, shared
-experts.
+(hybrids) or an FFN. The FFN of a layer is all that it adds beside attention, convolutions and state
+spaces: in a mixture of experts router, experts and shared experts, be they in one block or in
+several side by side. A layer with a module that is known for none of these is refused.
 """
 
 import inspect
@@ -39,8 +40,12 @@ ATTENTION_OUTPUTS = (
     "mixer.o_proj",
 )
 # The last projection of an FFN in the layer itself, in one of `BLOCKS`, or the block itself if it
-# holds experts.
-BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "mlp_block", "moe", "mixer")
+# holds experts. The outputs of several blocks add up.
+EXPERTS = "experts"
+BLOCKS = (
+    *("mlp", "feed_forward", "ffn", "block_sparse_moe", "shared_mlp", EXPERTS),
+    *("mlp_block", "moe", "mixer"),
+)
 FFN_OUTPUTS = (
     "down_proj",
     "dense_4h_to_h",
@@ -49,12 +54,22 @@ FFN_OUTPUTS = (
     "fc_out",
     "w2",
     "Wo",
+    "output_linear",
     "2",  # CTRL's is a sequence of two projections
 )
 IN_LAYER = ("fc2",)
-# A norm between the FFN and the residual stream, where a layer has one: what leaves it is what the
-# FFN adds.
-POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2")
+# A norm or convolution between the FFN and the residual stream, where a layer has one: what leaves
+# it is what the FFN adds.
+AFTER_FFN = (
+    *("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2"),
+    *("mlp_sconv", "post_mlp_convolution"),
+)
+# What some architectures have in a layer beside attention and FFN, and keep without them: inputs of
+# each layer, several residual streams, ways around a layer; a router alone adds nothing.
+BESIDE = (
+    *("per_layer_input_gate", "per_layer_projection", "altup", "laurel", "attention_input"),
+    *("attn_hyper_connection", "mlp_hyper_connection", "attn_hc", "ffn_hc", "router"),
+)
 CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention")
 # `layer_types` of the configuration whose layers mix tokens without softmax attention.
 NO_ATTENTION = ("linear", "conv", "mamba", "recurrent")
@@ -73,7 +88,7 @@ class Layout:
 
     `attention_output` reads z of every head and writes to the residual stream. `ffn_output` is the
     last projection of the FFN, or a whole block that is one, such as a mixture of experts. A layer
-    that lacks either has no heads or no FFN.
+    that lacks either has no heads or no FFN. Whatever else a layer has is kept.
     """
 
     attention_output: str
@@ -95,7 +110,9 @@ class Parts:
     # How to keep some heads of the query, key and value projections; None: always all of them.
     inputs: Inputs | None = None
     ffn_output: nn.Module | None = None  # with its parameters zero the FFN adds nothing
-    ffn_writes: nn.Module | None = None  # its output is what the FFN adds to the residual stream
+    # Its output, and those of the modules beside it, are what the FFN adds to the residual stream.
+    ffn_writes: nn.Module | None = None
+    ffn_beside: tuple[nn.Module, ...] = ()
     ffn_inner: tuple[nn.Module, ...] = ()  # of the FFN, run before; nothing else reads them
 
 
@@ -167,10 +184,34 @@ def _check(name: str, path: str, parts: list[Parts], layout: Layout | None) -> N
             f"{name}: no FFN in the layers of {path}; looked for "
             f"{layout.ffn_output if layout else names} (config key `models.NAME.layout`)"
         )
+    for index, part in enumerate(parts if layout is None else []):
+        if unknown := _unknown(part):
+            raise ModelError(
+                f"{name}: headcount does not know whether {unknown} in layer {index} of {path} is "
+                "a part of the FFN. If it is to stay when the FFN is removed, name the FFN: config "
+                "key `models.NAME.layout`"
+            )
     for role in ("attention_output", "ffn_output"):
-        modules = [getattr(part, role) for part in parts if getattr(part, role)]
+        of_layers = [getattr(part, role).modules() for part in parts if getattr(part, role)]
+        modules = [one for of_layer in of_layers for one in of_layer if [*one.parameters(False)]]
         if len(set(modules)) < len(modules):
             raise ModelError(f"{name}: several layers share one module ({role}): not supported")
+
+
+def _unknown(part: Parts) -> str | None:
+    """A module with weights in a layer that is known for none of what a layer has."""
+    modules = (part.attention, part.ffn_output, part.ffn_writes, *part.ffn_beside, *part.ffn_inner)
+    known = {inside for module in modules if module for inside in module.modules()}
+    linear = {path.partition(".")[0] for path in ATTENTION_OUTPUTS} if not part.heads else set()
+    for name, module in part.layer.named_children():
+        inside = set(module.modules())
+        mixes_tokens = name in linear or any(isinstance(one, nn.Conv1d) for one in inside)
+        if mixes_tokens or name in BESIDE or inside & known:
+            continue
+        is_norm = "norm" in type(module).__name__.lower()
+        if not is_norm and any(p.dim() > 1 for p in module.parameters()):
+            return f"{name} ({type(module).__name__})"
+    return None
 
 
 def _refuse_encoder(name: str, paths: list[str]) -> None:
@@ -202,8 +243,9 @@ def _attention(
         head_dim = _number(attention, "v_head_dim", "head_dim", "head_size")
         heads = _number(attention, "num_heads", "num_attention_heads", "n_heads", "n_head")
         if head_dim is None:
-            heads = heads or getattr(config, "num_attention_heads", 1)
-            assert heads
+            heads = heads or _number(config, "num_attention_heads")
+            if heads is None:
+                raise ModelError(f"{name}: neither {path} nor the configuration counts heads")
             head_dim = inputs // heads
         heads = heads or inputs // head_dim
         if heads * head_dim != inputs:
@@ -258,7 +300,7 @@ def _source(function: Callable) -> str:
         return ""
 
 
-def _number(module: nn.Module, *names: str) -> int | None:
+def _number(module: nn.Module | PreTrainedConfig, *names: str) -> int | None:
     """The first of the attributes that is a number."""
     values = (getattr(module, name, None) for name in names)
     return next((value for value in values if isinstance(value, int) and value), None)
@@ -266,38 +308,46 @@ def _number(module: nn.Module, *names: str) -> int | None:
 
 def _ffn(layer: nn.Module, layout: Layout | None) -> dict:
     """What `Parts` says of the FFN of a layer; {} if it has none."""
-    path = layout.ffn_output if layout else _ffn_path(layer)
-    output = path and get(layer, path)
-    if not output:
+    found = {path: get(layer, path) for path in ([layout.ffn_output] if layout else _ffns(layer))}
+    outputs = {path: output for path, output in found.items() if output is not None}
+    if not outputs:
         return {}
-    block = layer.get_submodule(path.partition(".")[0])
-    writes = output
-    inner: tuple[nn.Module, ...] = ()
-    if block is output and path in IN_LAYER:
-        inner = tuple(filter(None, [get(layer, "fc1")]))
-    elif block is not output and _takes_one_tensor(block):
-        writes = block
-    for name in POST_NORMS:
-        if norm := get(layer, name):
-            inner = (*inner, writes) if _takes_one_tensor(writes) else inner
-            writes = norm
-    return {"ffn_output": output, "ffn_writes": writes, "ffn_inner": inner}
+    writes: list[nn.Module] = []
+    inner: list[nn.Module] = []
+    for path, output in outputs.items():
+        block = layer.get_submodule(path.partition(".")[0])
+        writes.append(block if _takes_one_tensor(block) else output)
+        if path in IN_LAYER:
+            inner += filter(None, [get(layer, "fc1")])
+    for name in AFTER_FFN:
+        if after := get(layer, name):
+            inner += filter(_takes_one_tensor, writes)
+            writes = [after]
+    blocks = {path.partition(".")[0]: output for path, output in outputs.items()}
+    return {
+        "ffn_output": output if len(blocks) == 1 else nn.ModuleDict(blocks),
+        "ffn_writes": writes[-1],
+        "ffn_beside": tuple(writes[:-1]),
+        "ffn_inner": tuple(inner),
+    }
 
 
-def _ffn_path(layer: nn.Module) -> str | None:
+def _ffns(layer: nn.Module) -> list[str]:
+    """Paths of what an FFN consists of: more than one where several blocks add up."""
+    paths = []
     for name in BLOCKS:
         if (block := get(layer, name)) is None:
             continue
-        if holds_experts(block):
-            return name
-        if found := next((out for out in FFN_OUTPUTS if get(block, out)), None):
-            return f"{name}.{found}"
-    return next((name for name in IN_LAYER if get(layer, name)), None)
+        if name == EXPERTS or holds_experts(block):
+            paths.append(name)
+        elif found := next((out for out in FFN_OUTPUTS if get(block, out)), None):
+            paths.append(f"{name}.{found}")
+    return paths or [name for name in IN_LAYER if get(layer, name)]
 
 
 def holds_experts(block: nn.Module) -> bool:
     """Whether a block of a layer is a mixture of experts."""
-    return any(name.rpartition(".")[2] == "experts" for name, _ in block.named_modules())
+    return any(name.rpartition(".")[2] == EXPERTS for name, _ in block.named_modules())
 
 
 def _takes_one_tensor(block: nn.Module) -> bool:

@@ -13,6 +13,7 @@ tokens without a repeat.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,8 @@ from headcount.artifacts import ROWS
 from headcount.families import ModelError
 from headcount.model import LanguageModel, ordinary_tokens
 from headcount.progress import Progress
+from headcount.sweep.fitness import refuse_unfit
+from headcount.sweep.layers import enter, leave, outside, resident
 
 REPEATS = 4
 VARIANTS = ("residual", "embedding")
@@ -76,7 +79,8 @@ def copying(
       the output is taken of the value at the *current* position, whatever the head attends to; no
       final norm; probabilities instead of logits; BOS is a candidate.
 
-    Raises as `prefix_matching` does, and `ValueError` for an unknown variant.
+    Raises as `prefix_matching` does, `ValueError` for an unknown variant, and `ModelError` when
+    the final norm is not found.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} of the copying score is none of {VARIANTS}")
@@ -90,6 +94,55 @@ def copying(
         score(model, tokens, len(bos), [of_layer[i] for of_layer in scores])
         progress.advance(1)
     return _table(model, scores)
+
+
+@torch.no_grad()
+def final_norm(model: LanguageModel) -> nn.Sequential:
+    """What the model puts between its last layer and the unembedding, mostly one norm.
+
+    By what it does, not by its name: from what the unembedding reads back to the module that wrote
+    it, from what that one read further back, up to a random state in place of what the last layer
+    leaves. A factor of all numbers alike may lie between: it changes no share. Raises `ModelError`
+    when something else does.
+    """
+    refuse_unfit(model)
+    ran: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def note(module: nn.Module, inputs: tuple, output: Any) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            ran.append((module, inputs[0], output))
+
+    with ExitStack() as stack:
+        stack.enter_context(resident(*outside(model)))
+        tokens = torch.zeros(1, 2, dtype=torch.long)
+        state = enter(model, tokens)[0].hidden  # [1, 2, d], or several streams
+        last = torch.randn(state.shape, generator=torch.Generator().manual_seed(0)).to(state)
+        for module in outside(model):
+            stack.callback(module.register_forward_hook(note).remove)
+        leave(model, last, tokens)
+    head = model.hf.get_output_embeddings()
+    chain: list[nn.Module] = []
+    read = next((read for module, read, _ in ran if module is head), torch.empty(0))
+    for module, its_input, output in reversed(ran):
+        if module is not head and _is_multiple(read, output):
+            chain.insert(0, module)
+            read = its_input
+    merged = bool(chain) and last.numel() > read.numel()  # several streams, before the norm
+    if read.shape[-1] != model.d_model or not (merged or _is_multiple(read, last)):
+        raise ModelError(
+            f"{type(model.hf).__name__} ({model.hf.config.model_type}): what lies between the last "
+            "layer and the unembedding is more than modules one after the other, so that there are "
+            "no copying scores"
+        )
+    return nn.Sequential(*chain)
+
+
+def _is_multiple(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same numbers, but for a positive factor and rounding."""
+    if one.numel() != other.numel():
+        return False
+    cosine = torch.cosine_similarity(one.double().flatten(), other.double().flatten(), dim=0)
+    return cosine.item() > 1 - 1e-4
 
 
 @torch.no_grad()
@@ -176,9 +229,10 @@ def _copying_residual(
 ) -> None:
     """Fill the copying scores `out` [L][H] of one sequence, whose first `offset` tokens are BOS."""
     unembedding = _unembedding(model, tokens[offset:])  # [T - offset, d]
+    norm = final_norm(model)
 
     def visit(layer: int, attention: Tensor, z: Tensor) -> None:
-        hidden = model.final_norm(_head_outputs(model, layer, z[offset:]))
+        hidden = norm(_head_outputs(model, layer, z[offset:]))
         attended = attention[:, offset:, offset:].argmax(-1)
         out[layer][:] = copying_score(_logits(hidden, unembedding), attended.to(unembedding.device))
 
@@ -191,7 +245,7 @@ def _copying_embedding(
 ) -> None:
     """The same for the variant `embedding`. A mask that leaves each position itself makes z = v."""
     unembedding = _unembedding(model, tokens)  # [T, d]
-    narrow = nn.Sequential(*(m for m in model.final_norm if isinstance(m, nn.Linear)))  # OPT-350m
+    narrow = nn.Sequential(*(m for m in final_norm(model) if isinstance(m, nn.Linear)))  # OPT-350m
     attended = {}
 
     def visit_pattern(layer: int, attention: Tensor, _z: Tensor) -> None:
@@ -251,6 +305,7 @@ def _visiting(model: LanguageModel, visit: Callable[[int, Tensor, Tensor], None]
     Patterns are visited layer by layer and dropped: those of all layers of a large model at once
     would take more memory than the model. Only transformers' eager attention returns them.
     """
+    refuse_unfit(model)
     waiting = {}
 
     def keep(layer: int, z: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from headcount.model import LanguageModel, PromptError
 from headcount.pruning import removal
 from headcount.suggestions import did_you_mean
 from headcount.sweep import Masks, log_likelihoods
+from headcount.sweep.fitness import refuse_unfit
 from headcount.sweep.removal import without
 from headcount.task_files import TaskError
 
@@ -97,7 +98,8 @@ class HeadcountLM(HFLM):
         directory `artifacts`; LEVEL is in percent. Without one nothing of the kind is removed. All
         other arguments are HFLM's. Raises `RankingError` before the model is loaded when there is
         no such ranking or the level removes none, and after it when the ranking is another model's;
-        `ModelError` when the checkpoint lacks weights; `ArgumentError` for an unknown argument.
+        `ModelError` for a checkpoint that lacks weights or a model that headcount cannot compute;
+        `ArgumentError` for an unknown argument.
         """
         _check_names(hflm)
         ranking, levels = {}, {"heads": 0.0, "ffns": 0.0}
@@ -112,6 +114,7 @@ class HeadcountLM(HFLM):
         super().__init__(pretrained, **hflm)
         self._gated = LanguageModel(self.model, self.tokenizer)
         self._gated.window = self.max_length  # an argument of HFLM's may have shortened it
+        refuse_unfit(self._gated)
         for table in ranking.values():
             rankings.check(table, self._gated.heads, self._gated.ffns, str(pretrained))
         self._masks = Masks.removing(self._gated, [removed])

@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 MEMORY = 1000  # MB
 PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # by what fits where
-# Before the unembedding, in the decoder that holds the layers; OPT-350m has a projection instead.
-FINAL_NORMS = ("final_layer_norm", "norm", "ln_f", "final_layernorm", "project_out")
 
 
 @dataclass
@@ -98,10 +96,8 @@ class LanguageModel:
         self.ffns = [layer for layer, part in enumerate(self.parts) if part.ffn_output]
         self.d_model = hf.config.get_text_config().hidden_size
         self.way: str | None = None
+        self.is_fit = False  # as far as it was looked at: `headcount.sweep.fitness`
         self.values_of_layer: int | None = None  # that a layer returns, 0 for no tuple
-        decoder = hf.get_submodule(path.rpartition(".")[0])
-        norms = [getattr(decoder, name, None) for name in FINAL_NORMS]
-        self.final_norm = nn.Sequential(*filter(None, norms))
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +151,8 @@ class LanguageModel:
     def encode(self, pairs: list[tuple[str, str]]) -> list[Prompt]:
         """Prompts of (context, continuation) pairs, tokenised and truncated as lm-eval does it.
 
-        Raises `PromptError` for a continuation that is empty or longer than the window.
+        Raises `PromptError` for a context or continuation without tokens, and a continuation that
+        is longer than the window.
         """
         from lm_eval.api.instance import Instance
 
@@ -187,6 +184,11 @@ class LanguageModel:
             raise PromptError(
                 f"the continuation has {len(continuation)} tokens, the model's window "
                 f"{self.window}: its log-likelihood is not defined"
+            )
+        if not context:
+            raise PromptError(
+                "the context has no tokens: lm-eval counts its white space to the continuation, "
+                "and the tokenizer begins with no token of its own (an empty context gets BOS)"
             )
         whole = context + continuation
         self.refuse_unknown(whole)
@@ -232,7 +234,8 @@ class LanguageModel:
         """Inside, z passes through `attention_input(layer, z)` and an FFN's output likewise.
 
         Each function returns what to go on with; z is [B, T, H, head_dim], the output [B, T, d].
-        In all `layers`, or in some.
+        Where an FFN is several modules side by side, the last to run passes on what became of their
+        sum, the others zero. In all `layers`, or in some.
         """
         hooks = ExitStack()
         with hooks:
@@ -242,8 +245,9 @@ class LanguageModel:
                     on_z = partial(_on_z, attention_input, layer, part)
                     hooks.callback(part.attention_output.register_forward_pre_hook(on_z).remove)
                 if ffn_output and part.ffn_writes:
-                    on_ffn = partial(_on_ffn, ffn_output, layer)
-                    hooks.callback(part.ffn_writes.register_forward_hook(on_ffn).remove)
+                    on_ffn = partial(_on_ffn, ffn_output, layer, 1 + len(part.ffn_beside), [])
+                    for module in (*part.ffn_beside, part.ffn_writes):
+                        hooks.callback(module.register_forward_hook(on_ffn).remove)
             yield
 
 
@@ -254,10 +258,19 @@ def _on_z(
     return (function(layer, z).flatten(-2),)  # [B, T, H * head_dim]
 
 
-def _on_ffn(function: Callable, layer: int, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
-    if isinstance(output, tuple):  # a mixture of experts, with its router's logits
-        return (function(layer, output[0]), *output[1:])
-    return function(layer, output)
+def _on_ffn(
+    function: Callable, layer: int, count: int, held: list[Tensor], *hooked: Any
+) -> Tensor | tuple:
+    """Hook of each of the `count` modules of an FFN; `held` is what those before it wrote."""
+    _module, _inputs, output = hooked
+    held.append(output[0] if isinstance(output, tuple) else output)
+    if len(held) < count:
+        passed = torch.zeros_like(held[-1])
+    else:
+        passed = function(layer, sum(held[1:], start=held[0]))
+        held.clear()
+    # A mixture of experts may return its router's logits too.
+    return (passed, *output[1:]) if isinstance(output, tuple) else passed
 
 
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, exclude_fraction: float) -> np.ndarray:

@@ -80,6 +80,12 @@ def _gpt_neox(sizes: Sizes, heads: Tensor, _kv_heads: Tensor) -> dict[str, Tenso
 FUSED = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}  # by `model_type`
 
 
+def _is_of_one_head(module: nn.Module, sizes: Sizes) -> bool:
+    """Whether a module is a norm of the channels of a head, the same for all heads."""
+    shapes = {tuple(parameter.shape) for parameter in module.parameters()}
+    return "norm" in type(module).__name__.lower() and shapes == {(sizes.head_dim,)}
+
+
 def narrow_inputs(
     attention: nn.Module, output: nn.Module, sizes: Sizes, model_type: str
 ) -> Inputs | None:
@@ -94,11 +100,12 @@ def narrow_inputs(
             return None
     if not is_plain(output):
         return None
-    known = {*projections.values(), output}
-    for module in attention.modules():
-        of_heads = any(p.numel() != sizes.head_dim for p in module.parameters(recurse=False))
-        if module not in known and of_heads:  # a norm over all heads at once, a sink for each
-            return None
+    if any(True for _ in attention.parameters(recurse=False)):  # such as a sink for each head
+        return None
+    shared = {*projections.values(), output}
+    shared |= {norm for norm in attention.children() if _is_of_one_head(norm, sizes)}
+    if any(module not in shared for module in attention.modules() if [*module.parameters(False)]):
+        return None  # a norm over all heads at once, or one for each
     if "shared_kv_states" in inspect.signature(type(attention).forward).parameters:
         return None  # a later layer reads its keys and values
 

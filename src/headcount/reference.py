@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from headcount.families import Parts
 from headcount.model import LanguageModel, replaced
 from headcount.sweep.layers import is_offloaded
 
@@ -145,9 +146,17 @@ class Reference:
                 module = self.model.parts[layer].attention_output
                 hooks.callback(module.register_forward_pre_hook(partial(_on_input, gate)).remove)
             for layer, gate in ffns.items():
-                module = getattr(self.model.parts[layer], what)
-                hooks.callback(module.register_forward_hook(partial(_on_output, gate)).remove)
+                for module in _of_ffn(self.model.parts[layer], what):
+                    hooks.callback(module.register_forward_hook(partial(_on_output, gate)).remove)
             yield
+
+
+def _of_ffn(part: Parts, what: str) -> list[nn.Module]:
+    """The modules `what` of an FFN, which may be several side by side."""
+    module = getattr(part, what)
+    if isinstance(module, nn.ModuleDict):
+        return list(module.values())
+    return [module, *part.ffn_beside] if what == "ffn_writes" else [module]
 
 
 def _is_pattern(pattern: Tensor | None, tokens: list[int]) -> bool:

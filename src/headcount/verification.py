@@ -21,6 +21,7 @@ from headcount import model as models
 from headcount.examination import AFTERWARDS, Examination
 from headcount.model import LanguageModel
 from headcount.proof import Finding, VerificationError, failure, family, finding, table
+from headcount.sweep.fitness import refuse_unfit
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
 
     The row of a property is of the group of results whose difference is the largest beside its
     bound. Where the engine ends with an error, the difference is infinite and the error stands in
-    place of the group.
+    place of the group. Raises `ModelError` for a model that headcount refuses.
     """
+    refuse_unfit(model)
     examination = Examination(model, seed)
     expected = examination.expected()
     found, error = examination.found()

@@ -9,6 +9,7 @@
 
 There are two ways through a layer, which `ways` chooses between: `packed`, whose `attention` takes
 the place of transformers' own, and `own`, the model's own attention on `rows` of padded prompts.
+`fitness` refuses the models that neither can compute.
 `headcount.reference` is what both are tested against.
 
 One letter, one axis, in all of the engine:

@@ -78,13 +78,13 @@ class Packed:
             call.sight, arguments = self.sight_of_scored, self.last
             positions = positions[self.block.scored]
         stand_in = ablation.at(layer, positions) if ablation else None
-        with removed(model, layer, heads, ffn, stand_in, narrow=True) as call.kv_of_query:
+        with removed(model, layer, heads, True, stand_in, narrow=True) as call.kv_of_query:
             if is_last:
                 if heads.any() or not model.parts[layer].skips:
                     call.known = self._keys_and_values(layer, state)
                 scored = self.block.scored.to(state.hidden.device)
                 state = State(state.hidden[:, scored], state.carried)  # [P, S, d]
-            with attending(call):
+            with removed(model, layer, torch.ones_like(heads), ffn, stand_in), attending(call):
                 return _apart(run(model, layer, state, arguments), len(states))
 
     def whole(self, layer: int, state: State) -> State:

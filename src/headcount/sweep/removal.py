@@ -107,7 +107,10 @@ def removed(
     if not ffn and part.ffn_writes is not None:
         forwards |= dict.fromkeys(part.ffn_inner, _nothing)
         added = None if stand_in is None else stand_in.ffn
-        forwards[part.ffn_writes] = partial(_no_ffn, part, part.ffn_writes.forward, added)
+        for module in (*part.ffn_beside, part.ffn_writes):
+            experts = module.forward if families.holds_experts(module) else None
+            here = added if module is part.ffn_writes else None
+            forwards[module] = partial(_no_ffn, part.d_model, experts, here)
     with replaced(forwards), _counting(part.attention, counts):
         yield kv_of_query
 
@@ -196,21 +199,26 @@ def _nothing(hidden: Tensor) -> Tensor:
 
 
 def _no_ffn(
-    part: Parts, forward: Callable, added: Tensor | None, hidden: Tensor, *args: Any, **kwargs: Any
+    d: int,
+    experts: Callable | None,
+    added: Tensor | None,
+    hidden: Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor | tuple:
-    """What an FFN returns that adds nothing, or `added` [.., d], to the residual stream.
+    """What a module returns that adds nothing, or `added` [.., d], to the residual stream.
 
-    A mixture of experts may return more than that: one token of each row shows what.
+    A mixture of experts may return more than that: its forward pass of one token of each row shows
+    what.
     """
-    d = part.d_model
     out = hidden.new_zeros(*hidden.shape[:-1], d)  # of [B, T] positions, which OPT flattens
     if added is not None:
         added = added.to(out).reshape(-1, d)
         out = added.repeat(out[..., 0].numel() // len(added), 1).view_as(out)
-    if not families.holds_experts(part.ffn_writes):
+    if experts is None:
         return out
     first = hidden if args or kwargs else hidden[..., :1, :]
-    returned = forward(first, *args, **kwargs)
+    returned = experts(first, *args, **kwargs)
     return (out, *returned[1:]) if isinstance(returned, tuple) else out
 
 

@@ -3,7 +3,7 @@
 The packed way is taken when no problems found: a layer of each kind must call
 transformers' attention interface once, with nothing that `attend` does not know, and must come to
 the same hidden states as the model's own attention, on a few tokens and with the model's own
-weights.
+weights, with all heads and with the first one removed.
 """
 
 import inspect
@@ -16,20 +16,24 @@ from torch import Tensor, nn
 from headcount.model import LanguageModel, Prompt
 from headcount.sweep import rows, trie
 from headcount.sweep.attention import NotPacked, packed
+from headcount.sweep.fitness import ROUNDING, kinds, refuse_unfit
 from headcount.sweep.layers import outside, resident
 from headcount.sweep.own import Own, depends_on_length
-from headcount.sweep.packed import Packed, window_of
+from headcount.sweep.packed import Packed
 from headcount.sweep.states import State
 
 logger = logging.getLogger(__name__)
 
 WAYS = {"packed": Packed, "own": Own}
 ATTENTION = ("full_attention", "sliding_attention")  # `layer_types` that a packed layer can be
-ROUNDING = 64  # times the precision of the dtype: how far two orders of summation may differ
 
 
 def way(model: LanguageModel, longest: int) -> type[Packed] | type[Own]:
-    """The way for prompts of at most so many tokens. What is found out stays in `model.way`."""
+    """The way for prompts of at most so many tokens. What is found out stays in `model.way`.
+
+    Raises `ModelError` for a model that no way can compute: see `fitness`.
+    """
+    refuse_unfit(model)
     if model.way is None:
         obstacle = _obstacle(model)
         model.way = "own" if obstacle else "packed"
@@ -86,12 +90,17 @@ def _compare(model: LanguageModel) -> None:
     if state.hidden.dim() != 3:
         raise NotPacked(f"its layers pass on hidden states of {state.hidden.dim()} axes")
     _equal(_at(own_state, places[1]), _at(state, places[0]), "the embeddings of packed tokens")
-    for layer in _kinds(model, bool(state.carried)):
+    for layer in kinds(model, bool(state.carried)):
+        but_first = torch.arange(model.heads[layer]) > 0
         with resident(*model.layers[layer].modules()):
             own_after = own.whole(layer, own_state)
+            (own_fewer,) = own.through(layer, [own_state], but_first, ffn=True)
             with packed(model):
                 after = passage.whole(layer, state)
+                (fewer,) = passage.through(layer, [state], but_first, ffn=True)
         _equal(_at(own_after, places[1]), _at(after, places[0]), f"packed tokens in layer {layer}")
+        what = f"packed tokens in layer {layer} without its first head"
+        _equal(_at(own_fewer, places[1]), _at(fewer, places[0]), what)
         if state.carried:  # layers read what earlier ones left
             own_state, state = own_after, after
 
@@ -120,15 +129,3 @@ def _equal(own: Tensor, packed: Tensor, what: str) -> None:
     difference = (own.float() - packed.float()).norm()
     if not difference <= tolerance * own.float().norm():
         raise NotPacked(f"{what} differ from the model's own")
-
-
-def _kinds(model: LanguageModel, all_layers: bool) -> list[int]:
-    """The first layer of each kind, or all."""
-    if all_layers:
-        return list(range(model.num_layers))
-    kinds: dict[tuple, int] = {}
-    for layer, part in enumerate(model.parts):
-        modules = tuple(type(module).__name__ for module in part.layer.modules())
-        sizes = part.heads, part.kv_heads, part.head_dim
-        kinds.setdefault((modules, sizes, window_of(model, layer)), layer)
-    return list(kinds.values())
