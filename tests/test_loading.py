@@ -249,8 +249,9 @@ def test_an_adapter_without_peft_is_refused(path, monkeypatch):
             load(directory)
 
 
-def test_fp8_weights_are_dequantised(path):
-    """Blocks of 16 x 16 share a scale; expected are the weights multiplied out by hand."""
+@pytest.fixture
+def fp8(path):
+    """A checkpoint in which blocks of 16 x 16 share a scale, and its weights, multiplied out."""
     file = path / "model.safetensors"
     weights, plain = load_file(file), load_file(file)
     for name in [name for name in weights if "proj.weight" in name]:
@@ -262,6 +263,11 @@ def test_fp8_weights_are_dequantised(path):
         plain[name] = weights[name].float() * blocks
     save_file(weights, file, metadata={"format": "pt"})
     edit_config(path, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]})
+    return path, plain
+
+
+def test_fp8_weights_are_dequantised(fp8):
+    path, plain = fp8
     with pytest.raises(ModelError, match=r"is quantised \(fp8\)"):
         load(path)
     facts = resolved(path)
@@ -270,6 +276,21 @@ def test_fp8_weights_are_dequantised(path):
     assert stored.keys() == plain.keys()
     for name, weight in plain.items():
         torch.testing.assert_close(stored[name], weight, atol=0, rtol=1e-6)
+
+
+def test_what_is_another_model_when_it_is_dequantised_is_refused(fp8, monkeypatch):
+    """As if a layer's scales were forgotten."""
+    complete = conversion.complete
+
+    def spoilt(auto_class, path, **loading):
+        hf = complete(auto_class, path, **loading)
+        if "config" in loading:  # which asks to dequantise
+            hf.get_submodule("model.layers.1.mlp.up_proj").weight.data.mul_(2)
+        return hf
+
+    monkeypatch.setattr(conversion, "complete", spoilt)
+    with pytest.raises(ModelError, match=r"dequantised \(fp8\): so it is another model"):
+        resolved(fp8[0])
 
 
 def test_a_quantisation_that_cannot_be_undone_is_refused(path):
@@ -341,9 +362,7 @@ def test_what_is_another_model_when_it_is_written_is_refused(tmp_path, monkeypat
         save(hf, directory, **how)
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", spoilt)
-    told = (
-        r"the text decoder of Llava.*: written down it is another model: its logits differ by 0\."
-    )
+    told = r"the text decoder of Llava.*: so it is another model, whose logits differ by 0\."
     with pytest.raises(ModelError, match=told):
         resolved(tmp_path / "model")
     assert not (tmp_path / "converted").exists()

@@ -11,9 +11,9 @@ What they would not compute from a checkpoint as it lies is converted once, when
 
 Before the new directory appears, the logits of what is loaded from it are compared with those, on a
 few tokens: what differs by more than rounding is refused, as is by name what transformers, or peft,
-cannot convert. Where a quantised model does not compute on this machine, what is written is
-compared with what was dequantised. A method that rounds activations too, as bitsandbytes' 8 bits
-do, is not imitated: only weights are what it made of them.
+cannot convert. A quantised model that does not compute on this machine is warned of. A method that
+rounds activations too, as bitsandbytes' 8 bits do, is not imitated: only weights are what it made
+of them.
 """
 
 import json
@@ -65,7 +65,6 @@ class Converted:
     tokenizer: Any
     made: str  # what it is
     logits: Tensor  # [2, T, vocabulary], for `_some_tokens`
-    tolerance: float  # of a logit, in standard deviations of the logits
 
 
 def convert(
@@ -169,14 +168,17 @@ def _compare(path: Path, converted: Converted, written: Path, trust_remote_code:
     dtype = converted.hf.dtype
     del converted.hf  # which would be in memory twice
     found = _logits(read(written, trust_remote_code, dtype=dtype)[0], converted.tokenizer)
-    expected = converted.logits
-    difference = ((found - expected).abs().max() / expected.std()).item()
-    if not difference <= converted.tolerance:
+    difference = (found - converted.logits).abs().max() / converted.logits.std()
+    _refuse_another(path, converted.made, difference.item(), _rounding(dtype))
+
+
+def _refuse_another(path: Path, made: str, difference: float, tolerance: float) -> None:
+    """Raise `ModelError` when logits differ by more than that many of their standard deviations."""
+    if not difference <= tolerance:  # nor when it is not a number
         raise ModelError(
-            f"{path}, {converted.made}: written down it is another model: its logits differ by "
-            f"{difference:.2g} of their standard deviation, of which rounding explains "
-            f"{converted.tolerance:.1g}. Convert it with the program that made it, and give what "
-            "that saves as source"
+            f"{path}, {made}: so it is another model, whose logits differ by {difference:.2g} of "
+            f"their standard deviation, of which rounding explains {tolerance:.1g}. Convert it "
+            "with the program that made it, and give what that saves as source"
         )
 
 
@@ -209,7 +211,7 @@ def _read_gguf(path: Path, gguf_file: str) -> Converted:
                 "made from as source"
             ) from error
     made = f"dequantised (GGUF {gguf_file})"
-    return Converted(hf, tokenizer, made, _logits(hf, tokenizer), _rounding(torch.float32))
+    return Converted(hf, tokenizer, made, _logits(hf, tokenizer))
 
 
 def _dequantise(path: Path, method: str, trust: dict) -> Converted:
@@ -232,9 +234,11 @@ def _dequantise(path: Path, method: str, trust: dict) -> Converted:
             "Give the model that it was made from as source"
         ) from error
     made = f"dequantised ({method})"
-    if quantised is None:
-        return Converted(hf, tokenizer, made, _logits(hf, tokenizer), _rounding(torch.float32))
-    return Converted(hf, tokenizer, made, quantised, CEILING)  # activations may be rounded there
+    logits = _logits(hf, tokenizer)
+    if quantised is not None:  # where activations may be rounded: all differ, some by a lot
+        difference = (logits - quantised).square().mean().sqrt() / quantised.std()
+        _refuse_another(path, made, difference.item(), CEILING)
+    return Converted(hf, tokenizer, made, logits)
 
 
 def _quantised_logits(path: Path, tokenizer: Any, loading: dict) -> Tensor | None:
@@ -243,8 +247,8 @@ def _quantised_logits(path: Path, tokenizer: Any, loading: dict) -> Tensor | Non
         return _logits(complete(AutoModelForCausalLM, path, **loading), tokenizer)
     except Exception as error:  # of the library of the method, or of what it compiles with
         logger.warning(
-            "%s: quantised, it does not compute here (%s): what is written is compared with the "
-            "dequantised model in memory instead",
+            "%s: quantised, it does not compute here (%s): whether it is the same dequantised is "
+            "not compared",
             path,
             error,
         )
@@ -298,7 +302,7 @@ def _merge(path: Path, trust: dict) -> Converted:
         _tie(merged)
     at = f"{base} at {revision}" if revision else base
     made = f"an adapter merged into {at}"
-    return Converted(merged, tokenizer, made, logits, _rounding(torch.float32))
+    return Converted(merged, tokenizer, made, logits)
 
 
 def _untie(hf: nn.Module) -> bool:
@@ -351,7 +355,7 @@ def _text_decoder(path: Path, config: PreTrainedConfig, trust: dict) -> Converte
     decoder.base_model.load_state_dict(body.state_dict(), assign=True)
     decoder.get_output_embeddings().load_state_dict(head.state_dict(), assign=True)
     made = f"the text decoder of {type(whole).__name__}"
-    return Converted(decoder, tokenizer, made, logits, _rounding(decoder.dtype))
+    return Converted(decoder, tokenizer, made, logits)
 
 
 def _stored_type(path: Path) -> torch.dtype:
