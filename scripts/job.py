@@ -115,7 +115,8 @@ def _proven_code() -> list[str]:
     """What the code means that `verify_model` proves, and that which proves it."""
     from headcount import source_code
 
-    names = ["verification", "examination", "proof", "reference", "importance"]
+    names = ["verification", "examination", "proof", "reference", "emptied", "stand_ins"]
+    names += ["upcast", "importance", "sweep/ablation"]
     library = HERE.parent / "src" / "headcount"
     sources = {library / f"{name}.py": Path(name) for name in names}
     return [

@@ -4,17 +4,20 @@ import copy
 from contextlib import contextmanager
 from dataclasses import replace
 
+import polars as pl
 import pytest
+import tiny
 import torch
+import zoo
 from test_families import module_name
 
-from headcount import induction, proof, verification
+from headcount import induction, proof, upcast, verification
 from headcount import model as models
-from headcount.examination import AFTERWARDS
+from headcount.examination import AFTERWARDS, ALONE, BY_PATTERNS, EMPTIED, STAND_INS
 from headcount.model import LanguageModel
 from headcount.projections import matrix
 from headcount.reference import Reference
-from headcount.sweep import attention, layers, likelihoods, own, packed, removal
+from headcount.sweep import ablation, attention, layers, likelihoods, own, packed, removal
 
 
 @pytest.fixture
@@ -33,16 +36,41 @@ def fresh(all_models):
 
 def test_every_family_is_verified(model):
     table = verification.prove(model, seed=1)
-    assert table["property"].to_list()[:3] == [proof.WHOLE, proof.GREEDY, AFTERWARDS]
-    assert len(table) == 9 and (table["bound"] > 0).all()
+    assert table["property"].to_list()[:4] == [proof.WHOLE, proof.GREEDY, AFTERWARDS, ALONE]
+    assert set(table["property"]) > {BY_PATTERNS, EMPTIED, *STAND_INS.values()}
+    assert len(table) == 14 and (table["bound"] > 0).all()
 
 
 @pytest.mark.parametrize("family", ["opt_350m", "gemma2"])
-def test_half_precision_is_verified(fresh, family):
+def test_half_precision_is_verified_in_float32_too(fresh, family):
     model = fresh(family)
     model.hf.to(torch.bfloat16)
-    verification.prove(model)
-    assert model.way == "packed"
+    table = verification.prove(model)
+    assert model.way == "packed" and model.hf.dtype == torch.bfloat16
+    assert table["dtype"].value_counts(sort=True)["count"].to_list() == [14, 14]
+    in_float32 = table.filter(dtype="float32")["bound"]
+    assert in_float32.max() < 0.01 < 0.1 < table["bound"].max()
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "disk", "both"])
+def test_halves_are_float32_for_a_while(tmp_path, monkeypatch, device_map):
+    path = tiny.save_model(tmp_path, "gpt2")
+    models.load(path, dtype="bfloat16").hf.save_pretrained(path)
+    tokens = torch.arange(5, 25)[None]
+    expected = models.load(path).hf(tokens).logits
+    if device_map == "both":
+        monkeypatch.setattr(models, "_room", lambda _: {"cpu": 20_000})  # bytes
+    model = models.load(path, "bfloat16", "auto" if device_map == "both" else device_map)
+    before = {name: weight.data for name, weight in model.hf.named_parameters()}
+    assert any(weight.is_meta for weight in before.values()) == (device_map != "cpu")
+    own = model.hf(tokens).logits
+    with upcast.in_float32(model):
+        assert model.hf.dtype == torch.float32
+        assert all(weight.is_meta for weight in model.hf.parameters())  # a layer at a time
+        assert torch.equal(model.hf(tokens).logits, expected)
+    assert torch.equal(model.hf(tokens).logits, own) and not torch.equal(own, expected)
+    after = {name: weight.data for name, weight in model.hf.named_parameters()}
+    assert all(after[name].data_ptr() == weight.data_ptr() for name, weight in before.items())
 
 
 def test_a_model_on_disk_is_verified(checkpoint):
@@ -100,7 +128,7 @@ def test_copies_are_off_by_roundings_and_the_first_rows_exact(opt):
     assert (off > 0).all() and off.max() < 1e-4
 
 
-# --- seven ways to break the engine ---
+# --- ways to break the engine ---
 
 
 def wrong_mask(monkeypatch, model):
@@ -169,6 +197,23 @@ def head_size_off(monkeypatch, model):
     model.parts[1] = replace(model.parts[1], head_dim=model.parts[1].head_dim // 2)
 
 
+def sharper_attention(monkeypatch, model):
+    """Scores are a tenth too large."""
+    scores = attention.Scores
+    monkeypatch.setattr(attention, "Scores", lambda s, *others: scores(1.1 * s, *others))
+
+
+def positions_off_by_one(monkeypatch, model):
+    """A token of a shared prefix's continuations has the position of the one before it."""
+    enter = layers.enter
+
+    def off(model, tokens, positions=None):
+        moved = None if positions is None else positions - (positions > 4).long()
+        return enter(model, tokens, moved)
+
+    monkeypatch.setattr(packed, "enter", off)
+
+
 # The family that is broken, and the way through its layers that is right nevertheless.
 SABOTAGES = {
     wrong_mask: ("llama", "own"),
@@ -178,6 +223,8 @@ SABOTAGES = {
     stale_hook: ("phi", None),
     swallowed_keyword: ("gemma2", "own"),
     head_size_off: ("qwen2", None),
+    sharper_attention: ("qwen3", "own"),
+    positions_off_by_one: ("opt_350m", "own"),
 }
 
 
@@ -196,4 +243,91 @@ def test_an_engine_that_is_wrong_is_not_used(fresh, monkeypatch, caplog, sabotag
             verification.prove(model)
         message = str(stopped.value)
     assert model.hf.config.model_type in message and "What to do" in message
-    assert "removed: " in message
+    assert "removed, in float32: " in message
+
+
+@pytest.mark.parametrize("sabotage", [sharper_attention, positions_off_by_one])
+def test_a_fault_that_halves_hide_shows_in_float32(fresh, monkeypatch, sabotage, prompts, yaml):
+    model = fresh("opt_350m")
+    model.hf.to(torch.bfloat16)
+    model.way = "packed"
+    sabotage(monkeypatch, model)
+    table = verification.verify(model)
+    assert not table.filter(dtype="float32", property=proof.WHOLE)["passed"].item()
+    with pytest.raises(verification.VerificationError, match="log-likelihoods, in float32: off by"):
+        proof.prove_on(model, prompts, yaml)
+
+
+# --- what the reference shares with the engine is proved without it ---
+
+
+def failed(model):
+    """The properties that do not hold, and where."""
+    rows = verification.verify(model).filter(~pl.col("passed"))
+    return dict(zip(rows["property"], rows["where"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "half"),
+    [("deepseek_v3", "mlp.experts"), ("qwen2_moe", "mlp.shared_expert"), ("openai-gpt", None)],
+)
+def test_an_ffn_that_is_removed_by_half_is_told(family, half):
+    """Experts beside shared ones, either of them taken for the FFN, or another layer's FFN."""
+    model = LanguageModel(zoo.build(family), tiny.tokenizer())
+    found = model.parts[1].layer.get_submodule(half) if half else model.parts[2].ffn_output
+    model.parts[1] = replace(model.parts[1], ffn_output=found, ffn_writes=found, ffn_inner=())
+    where = failed(model)[EMPTIED]
+    assert where.startswith("layer 1: ") and "mlp" in where
+
+
+def test_heads_that_lie_otherwise_are_told(monkeypatch):
+    """In another model channels of all heads alternate, where headcount reads head after head."""
+    model = LanguageModel(zoo.build("gptj"), tiny.tokenizer())
+    attention_of = type(model.parts[0].attention)
+
+    def alternating(_, tensor, heads, head_dim):  # [B, H, T, e]
+        return tensor.permute(0, 2, 3, 1).flatten(2)
+
+    monkeypatch.setattr(attention_of, "_merge_heads", alternating)
+    assert {*failed(model)} == {BY_PATTERNS}
+
+
+def test_a_model_that_mixes_prompts_or_sees_ahead_is_told(fresh):
+    for axis in (0, 1):  # rows, tokens
+        model = fresh("llama")
+        mlp = model.parts[1].ffn_writes
+        mlp.register_forward_hook(lambda *of, axis=axis: of[2] + of[2].mean(axis, keepdim=True))
+        rows = verification.verify(model).filter(property=ALONE)
+        assert not rows["passed"].item() and "no causal language model" in rows["where"].item()
+
+
+def test_noise_of_the_model_excuses_nothing(fresh):
+    model = fresh("llama")  # whose FFN turns the last bits of its output into another output
+    model.parts[1].ffn_writes.register_forward_hook(lambda *of: of[2] + (1e6 * of[2]).sin())
+    rows = verification.verify(model).filter(property=proof.WHOLE)
+    assert not rows["passed"].item() and rows["bound"].item() == proof.CEILING
+    assert "where rounding explains 0.1 at most" in proof.failure(rows, model)
+
+
+def wrong_mean(monkeypatch):
+    """The first token counts as any other."""
+    means = ablation._means
+    monkeypatch.setattr(ablation, "_means", lambda positions: means(positions + 1))
+
+
+def wrong_draw(monkeypatch):
+    """Every component has a draw of its own."""
+    at = removal.Ablation.at
+
+    def shifted(fitted, layer, positions):
+        return at(fitted, layer, positions + layer)
+
+    monkeypatch.setattr(removal.Ablation, "at", shifted)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "kinds"), [(wrong_mean, {"mean"}), (wrong_draw, {"mean", "resample"})]
+)
+def test_wrong_stand_ins_are_told(fresh, monkeypatch, sabotage, kinds):
+    sabotage(monkeypatch)
+    assert {*failed(fresh("phi3"))} == {STAND_INS[kind] for kind in kinds}

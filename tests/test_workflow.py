@@ -220,4 +220,8 @@ def gradient(*arguments):
 @pytest.mark.slow
 def test_an_engine_that_is_wrong_stops_the_study(study):
     study.append("src/headcount/importance.py", DOUBLED)
-    fails(study, "artifacts/tiny/verified.parquet", r"opt.*(?s:.*)gradient scores of heads: off by")
+    fails(
+        study,
+        "artifacts/tiny/verified.parquet",
+        r"opt.*(?s:.*)gradient scores of heads, in float32: off by",
+    )

@@ -1,7 +1,8 @@
 """Every type of transformers' causal language models: computed right, or refused by name.
 
 Each is built tiny and random (`zoo`) and shown to `headcount.verification`, which compares the
-engine with the unmodified model. There is no third way: a wrong number and a crash both fail.
+engine with the unmodified model. There is no third way: a wrong number and a crash both fail. The
+same holds of unusual configurations (`zoo.variants`): some of them of every type, all of some.
 """
 
 import re
@@ -9,11 +10,14 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+import polars as pl
 import pytest
 import tiny
+import torch
 import zoo
 
 from headcount import verification
+from headcount.examination import ALONE
 from headcount.families import ModelError
 from headcount.model import LanguageModel
 
@@ -95,6 +99,83 @@ def test_one_of_each_kind_is_right_or_refused(model_type):
 def test_falcon_is_right_in_all_its_forms(settings):
     model = LanguageModel(zoo.build("falcon", **settings), tiny.tokenizer())
     assert verification.verify(model)["passed"].all()
+
+
+# --- unusual configurations ---
+
+# One of each kind, in a family that has something to lose by it.
+UNUSUAL = {
+    "gemma3n_text": "three query heads to a key-value head",
+    "gpt_neox": "one head",
+    "gpt2": "tie_word_embeddings: False",
+    "llama": "attention_bias: True",
+    "qwen3": "heads wider than the stream",
+    "gemma2": "soft caps",
+    "mistral": "windows of three tokens",
+    "phi": "half of a head rotated",
+    "granite": "multipliers",
+    "mixtral": "one expert",
+    "biogpt": "another epsilon",
+    "stablelm": "use_parallel_residual: True",
+    "doge": "is_moe: True",  # experts choose among the tokens of the whole batch
+}
+# All of these, which have the most to choose from.
+ALL_OF = ("cohere2", "falcon", "gemma4_text", "gpt_oss", "granitemoe", "mimo_v2_flash", "qwen2")
+OF_EVERY_TYPE = 2
+NOT_CAUSAL = {
+    ("doge", "is_moe: True"),
+    ("gemma3", "use_bidirectional_attention: True"),
+    ("gemma3_text", "use_bidirectional_attention: True"),
+}
+
+
+def check_unusual(model_type: str, what: str) -> bool:
+    """Whether transformers runs the configuration, which then is right or refused."""
+    settings = zoo.variants(model_type)[what]
+    try:
+        hf = zoo.build(model_type, **settings)
+        hf(input_ids=torch.tensor([[2, 5, 7, 9]]), use_cache=False)
+    except Exception:  # whatever it is, it is none of headcount's
+        return False
+    try:
+        rows = verification.examine(LanguageModel(hf, tiny.tokenizer()))
+    except (ModelError, verification.VerificationError) as refusal:
+        assert f"({model_type}" in str(refusal) or "not finite" in str(refusal)
+        return True
+    failed = rows.filter(~pl.col("passed"))
+    if ALONE in failed["property"]:  # refused: it is no causal model
+        assert (model_type, what) in NOT_CAUSAL
+    else:
+        assert failed.is_empty(), (what, failed.rows())
+    return True
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("model_type", UNUSUAL)
+def test_an_unusual_one_of_each_kind_is_right_or_refused(model_type):
+    assert check_unusual(model_type, UNUSUAL[model_type])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ALL_OF)
+def test_all_that_is_unusual_of_a_family_is_right_or_refused(model_type):
+    built = [check_unusual(model_type, what) for what in zoo.variants(model_type)]
+    assert built.count(True) >= 2 / 3 * len(built)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", range(OF_EVERY_TYPE))
+@pytest.mark.parametrize("model_type", sorted({*zoo.TYPES} - {*ALL_OF, *zoo.NOT_BUILT}))
+def test_what_is_unusual_of_every_type_is_right_or_refused(model_type, which):
+    """Neighbouring types take other ones, so that together they take all."""
+    if verdict(model_type) not in ("packed", "own"):
+        return  # refused as it is
+    names = sorted(zoo.variants(model_type))
+    place = sorted(zoo.TYPES).index(model_type) + which * len(names) // OF_EVERY_TYPE
+    check_unusual(model_type, names[place % len(names)])
+
+
+# --- every type ---
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """A tiny random model of every type of transformers' causal language models.
 
 `config` shrinks the type's own configuration: every size that it has, by name (`SMALL`), its kinds
-of layers one after the other, and what else a type needs (`EXCEPTIONS`).
+of layers one after the other, and what else a type needs (`EXCEPTIONS`). `variants` are what else a
+type can be asked for: every switch of its configuration the other way, and unusual sizes.
 """
 
 import inspect
+import re
 
 import torch
 import transformers
@@ -22,7 +24,7 @@ SMALL = {
     "decoder_layers": LAYERS,
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
     "decoder_attention_heads": 4,
-    "num_key_value_heads": 2,
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
     **dict.fromkeys(("head_dim", "d_kv", "v_head_dim", "query_pre_attn_scalar"), 8),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim"), 4),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
@@ -137,8 +139,76 @@ NOT_BUILT = dict.fromkeys(
 )
 
 
-def config(model_type: str) -> PreTrainedConfig:
-    """A small configuration of a type, of its text decoder where it has more."""
+# Switches that decide nothing of what a decoder computes from its tokens.
+NO_SWITCHES = re.compile(
+    "output_|return_dict|is_decoder|is_encoder|use_cache|add_cross|summary_|classifier_|.*mamba_kernels|.*mambapy"
+    "|rescale_prenorm|.*associative_scan|disable_ngram|apply_spec|.*_prompt|use_weighted_layer"
+)
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "num_query_groups")
+WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN = ("num_experts_per_tok", "moe_num_active_primary_experts", "moe_k", "top_k_experts")
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "sliding_window_size")
+SIZES = {
+    "three query heads to a key-value head": dict.fromkeys(HEADS, 6)
+    | dict.fromkeys(KEY_VALUE_HEADS, 2)
+    | dict.fromkeys(WIDTHS, 48),
+    "one head": dict.fromkeys((*HEADS, *KEY_VALUE_HEADS), 1),
+    "heads wider than the stream": {"head_dim": 12},
+    "windows of three tokens": dict.fromkeys(WINDOWS, 3) | {"use_sliding_window": True},
+    "half of a head rotated": dict.fromkeys(("partial_rotary_factor", "rotary_pct"), 0.5),
+    "one expert": dict.fromkeys((*EXPERTS, *CHOSEN), 1),
+    "another epsilon": dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "norm_eps"), 0.1),
+}
+# Numbers by a part of their names, and what they become.
+SCALES = {
+    "soft caps": (("softcap", "soft_cap"), lambda _: 2.0),
+    "multipliers": (
+        (
+            "multiplier",
+            "scaling",
+            "_factor",
+            "logit_scale",
+            "route_scale",
+            "scale_emb",
+            "attn_scale",
+        ),
+        lambda value: 0.7 * value,
+    ),
+}
+
+
+def variants(model_type: str) -> dict[str, dict]:
+    """Settings of a type that are not those of `config`, by what is unusual about them."""
+    small = config(model_type)
+    values = small.to_dict()
+    known = {*values, *type(small).attribute_map}
+    found = {
+        f"{name}: {not value}": {name: not value}
+        for name, value in values.items()
+        if isinstance(value, bool) and not NO_SWITCHES.match(name)
+    }
+    for what, settings in SIZES.items():
+        here = {name: value for name, value in settings.items() if name in known}
+        if any(values.get(name) != value for name, value in here.items()):
+            found[what] = here
+    rope = values.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        found["half of a head rotated"] = {"rope_parameters": rope | {"partial_rotary_factor": 0.5}}
+    for what, (parts, scaled) in SCALES.items():
+        here = {
+            name: scaled(value)
+            for name, value in values.items()
+            if any(part in name for part in parts) and (what == "soft caps" or type(value) is float)
+        }
+        if here:
+            found[what] = here
+    return found
+
+
+def config(model_type: str, **settings) -> PreTrainedConfig:
+    """A small configuration of a type, of its text decoder where it has more; with `settings`."""
     default = CONFIG_MAPPING[model_type]()
     # Where there are several, the decoder is the one that generates.
     text = getattr(default, "decoder", None) or default.get_text_config()
@@ -147,7 +217,7 @@ def config(model_type: str) -> PreTrainedConfig:
     for name in ("layer_types", "mlp_layer_types", "layers_block_type"):
         if kinds := list(dict.fromkeys(values.get(name) or ())):
             values[name] = (kinds * LAYERS)[:LAYERS]
-    values |= EXCEPTIONS.get(model_type, {})
+    values |= EXCEPTIONS.get(model_type, {}) | settings
     for alias, name in type(text).attribute_map.items():
         if alias in values:
             values[name] = values.pop(alias)
@@ -167,9 +237,7 @@ def build(model_type: str, **settings) -> PreTrainedModel:
     `settings` change its configuration.
     """
     torch.manual_seed(0)
-    small, eager = config(model_type), {"attn_implementation": "eager"}
-    for name, value in settings.items():
-        setattr(small, name, value)
+    small, eager = config(model_type, **settings), {"attn_implementation": "eager"}
     if type(small) in AutoModelForCausalLM._model_mapping:
         hf = AutoModelForCausalLM.from_config(small, **eager).eval()
     else:  # the text decoder of a model that is more

@@ -24,7 +24,8 @@ modules, each a noun of the field:
 - `families`, `projections`: where a model keeps its heads and FFNs
 - `model`: a causal language model whose heads and FFNs can be removed
 - `sweep`: log-likelihoods of many prompts under many masks
-- `verification`, `examination`, `proof`, `reference`: the engine beside the unmodified model
+- `verification`, `examination`, `proof`, `reference`, `stand_ins`: the engine beside the unmodified
+  model; `emptied`: what is left of a layer without heads and FFN; `upcast`: halves as float32
 - `importance`, `rankings`, `pruning`, `correlation`, `induction`: the definitions of the numbers
 - `resampling`: scores under resamples and halves of the documents
 - `tables`, `figures`, `summary`: what people look at

@@ -73,11 +73,11 @@ ROWS: dict[str, pa.Schema] = {
         ]
     ),
     "importance": pa.schema(_IMPORTANCE),
-    # A property of one checkpoint: the engine and the unmodified model differ by `difference`, of
-    # which rounding explains `bound`.
+    # A property of a checkpoint: engine and model differ by `difference`, rounding by `bound`.
     "verified": pa.schema(
         [
             pa.field("property", pa.string(), nullable=False),
+            pa.field("dtype", pa.string(), nullable=False),
             pa.field("difference", pa.float64(), nullable=False),
             pa.field("bound", pa.float64(), nullable=False),
             pa.field("passed", pa.bool_(), nullable=False),

@@ -228,8 +228,9 @@ def prune(
 def verify(model: Model, seed: int = 0) -> pl.DataFrame:
     """Whether headcount computes what the unmodified model computes: rows of `verified`.
 
-    A row is a property: the largest difference on random prompts, the bound that rounding explains
-    and whether it `passed`. Raises `ModelError` when the model cannot be had.
+    A row is a property, in float32 and in the model's own dtype: the largest difference on random
+    prompts, the bound that rounding explains and whether it `passed`. Raises `ModelError` when the
+    model cannot be had.
     """
     loaded = language_model(model)
     rows = verification.examine(loaded, seed)

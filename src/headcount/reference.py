@@ -9,6 +9,10 @@ goes through it. Weights are left alone, on disk as well, and one pass serves ma
 Every input has further rows, copies with rounding errors made on purpose: how far rounding alone
 may lead in this model on this input.
 
+Gates rest on where `headcount.families` finds heads and FFNs, as the engine does. Two of the
+answers know nothing of that: gradients of heads by the attention patterns that the model returns
+(`gradients_by_patterns`), and what is left of an emptied layer (`headcount.emptied`).
+
 | name | shape | what |
 | --- | --- | --- |
 | tokens | [P, T] | inputs of one length |
@@ -22,7 +26,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +37,16 @@ from headcount.model import LanguageModel, replaced
 from headcount.sweep.layers import is_offloaded
 
 Removal = tuple[Sequence[tuple[int, int]], Sequence[int]]  # heads as (layer, head), FFNs' layers
+# Modules between attention and its output projection that norm several heads together, or a head:
+# what then reads a head is not linear in its pattern.
+NORMS_OF_HEADS = ("attn_sub_norm", "groupnorm")  # BitNet, DiffLlama
+
+
+class StandIns(NamedTuple):
+    """By layer, what removed components leave at positions 0, 1, ..., as many as are known."""
+
+    z: dict[int, Tensor]  # [positions, H * e]
+    ffn: dict[int, Tensor]  # [positions, d]
 
 
 class Reference:
@@ -46,9 +60,17 @@ class Reference:
 
     @torch.no_grad()
     def logits(
-        self, tokens: list[list[int]], last: int, removals: Sequence[Removal], heads: Sequence[int]
+        self,
+        tokens: list[list[int]],
+        last: int,
+        removals: Sequence[Removal],
+        heads: Sequence[int],
+        stand_ins: StandIns | None = None,
     ) -> Tensor:
-        """Logits [1 + C, M, P, last, vocabulary], float32, at the inputs' last positions."""
+        """Logits [1 + C, M, P, last, vocabulary], float32, at the inputs' last positions.
+
+        What is removed leaves zero, or its stand-in.
+        """
         of_heads = {layer: torch.ones(len(removals), heads[layer]) for layer in self.attentive}
         of_ffns = {layer: torch.ones(len(removals), 1) for layer in self.forward}
         for i, (gone, ffns) in enumerate(removals):
@@ -60,7 +82,9 @@ class Reference:
         heads_gates = {layer: rows(gate) for layer, gate in of_heads.items() if not gate.all()}
         ffns_gates = {layer: rows(gate) for layer, gate in of_ffns.items() if not gate.all()}
         tokens_of_rows = tokens * len(removals)
-        with self._gated(heads_gates, ffns_gates, "ffn_output"), self._rounded(tokens_of_rows):
+        what = "ffn_writes" if stand_ins else "ffn_output"
+        gated = self._gated(heads_gates, ffns_gates, what, stand_ins)
+        with gated, self._rounded(tokens_of_rows):
             logits = self._run(tokens_of_rows, last)
         return logits.float().cpu().unflatten(0, (-1, len(removals), len(tokens)))
 
@@ -85,15 +109,51 @@ class Reference:
             self._rounded(tokens),
             self._dropping(),
         ):
-            log_p = self._run(tokens, len(targets[0])).log_softmax(-1, dtype=torch.float32)
-            chosen = torch.tensor(targets * (1 + self.copies), device=log_p.device)[..., None]
-            loss = -log_p.gather(-1, chosen).sum() / len(targets[0])
+            loss = self._loss(self._run(tokens, len(targets[0])), targets)
             found = torch.autograd.grad(loss, gates)
         found = [gradient.unflatten(0, (-1, len(tokens))) for gradient in found]
         return (
             dict(zip(of_heads, found[: len(of_heads)], strict=True)),
             dict(zip(of_ffns, found[len(of_heads) :], strict=True)),
         )
+
+    def gradients_by_patterns(
+        self, tokens: list[list[int]], targets: list[list[int]]
+    ) -> dict[int, Tensor]:
+        """The same of heads {layer: [1 + C, P, T, H]}, from the patterns A that the model returns.
+
+        z of a head is linear in its pattern, so that a gate on the head at token t is one on the
+        pattern's row: d loss / d gate_t = sum_s A_ts d loss / dA_ts. {} without patterns.
+        """
+        embedding = self.hf.get_input_embeddings()
+        begun = embedding.register_forward_hook(lambda *of: of[2].requires_grad_().clone())
+        try:
+            with torch.enable_grad(), self._eager(), self._rounded(tokens), self._dropping():
+                out = self._call(tokens, output_attentions=True)
+                patterns = self._patterns(out, tokens)
+                linear = {
+                    layer: pattern
+                    for layer, pattern in patterns.items()
+                    if not _norms_heads(self.model.layers[layer])
+                }
+                if not linear:
+                    return {}
+                loss = self._loss(out.logits[:, -len(targets[0]) :], targets)
+                found = torch.autograd.grad(loss, list(linear.values()))
+        finally:
+            begun.remove()
+        of_rows = [
+            (pattern * gradient).float().sum(-1).cpu()  # [rows, H, T, T] to [rows, H, T]
+            for pattern, gradient in zip(linear.values(), found, strict=True)
+        ]
+        by_input = [of_layer.mT.unflatten(0, (-1, len(tokens))).detach() for of_layer in of_rows]
+        return dict(zip(linear, by_input, strict=True))
+
+    def _loss(self, logits: Tensor, targets: list[list[int]]) -> Tensor:
+        """The sum over all rows, from their logits [rows, |y|, vocabulary]."""
+        log_p = logits.log_softmax(-1, dtype=torch.float32)
+        chosen = torch.tensor(targets * (1 + self.copies), device=log_p.device)[..., None]
+        return -log_p.gather(-1, chosen).sum() / len(targets[0])
 
     @contextmanager
     def _dropping(self) -> Iterator[None]:
@@ -111,17 +171,51 @@ class Reference:
     @torch.no_grad()
     def attentions(self, tokens: list[int]) -> dict[int, Tensor]:
         """The attention patterns {layer: [1 + C, H, T, T]} that the model returns; {} if none."""
+        with self._eager(), self._rounded([tokens]):
+            patterns = self._patterns(self._call([tokens], output_attentions=True), [tokens])
+        return {layer: pattern.float().cpu() for layer, pattern in patterns.items()}
+
+    @contextmanager
+    def _eager(self) -> Iterator[None]:
+        """Inside, the model computes the patterns of its attention, and can return them."""
         before = self.hf.config._attn_implementation
         self.hf.set_attn_implementation("eager")
         try:
-            with self._rounded([tokens]):
-                patterns = self._call([tokens], output_attentions=True).attentions
+            yield
         finally:
             self.hf.set_attn_implementation(before)
-        found = [
-            pattern.float().cpu() for pattern in patterns or () if _is_pattern(pattern, tokens)
-        ]
-        return dict(zip(self.attentive, found, strict=True)) if found else {}
+
+    def _patterns(self, out: Any, tokens: list[list[int]]) -> dict[int, Tensor]:
+        """Of what a model returned, the patterns by layer; linear attention returns none."""
+        square = len(tokens[0]), len(tokens[0])
+        patterns = [p for p in out.attentions or () if p is not None and p.shape[2:] == square]
+        return dict(zip(self.attentive, patterns, strict=True)) if patterns else {}
+
+    @torch.no_grad()
+    def activations(self, tokens: list[list[int]]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """z {layer: [P, T, H * e]} of heads, and what FFNs write {layer: [P, T, d]}."""
+        P = len(tokens)
+        z: dict[int, Tensor] = {}
+        ffn: dict[int, Tensor] = {}
+
+        def note(to: dict[int, Tensor], layer: int, number: Any) -> None:
+            number = number[0] if isinstance(number, tuple) else number
+            number = number.reshape(P, -1, number.shape[-1]).clone()
+            to[layer] = to[layer] + number if layer in to else number  # blocks side by side
+
+        with ExitStack() as hooks:
+            for layer in self.attentive:
+                noted = partial(note, z, layer)
+                module = self.model.parts[layer].attention_output
+                hook = module.register_forward_pre_hook(lambda _, given, noted=noted: noted(given))
+                hooks.callback(hook.remove)
+            for layer in self.forward:
+                noted = partial(note, ffn, layer)
+                for module in _of_ffn(self.model.parts[layer], "ffn_writes"):
+                    hook = module.register_forward_hook(lambda _, __, out, noted=noted: noted(out))
+                    hooks.callback(hook.remove)
+            self.hf(input_ids=torch.tensor(tokens, device=self.model.device), use_cache=False)
+        return z, ffn
 
     def _run(self, tokens: list[list[int]], last: int) -> Tensor:
         """Logits [rows, last, vocabulary]; of all positions where a family computes no others."""
@@ -138,16 +232,27 @@ class Reference:
 
     @contextmanager
     def _gated(
-        self, heads: dict[int, Tensor], ffns: dict[int, Tensor], what: str
+        self,
+        heads: dict[int, Tensor],
+        ffns: dict[int, Tensor],
+        what: str,
+        stand_ins: StandIns | None = None,
     ) -> Iterator[None]:
-        """Inside, gates by layer multiply z, and what the module `what` of an FFN writes."""
+        """Inside, gates by layer multiply z, and what the module `what` of an FFN writes.
+
+        What they take away of it, stand-ins fill.
+        """
+        of_heads, of_ffns = stand_ins or ({}, {})
         with ExitStack() as hooks:
             for layer, gate in heads.items():
                 module = self.model.parts[layer].attention_output
-                hooks.callback(module.register_forward_pre_hook(partial(_on_input, gate)).remove)
+                gated = partial(_on_input, partial(_times, gate, of_heads.get(layer)))
+                hooks.callback(module.register_forward_pre_hook(gated).remove)
             for layer, gate in ffns.items():
-                for module in _of_ffn(self.model.parts[layer], what):
-                    hooks.callback(module.register_forward_hook(partial(_on_output, gate)).remove)
+                for i, module in enumerate(_of_ffn(self.model.parts[layer], what)):
+                    instead = None if i else of_ffns.get(layer)
+                    gated = partial(_on_output, partial(_times, gate, instead))
+                    hooks.callback(module.register_forward_hook(gated).remove)
             yield
 
 
@@ -159,25 +264,29 @@ def _of_ffn(part: Parts, what: str) -> list[nn.Module]:
     return [module, *part.ffn_beside] if what == "ffn_writes" else [module]
 
 
-def _is_pattern(pattern: Tensor | None, tokens: list[int]) -> bool:
-    """Whether a layer's attention is [rows, H, T, T]; linear attention returns something else."""
-    return pattern is not None and pattern.shape[2:] == (len(tokens), len(tokens))
+def _norms_heads(layer: nn.Module) -> bool:
+    return any(name.rpartition(".")[2] in NORMS_OF_HEADS for name, _ in layer.named_modules())
 
 
-def _on_input(gate: Tensor, _module: nn.Module, inputs: tuple) -> tuple:
-    return (_times(gate, inputs[0]), *inputs[1:])
+def _on_input(times: Callable, _module: nn.Module, inputs: tuple) -> tuple:
+    return (times(inputs[0]), *inputs[1:])
 
 
-def _on_output(gate: Tensor, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
+def _on_output(times: Callable, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
     if isinstance(output, tuple):  # of a mixture of experts, which returns its router's choice
-        return (_times(gate, output[0]), *output[1:])
-    return _times(gate, output)
+        return (times(output[0]), *output[1:])
+    return times(output)
 
 
-def _times(gate: Tensor, number: Tensor) -> Tensor:
+def _times(gate: Tensor, stand_in: Tensor | None, number: Tensor) -> Tensor:
     rows, _, H = gate.shape
     by_head = number.reshape(rows, -1, H, number.shape[-1] // H)  # some families flatten [B, T]
-    return (by_head * gate[..., None].to(number)).view_as(number)
+    gate = gate[..., None].to(number)  # [rows, T or 1, H, 1]
+    gated = by_head * gate
+    if stand_in is not None:
+        instead = stand_in[: by_head.shape[1]].to(number).unflatten(-1, (H, -1))  # [T, H, e]
+        gated = gated + (1 - gate) * instead
+    return gated.view_as(number)
 
 
 # --- rounding ---

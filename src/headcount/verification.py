@@ -1,11 +1,12 @@
 """Does the engine compute what the model computes? Shown on a user's own checkpoint.
 
-In the dtype and at the place that a study uses, the engine (`sweep`, `importance`, `induction`) is
-compared with the unmodified Hugging Face model (`reference`) on random prompts: very short ones,
-some of a few words and a long one, packed together, many with a context in common. Every layer
-loses some of its heads under one of the masks. On a study's own prompts, the longest among them,
-each job compares log-likelihoods before it computes anything (`prove_on`). What is asked, and the
-bounds of the answers: `headcount.examination`.
+In the dtype and at the place that a study uses, and in float32 if that is another, the engine
+(`sweep`, `importance`, `induction`) is compared with the unmodified Hugging Face model
+(`reference`) on random prompts: very short ones, some of a few words and a long one, packed
+together, many with a context in common. Every layer loses some of its heads under one of the masks.
+On a study's own prompts, the longest among them, each job compares log-likelihoods before it
+computes anything (`prove_on`). What is asked: `headcount.examination`; the bounds of the answers:
+`headcount.proof`.
 """
 
 import logging
@@ -18,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from headcount import model as models
-from headcount.examination import AFTERWARDS, Examination
+from headcount import upcast
+from headcount.examination import OF_EVERY_WAY, Examination
 from headcount.model import LanguageModel
-from headcount.proof import Finding, VerificationError, failure, family, finding, table
+from headcount.proof import Finding, VerificationError, ceiling, failure, family, finding, table
 from headcount.sweep.fitness import refuse_unfit
 
 logger = logging.getLogger(__name__)
@@ -31,20 +33,33 @@ WAYS = {"packed": "packed", "own": "by the model's own attention"}
 def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
     """Rows of the artifact `verified`: of every property the largest difference, and its bound.
 
-    The row of a property is of the group of results whose difference is the largest beside its
-    bound. Where the engine ends with an error, the difference is infinite and the error stands in
-    place of the group. Raises `ModelError` for a model that headcount refuses.
+    Of a model in half precision there are rows in float32 before its own: in float32 no difference
+    of a nat hides behind rounding. The row of a property is of the group of results whose
+    difference is the largest beside its bound. Where the engine ends with an error, the difference
+    is infinite and the error stands in place of the group. Raises `ModelError` for a model that
+    headcount refuses.
     """
     refuse_unfit(model)
+    if not upcast.is_half(model):
+        return _as_it_is(model, seed)
+    with upcast.in_float32(model):
+        exact = _as_it_is(model, seed)
+    return pl.concat([exact, _as_it_is(model, seed)])
+
+
+def _as_it_is(model: LanguageModel, seed: int) -> pl.DataFrame:
+    """The rows in the type that the model has."""
     examination = Examination(model, seed)
     expected = examination.expected()
-    found, error = examination.found()
+    found = examination.found()
     worst: dict[str, Finding] = {}
     for group, reference in expected.items():
-        one = finding(group, reference, found.get(group), error)
+        one = finding(group, reference, found.get(group), examination.error, ceiling(model))
+        if not one.passed and group in examination.remarks:
+            one.where += f": {examination.remarks[group]}"
         if group[0] not in worst or worst[group[0]].excess < one.excess:
             worst[group[0]] = one
-    return table(worst.items())
+    return table(worst.items(), model)
 
 
 def prove(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
@@ -64,8 +79,8 @@ def examine(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
     Where packed prompts fail, `model.way` becomes the model's own attention.
     """
     rows = verify(model, seed)
-    holds = dict(rows.select("property", "passed").iter_rows())
-    if model.way == "packed" and holds[AFTERWARDS] and not all(holds.values()):
+    failed = set(rows.filter(~pl.col("passed"))["property"])
+    if model.way == "packed" and failed and not failed & {*OF_EVERY_WAY}:
         logger.warning("%s\nIts own attention is tried instead.", failure(rows, model))
         model.way = "own"
         rows = verify(model, seed)
@@ -96,10 +111,11 @@ def _printed(rows: pl.DataFrame, model: LanguageModel, seconds: float) -> Table:
         f"layers {WAYS[str(model.way)]}; {seconds:.1f} s",
         box=box.SIMPLE_HEAD,
     )
-    for column in ("property", "difference", "bound", "", "where"):
-        printed.add_column(column, justify="right" if column in rows.columns[1:3] else "left")
+    for column in ("property", "in", "difference", "bound", "", "where"):
+        numeric = column in ("difference", "bound")
+        printed.add_column(column, justify="right" if numeric else "left")
     for row in rows.iter_rows(named=True):
         verdict = "yes" if row["passed"] else "[red]NO[/red]"
         numbers = f"{row['difference']:.2g}", f"{row['bound']:.2g}"
-        printed.add_row(row["property"], *numbers, verdict, row["where"])
+        printed.add_row(row["property"], row["dtype"], *numbers, verdict, row["where"])
     return printed

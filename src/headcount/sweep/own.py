@@ -29,9 +29,14 @@ def depends_on_length(model: LanguageModel) -> bool:
     return any(kind.get("rope_type") in DYNAMIC for kind in kinds)
 
 
-def _chooses_keys(model: LanguageModel) -> bool:
-    """Whether attention goes to the best keys alone, where padding may decide between equals."""
-    return any("Indexer" in type(module).__name__ for module in model.layers.modules())
+def feels_later_tokens(model: LanguageModel) -> bool:
+    """Whether tokens after a prompt, padding too, may change what it comes to.
+
+    As where rotary tables depend on length, or attention goes to the best keys alone: then what is
+    masked may decide between equals.
+    """
+    chooses_keys = any("Indexer" in type(module).__name__ for module in model.layers.modules())
+    return chooses_keys or depends_on_length(model)
 
 
 @dataclass
@@ -45,8 +50,7 @@ class Own:
     @staticmethod
     def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool) -> Any:
         """The prompts in blocks of at most `rows` tokens."""
-        equal = depends_on_length(model) or _chooses_keys(model)
-        return rows_of.blocks(prompts, rows, share, equal=equal)
+        return rows_of.blocks(prompts, rows, share, equal=feels_later_tokens(model))
 
     @staticmethod
     @contextmanager
