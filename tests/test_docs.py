@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
 import tiny
 import yaml
+from packaging.requirements import Requirement
 from study import REPOSITORY, Study
 
 from headcount import artifacts
@@ -191,3 +193,29 @@ def script(page: str) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in RUN_ELSEWHERE])
 def test_the_commands_of_a_page_run(page, embedded):
     run(["bash", "-c", script(page)], embedded)
+
+
+def pins() -> dict[str, str]:
+    """Package -> the version that studies are run with."""
+    texts = [path.read_text() for path in (REPOSITORY / "envs").glob("requirements*.txt")]
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", "\n".join(texts), re.MULTILINE))
+
+
+def test_what_the_package_lets_in_was_tried():
+    """What it may be installed with is what the pins say; private parts are used of four."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    asked = [Requirement(text) for texts in lists for text in texts]
+    for requirement in asked:
+        assert (
+            pins().get(requirement.name) is None
+            or pins()[requirement.name] in requirement.specifier
+        )
+    limited = {one.name for one in asked if any(part.operator == "<" for part in one.specifier)}
+    assert limited == {"lm-eval", "snakemake", "snakemake-executor-plugin-slurm", "transformers"}
+
+
+def test_the_environments_have_the_same_pins():
+    environment = yaml.safe_load((REPOSITORY / "envs" / "headcount.yaml").read_text())
+    own = dict(text.split("==") for text in environment["dependencies"][-1]["pip"])
+    assert own.items() <= pins().items()

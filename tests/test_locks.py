@@ -111,6 +111,70 @@ def test_two_jobs_that_want_all_gpus_have_them_in_turn(tmp_path, monkeypatch):
     assert [{*names.split(",")} for names, _, _ in found] == [{"0", "1"}] * 2
 
 
+LISTED = """GPU 0: NVIDIA H200 (UUID: GPU-1)
+  MIG 1g.18gb     Device  0: (UUID: MIG-2)
+GPU 1: NVIDIA H200 (UUID: GPU-3)
+"""
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        (f"#!/bin/sh\ncat <<EOF\n{LISTED}EOF\n", ["0", "1"]),
+        ("#!/bin/sh\necho 'NVIDIA-SMI has failed: no driver is running.'\nexit 9\n", []),
+        ("\x7fELF of another machine", []),
+        (None, []),
+    ],
+)
+def test_gpus_are_those_that_the_driver_lists(tmp_path, monkeypatch, text, found):
+    """None where its command fails, cannot run here, or lies in what is no directory."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if text:
+        (tmp_path / "nvidia-smi").write_text(text)
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    else:
+        (tmp_path / "bin").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin' if text is None else tmp_path}:/usr/bin:/bin")
+    assert gpus.visible() == found
+
+
+def test_a_program_in_a_directory_that_is_not_ours_to_read_is_no_gpu(monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied: 'nvidia-smi'")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus.subprocess, "run", denied)
+    assert gpus.visible() == []
+
+
+@pytest.mark.parametrize("trap", ["link", "directory", "of another user"])
+def test_the_locks_of_gpus_are_not_taken_from_others(tmp_path, monkeypatch, trap):
+    """Everybody may write in the temporary directory: what lies there may be a trap."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"headcount-gpus-{os.getuid()}"
+    if trap == "link":
+        place.symlink_to(tmp_path / "precious")
+    elif trap == "directory":
+        place.mkdir()
+    elif os.getuid():
+        pytest.skip("only root can give a file away")
+    else:
+        place.touch()
+        os.chown(place, 65534, 65534)
+    with pytest.raises(OSError, match=r"headcount-gpus-\d+, by which .* set TMPDIR to a directory"):
+        gpus._file()
+    assert not (tmp_path / "precious").exists()
+
+
+def test_the_locks_of_gpus_are_for_their_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"headcount-gpus-{os.getuid()}"
+    place.touch()
+    place.chmod(0o755)  # as an earlier version has made it
+    os.close(gpus._file())
+    assert place.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_scheduler_has_chosen(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")

@@ -1,5 +1,6 @@
 """GPUs of this machine, each for one job at a time."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -16,10 +17,11 @@ def visible() -> list[str]:
     if VISIBLE in os.environ:
         return [name for name in os.environ[VISIBLE].split(",") if name]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    except FileNotFoundError:
+        asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):  # it is not there, or may not or does not run
         return []
-    return [str(i) for i, _ in enumerate(filter(None, listed.splitlines()))]
+    listed = [line for line in asked.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(i) for i, _ in enumerate(listed)]
 
 
 def take(count: int) -> None:
@@ -31,9 +33,7 @@ def take(count: int) -> None:
     names = visible()
     if not count or "SLURM_JOB_ID" in os.environ or len(names) < count:
         return
-    file = os.open(
-        Path(tempfile.gettempdir(), f"headcount-gpus-{os.getuid()}"), os.O_RDWR | os.O_CREAT
-    )
+    file = _file()
     # One job collects at a time: two with half of their GPUs would wait for each other for ever.
     fcntl.lockf(file, fcntl.LOCK_EX, 1, COLLECTS)
     taken: list[str] = []
@@ -44,6 +44,22 @@ def take(count: int) -> None:
         time.sleep(0 if len(taken) == count else 0.5)
     fcntl.lockf(file, fcntl.LOCK_UN, 1, COLLECTS)
     os.environ[VISIBLE] = ",".join(taken)
+
+
+def _file() -> int:
+    """The file of this user's locks, which nobody else can lock; everybody may write beside it."""
+    path = Path(tempfile.gettempdir(), f"headcount-gpus-{os.getuid()}")
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        if os.fstat(file).st_uid != os.getuid():
+            raise PermissionError(errno.EACCES, "it is another user's")
+        os.fchmod(file, 0o600)
+    except OSError as error:
+        raise OSError(
+            f"{path}, by which the jobs of a user share GPUs, cannot be used: {error.strerror}. "
+            "Remove it, or set TMPDIR to a directory of your own"
+        ) from error
+    return file
 
 
 def _lock(file: int, name: str) -> bool:

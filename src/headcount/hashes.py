@@ -23,7 +23,11 @@ SETTLED = 2  # seconds: file systems count time in ticks, some of them in second
 
 def memory() -> Path:
     """The directory in which headcount remembers what takes long to find out."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "headcount")
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user whom the system does not know: nothing can be written there
+        home = Path(os.devnull)
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache", "headcount")
 
 
 def file_hashes(paths: Sequence[Path]) -> list[str]:

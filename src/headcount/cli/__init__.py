@@ -4,6 +4,7 @@ A module here holds the commands of one kind: of a study, of its results, of sin
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ EPILOG = "A study of your own: headcount init --model MODEL --tasks TASK,TASK"
 def main() -> None:
     from headcount.cli import models, results, study
 
+    if (
+        os.environ.get("COLUMNS") == "0"
+    ):  # of a terminal that does not know; rich would print nothing
+        del os.environ["COLUMNS"]
     parser = argparse.ArgumentParser(prog="headcount", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"headcount {version('headcount')}")
     parser.set_defaults(run=None, takes_more=False)
@@ -30,6 +35,22 @@ def main() -> None:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     arguments.rest = rest
     arguments.run(arguments)
+
+
+def needs_cache() -> None:
+    """End the command where nothing can be cached: other libraries take for granted that it can."""
+    from headcount import hashes, temporaries
+
+    place = hashes.memory()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with temporaries.file(place / "try"):
+            return
+    except OSError as error:
+        sys.exit(
+            f"headcount: nothing can be cached in {place.parent}: {error.strerror}. "
+            "Set XDG_CACHE_HOME to a directory that you may write in"
+        )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headcount.cli import told
+from headcount.cli import needs_cache, told
 
 
 def add_to(commands: Any) -> None:
@@ -41,6 +41,7 @@ def add_to(commands: Any) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
+    needs_cache()
     from headcount import verification
     from headcount.model import ModelError
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headcount.cli import told
+from headcount.cli import needs_cache, told
 
 
 def add_to(commands: Any) -> None:
@@ -62,6 +62,7 @@ def _quiet() -> None:
 
 def _init(arguments: argparse.Namespace) -> None:
     _quiet()
+    needs_cache()
     from headcount import beginning
     from headcount.families import ModelError
     from headcount.task_files import TaskError
@@ -104,6 +105,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     _quiet()
+    needs_cache()
     from headcount import plan
     from headcount.families import ModelError
     from headcount.tasks import TaskError
@@ -114,9 +116,10 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Snakemake by its default profile, then the summary."""
-    from headcount import configuration, summary
+    """Snakemake by its default profile; a study that is finished ends with its summary."""
+    from headcount import configuration
 
+    needs_cache()
     home = Path(__file__).parents[3]
     if not (home / "Snakefile").is_file():
         sys.exit(
@@ -124,16 +127,12 @@ def _run(arguments: argparse.Namespace) -> None:
             "`pip install -e .` there; or `snakemake -s CLONE/Snakefile --configfile STUDY`"
         )
     with told(configuration.ConfigurationError):
-        config = configuration.read(arguments.config)
+        configuration.read(arguments.config)
     given = arguments.rest
     cores = [] if _given(given, "--cores", "-c", "--profile") else ["--cores", "all"]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), *cores]
     study = ["--configfile", str(arguments.config)]
-    ended = subprocess.run([*command, *arguments.targets, *study, *given]).returncode
-    if not ended and not arguments.targets and not _given(given, "--dry-run", "-n"):
-        with told(summary.NoSummaryError):
-            summary.show(Path(config["artifacts"]))
-    sys.exit(ended)
+    sys.exit(subprocess.run([*command, *arguments.targets, *study, *given]).returncode)
 
 
 def _given(arguments: list[str], *names: str) -> bool:
