@@ -5,6 +5,7 @@ import job
 job.begin(snakemake)
 
 import loading
+import reading
 
 from headcount import artifacts, parity
 
@@ -21,9 +22,11 @@ reference = parity.recorder(
 
 if "task" in dict(snakemake.wildcards.items()):
     shots = int(snakemake.wildcards.shots)
-    rows, metrics = parity.compare(
-        model, reference, prompts, parameters.place["yaml"], shots, parameters.place["datasets"]
-    )
+    yaml = reading.task(snakemake)
+    with reading.documents(snakemake):
+        rows, metrics = parity.compare(
+            model, reference, prompts, yaml, shots, parameters.place["datasets"]
+        )
 else:
     rows, metrics = parity.edge_cases(model, reference, prompts), {}
 artifacts.write(

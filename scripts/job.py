@@ -126,7 +126,13 @@ def _proven_code() -> list[str]:
 
 
 def note_code() -> None:
-    """Note for the jobs the state of the code, before their keys are computed from it."""
+    """Note for the jobs the state of the code, before their keys are computed from it.
+
+    Python would run compiled code that has the size and the second of its file, whatever is in it.
+    """
+    from headcount import source_code
+
+    source_code.forget_compiled(preloaded.files())
     os.environ[preloaded.CODE] = preloaded.state()
 
 

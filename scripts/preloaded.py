@@ -121,11 +121,15 @@ def _is_own(connection: socket.socket) -> bool:
     return user == os.geteuid()
 
 
+def files() -> list[Path]:
+    """The files of the project's code."""
+    here = Path(__file__).parent
+    return sorted([*here.glob("*.py"), *here.parent.glob("src/headcount/**/*.py")])
+
+
 def state() -> str:
     """What changes with any file of the project's code, also where its time is put back."""
-    here = Path(__file__).parent
-    files = sorted([*here.glob("*.py"), *here.parent.glob("src/headcount/**/*.py")])
-    states = [(str(file), file.stat().st_ino, file.stat().st_ctime_ns) for file in files]
+    states = [(str(file), file.stat().st_ino, file.stat().st_ctime_ns) for file in files()]
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
 

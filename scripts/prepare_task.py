@@ -4,19 +4,23 @@ import job
 
 job.begin(snakemake)
 
+import reading
+
 from headcount import artifacts, tasks
 
 parameters = snakemake.params
 limits = tasks.Limits(**parameters.limits)
-rows = tasks.prepare(
-    parameters.place["yaml"],
-    shots=int(snakemake.wildcards.shots),
-    limits=limits,
-    seed=parameters.seed,
-    datasets=parameters.place["datasets"],
-    metric=parameters.metric,
-    splits=[snakemake.wildcards.split],
-)
+yaml = reading.task(snakemake)
+with reading.documents(snakemake) as unhashed:
+    rows = tasks.prepare(
+        yaml,
+        shots=int(snakemake.wildcards.shots),
+        limits=limits,
+        seed=parameters.seed,
+        datasets=parameters.place["datasets"],
+        metric=parameters.metric,
+        splits=[snakemake.wildcards.split],
+    )
 artifacts.write(
     snakemake.output[0],
     rows,
@@ -24,7 +28,7 @@ artifacts.write(
     job.provenance(
         snakemake,
         seed=parameters.seed,
-        task_version=tasks.version(parameters.place["yaml"]),
-        remarks=tasks.remarks(rows, limits),
+        task_version=tasks.version(yaml),
+        remarks=[*tasks.remarks(rows, limits), *unhashed],
     ),
 )

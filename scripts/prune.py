@@ -8,6 +8,7 @@ job.begin(snakemake)
 
 import evaluating
 import loading
+import reading
 
 from headcount import artifacts, correlation, pruning
 from headcount.evaluation import Evaluation
@@ -16,7 +17,7 @@ parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
 model = evaluating.outline(snakemake)
-evaluation = Evaluation(prompts, "evaluation", parameters.place["yaml"], parameters.metric)
+evaluation = Evaluation(prompts, "evaluation", reading.task(snakemake), parameters.metric)
 
 # (ranking, component) -> table
 tables = {}

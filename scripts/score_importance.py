@@ -6,6 +6,7 @@ job.begin(snakemake)
 
 import evaluating
 import loading
+import reading
 
 from headcount import artifacts, importance
 from headcount.evaluation import Evaluation
@@ -15,7 +16,7 @@ component = snakemake.wildcards.component
 facts = loading.model_facts(snakemake)
 prompts = job.prompts(snakemake)
 model = evaluating.outline(snakemake)
-evaluation = Evaluation(prompts, parameters.documents, parameters.place["yaml"], parameters.metric)
+evaluation = Evaluation(prompts, parameters.documents, reading.task(snakemake), parameters.metric)
 with evaluating.store(snakemake, prompts) as store:
     ablation = evaluating.stand_ins(snakemake, prompts, store)
     scores = importance.estimate(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from headcount import model_files, task_kinds, tasks
+from headcount import model_files, task_kinds, task_reads, tasks
 from headcount.rankings import count_removed
 from headcount.suggestions import did_you_mean
 from headcount.task_files import TaskError
@@ -99,7 +99,8 @@ def _of_task(task: str, config: dict, calibrate: bool) -> tuple[list[str], list[
         kind = task_kinds.examine(yaml, wanted)
     except TaskError as error:
         return str(error).splitlines(), []
-    return [], [f"{task}: {warning}" for warning in kind.warnings]
+    notes = [*kind.warnings, *task_reads.notes(task_reads.code_of(yaml))]
+    return [], [f"{task}: {note}" for note in notes]
 
 
 # --- levels ---

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml as pyyaml
 
-from headcount import artifacts, tasks, temporaries
+from headcount import artifacts, task_data, tasks, temporaries
 from headcount.evaluation import Evaluation, Scores, request_pairs, split_rows
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, log_likelihoods
@@ -178,12 +178,13 @@ def _lm_eval(
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    task = tasks.load(yaml, datasets).config
+    loaded = tasks.load(yaml, datasets).config
     # The task's own file, but for where its documents are.
-    config = {"include": str(tasks.installed(yaml).resolve()), "task": task.task}
-    config |= {key: getattr(task, key) for key in ("dataset_path", "dataset_name")}
-    config["dataset_kwargs"] = task.dataset_kwargs
-    with temporaries.Directory() as directory:
+    task = {key: getattr(loaded, key) for key in ("dataset_path", "dataset_name", "dataset_kwargs")}
+    with temporaries.Directory() as directory, task_data.uncached() as cache:
+        config = {"include": str(tasks.installed(yaml).resolve()), "task": loaded.task}
+        config |= task_data.anew(task | {"custom_dataset": loaded.custom_dataset}, cache)
+        del config["custom_dataset"]
         path = Path(directory, "task.yaml")
         path.write_text(pyyaml.safe_dump(config))
         reference.batch_size_per_gpu = batch_size
@@ -195,7 +196,7 @@ def _lm_eval(
             bootstrap_iters=0,
             log_samples=False,
             task_manager=TaskManager(include_defaults=False),
-        )["results"][task.task]
+        )["results"][loaded.task]
     return {
         name.removesuffix(",none"): value
         for name, value in results.items()

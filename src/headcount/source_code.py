@@ -2,8 +2,8 @@
 
 Imports are read from the source, wherever they stand in it; nothing is executed. A module that is
 installed (in a `site-packages`) counts by the version of its distribution, any other by its code.
-Comments, docstrings, formatting and where a file lies are no part of the meaning. What cannot be
-known: modules that are imported by a computed name, and files that the code opens.
+Comments, docstrings, formatting and where a file lies are no part of the meaning. Modules that
+are imported by a computed name, and files that the code opens, are not followed.
 
 Syntax trees differ between minor versions of Python, which count anyway.
 """
@@ -15,7 +15,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, packages_distributions
@@ -37,6 +38,19 @@ DECIDING = {
     **dict.fromkeys(("accelerate", "datasets", "jinja2", "numpy", "scipy", "sklearn"), ()),
     **dict.fromkeys(("tokenizers", "torch"), ()),
 }
+# Functions and methods that read a file or run one, by a name that may be computed.
+READERS = {
+    "open",
+    "read_text",
+    "read_bytes",
+    "read_csv",
+    "read_json",
+    "read_parquet",
+    "load_dataset",
+}
+READERS |= {"import_module", "__import__", "exec", "eval", "run_path", "run_module"}
+READERS |= {"spec_from_file_location", "loadtxt"}
+LONGEST_NAME = 256
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
 
@@ -154,11 +168,9 @@ def _absolute(name: str, homes: frozenset[Path], installed: set[str]) -> Iterato
 @cache
 def _homes(top: str, _: tuple[str, ...]) -> frozenset[Path]:
     """The directories in which Python, with this path, finds the top-level module `top`."""
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # of a module that was made up at run time
-        spec = None
-    if spec is None:
+    # Not `importlib.util.find_spec`, which says where a module came from that was imported before.
+    specs = (finder.find_spec(top, None) for finder in sys.meta_path)
+    if (spec := next(filter(None, specs), None)) is None:
         return frozenset()
     inside = spec.submodule_search_locations
     alone = spec.has_location and inside is None and spec.origin
@@ -197,6 +209,22 @@ class _Source:
     docstrings: str  # hash
     reads_docstrings: bool
     imports: tuple[tuple[int, str], ...]  # level (0: absolute) and dotted name
+    texts: frozenset[str]  # that may name files
+    readers: tuple[tuple[int, str], ...]  # line and name of what is called to read or to run a file
+
+
+def forget_compiled(files: Iterable[Path]) -> None:
+    """Remove compiled code that is not newer than the last change of its file."""
+    for path in files:
+        with suppress(OSError):
+            compiled = Path(importlib.util.cache_from_source(str(path)))
+            if compiled.stat().st_ctime_ns <= path.stat().st_ctime_ns:
+                compiled.unlink()
+
+
+def read_source(path: Path) -> _Source:
+    """What the file at `path` means, and what it names."""
+    return _read(path.read_bytes(), path)
 
 
 @cache
@@ -209,6 +237,8 @@ def _read(content: bytes, path: Path) -> _Source:
         docstrings=_hash(repr(reader.idle)),
         reads_docstrings=reader.reads_docstrings,
         imports=tuple(sorted(reader.imports)),
+        texts=frozenset(reader.texts),
+        readers=tuple(reader.readers),
     )
 
 
@@ -220,9 +250,16 @@ class _Reader:
         self.idle: list = []  # values of the statements that were left out
         self.imports: set[tuple[int, str]] = set()
         self.reads_docstrings = False
+        self.texts: set[str] = set()
+        self.readers: list[tuple[int, str]] = []
 
     def visit(self, node: ast.AST) -> None:
-        self.imports.update(_imported(node))
+        imported = {*_imported(node)}
+        self.imports |= imported
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            self.texts |= {node.value} if 0 < len(node.value) < LONGEST_NAME else set()
+        elif isinstance(node, ast.Call) and not imported and _called(node) in READERS:
+            self.readers.append((node.lineno, str(_called(node))))
         self.reads_docstrings |= _reads_docstrings(node)
         self.tree.append(type(node).__name__)
         for key in node._fields:
@@ -263,10 +300,13 @@ def _imported(node: ast.AST) -> Iterator[tuple[int, str]]:
         for alias in node.names:
             yield node.level, f"{node.module or ''}.{alias.name}".removeprefix(".")
     elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-        called = getattr(node.func, "attr", getattr(node.func, "id", None))
         name = node.args[0].value
-        if called in ("import_module", "__import__") and isinstance(name, str):
+        if _called(node) in ("import_module", "__import__") and isinstance(name, str):
             yield len(name) - len(name.lstrip(".")), name.lstrip(".")
+
+
+def _called(node: ast.Call) -> str | None:
+    return getattr(node.func, "attr", getattr(node.func, "id", None))
 
 
 def _reads_docstrings(node: ast.AST) -> bool:

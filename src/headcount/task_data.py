@@ -13,11 +13,15 @@ Nothing is downloaded here, and lm-eval is not imported.
 
 import json
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
 
 import polars as pl
 
+from headcount import temporaries
 from headcount.hashes import file_hashes
 from headcount.suggestions import did_you_mean
 from headcount.task_files import TaskError, plain
@@ -89,6 +93,44 @@ def located(config: dict, datasets: str | Path | None = None) -> dict:
         "dataset_name": None,
         "dataset_kwargs": {**kept, "data_files": paths},
     }
+
+
+def anew(config: dict, cache: str | Path) -> dict:
+    """`config` with the documents in local files read into the directory `cache`, which is empty.
+
+    The `datasets` library knows its copy of a local file by path and time alone. What it has of the
+    hub it knows by the commit: that is read from its own cache, and not downloaded again.
+    """
+    if config.get("custom_dataset") or not config.get("dataset_path") or not _is_local(config):
+        return config
+    kwargs = {**(config.get("dataset_kwargs") or {}), "cache_dir": str(cache)}
+    return {**config, "dataset_kwargs": kwargs}
+
+
+@contextmanager
+def uncached() -> Iterator[str]:
+    """An empty directory for `anew`; inside, what maps and filters documents runs each time.
+
+    The `datasets` library would take the results of an earlier run by the name of a function.
+    """
+    import datasets
+
+    if _open:
+        yield tempfile.mkdtemp(dir=_open[-1])
+        return
+    enabled = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        with temporaries.Directory() as directory:
+            _open.append(directory)
+            yield directory
+    finally:
+        _open.clear()
+        if enabled:
+            datasets.enable_caching()
+
+
+_open: list[str] = []  # the directory of `uncached`, while it is there
 
 
 def placed(config: dict, yaml: str | Path) -> dict:

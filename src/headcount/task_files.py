@@ -93,6 +93,13 @@ def with_included(yaml: Path) -> dict:
     return merged | config
 
 
+def chain(yaml: Path) -> list[Path]:
+    """A file, those that it includes, and so on."""
+    includes = raw(yaml).get("include", [])
+    listed = [includes] if isinstance(includes, str) else includes
+    return [yaml, *(one for path in listed for one in chain(yaml.resolve().parent / path))]
+
+
 def values(config: Any) -> list:
     """The scalars in a configuration, at any depth."""
     if isinstance(config, dict):

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headcount import metrics, source_code, task_data, task_files, task_kinds
+from headcount import metrics, task_data, task_files, task_kinds, task_reads
+from headcount.hashes import file_hashes
 from headcount.metrics import Metrics
-from headcount.task_files import Function, TaskError, installed
+from headcount.task_files import TaskError, installed
 from headcount.task_kinds import SPLITS, Kind, Limits, Wanted
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
@@ -133,7 +134,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
     from lm_eval.tasks._yaml_loader import load_yaml
 
     supply_squad_metrics()
-    _forget_task_modules()
+    task_reads.forget(task_reads.code_of(yaml))
     random.seed(RANDOM_SEED)
     np.random.seed(FEWSHOT_SEED)
     torch.manual_seed(FEWSHOT_SEED)
@@ -141,21 +142,17 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
         config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
         for structural in ("tag", "group", "task_list"):
             config.pop(structural, None)
-        config = task_data.placed(config, installed(yaml))
-        return ConfigurableTask(config=task_data.located(config, datasets))
+        config = task_data.located(task_data.placed(config, installed(yaml)), datasets)
+        with task_data.uncached() as cache:
+            task = ConfigurableTask(config=task_data.anew(config, cache))
+        task.config.dataset_kwargs = config.get("dataset_kwargs")
+        return task
     except TaskError:
         raise
     except (Exception, SystemExit) as error:  # of lm-eval, of the hub, of the task's own functions
         raise TaskError(
             f"{yaml}: the task does not load: {type(error).__name__}: {error}"
         ) from error
-
-
-def _forget_task_modules() -> None:
-    """Have lm-eval import modules of tasks again; it marks those that it imported."""
-    for name, module in list(sys.modules.items()):
-        if "__mtime__" in getattr(module, "__dict__", {}):  # to ask a lazy module itself takes long
-            del sys.modules[name]
 
 
 def supply_squad_metrics() -> None:
@@ -182,28 +179,25 @@ def meaning(yaml: str | Path) -> dict:
     """What decides the prompts and metrics of the task in `yaml`, beside its documents; as JSON.
 
     `config` as lm-eval resolves it, a function by its name; `code`, a hash of the modules of these
-    functions and all that they import, wherever these lie; and `packages`, versions of those that
-    they use. File names, comments and the order of keys are no part of it. What the functions read
-    from files of their own cannot be known.
+    functions and all that they import, wherever these lie; `packages`, versions of those that they
+    use; and `files`, hashes of those that a text in the code names. File names, comments and the
+    order of keys are no part of it. `headcount.task_reads` tells what else the code reads.
 
     Raises `TaskError` when a file cannot be read.
     """
     config = task_files.with_included(installed(yaml))
-    functions = [value for value in task_files.values(config) if isinstance(value, Function)]
-    modules = [(function.home, function.rpartition(".")[0]) for function in functions]
     kept = {key: config[key] for key in config if key not in NO_MEANING | DOCUMENTS}
     if isinstance(kept.get("doc_to_choice"), dict):  # the order is that of the choices
         kept["doc_to_choice"] = [[key, value] for key, value in kept["doc_to_choice"].items()]
+    code = task_reads.code_of(yaml)
+    named = task_reads.named(code)
     try:
-        code = source_code.reached(modules)
         return {
             "config": task_files.plain(kept),
-            "code": code.hash() if modules else None,
-            "packages": code.packages() if modules else {},
+            "code": code.hash() if code.files else None,
+            "packages": code.packages(silent=set()) if code.files or code.installed else {},
+            "files": dict(zip(named, file_hashes([*named.values()]), strict=True)),
         }
-    except SyntaxError as error:
-        place = f"{error.filename}, line {error.lineno}"
-        raise TaskError(f"{yaml}: its functions do not load: {place}: {error.msg}") from error
     except OSError as error:
         raise TaskError(f"{yaml}: {error.filename} cannot be read: {error.strerror}") from error
 
@@ -247,6 +241,19 @@ def prepare(
     """
     wanted = Wanted([shots], limits, datasets, "calibration" in splits, metric)
     kind = task_kinds.examine(yaml, wanted)
+    with task_data.uncached():
+        return _prepared(yaml, kind, shots, limits, seed, datasets, splits)
+
+
+def _prepared(
+    yaml: str | Path,
+    kind: Kind,
+    shots: int,
+    limits: Limits,
+    seed: int | None,
+    datasets: str | Path | None,
+    splits: Sequence[str],
+) -> list[dict]:
     task = load(yaml, datasets)
     rows = []
     if "evaluation" in splits:

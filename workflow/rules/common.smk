@@ -5,7 +5,7 @@ from functools import cache
 import job
 import preloaded
 import terminal
-from headcount import checkpoint_files, checks, configuration, task_kinds
+from headcount import checkpoint_files, checks, configuration, task_kinds, task_reads
 from headcount import tasks as lm_eval_tasks
 from headcount.pages import pages
 from snakemake.exceptions import WorkflowError
@@ -72,14 +72,22 @@ code = cache(job.code)
 
 
 @cache
+def task_state(task):
+    """The state of a task's files before they are hashed, by which jobs see that they changed."""
+    return task_reads.state(task_reads.files(task_yaml(task), config["datasets"]))
+
+
+@cache
 def task_meaning(task):
     """What decides prompts and metrics: the task's configuration and code."""
+    task_state(task)
     return lm_eval_tasks.meaning(task_yaml(task))
 
 
 @cache
 def task_documents(task):
     """What decides a task's documents."""
+    task_state(task)
     return lm_eval_tasks.documents(task_yaml(task), config["datasets"])
 
 
@@ -130,7 +138,11 @@ def model_place(wildcards):
 
 
 def task_place(wildcards):
-    return {"yaml": task_yaml(wildcards.task), "datasets": config["datasets"]}
+    return {
+        "yaml": task_yaml(wildcards.task),
+        "datasets": config["datasets"],
+        "files": task_state(wildcards.task),
+    }
 
 
 def place(wildcards):

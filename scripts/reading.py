@@ -1,0 +1,53 @@
+"""Reading a task, for the scripts that do: of the others that code is no part."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import job
+
+from headcount import task_reads, tasks, temporaries
+from headcount.task_files import TaskError
+
+logger = logging.getLogger("headcount.task_reads")
+CHANGED = "the task was changed while the study ran: run it again"
+
+
+def task(snakemake) -> str:
+    """The file of the job's task, which is what it was when the job's key was made of it.
+
+    Raises `TaskError` where it is not, now or when the job writes.
+    """
+    job.hold(_check, snakemake)
+    return snakemake.params.place["yaml"]
+
+
+def _check(snakemake) -> None:
+    parameters, place = snakemake.params, snakemake.params.place
+    if task_reads.state(place["files"]) == place["files"]:
+        return
+    same = tasks.meaning(place["yaml"]) == parameters.task
+    if "documents" in dict(parameters.items()):
+        same &= tasks.documents(place["yaml"], place["datasets"]) == parameters.documents
+    if not same:
+        raise TaskError(f"{place['yaml']}: {CHANGED}")
+
+
+@contextmanager
+def documents(snakemake) -> Iterator[list[str]]:
+    """A while in which the task's documents are read; filled with what its code reads unhashed.
+
+    Raises `TaskError` if a file of the task was changed meanwhile, also if it was put back.
+    """
+    place, unhashed = snakemake.params.place, []
+    code, before = task_reads.code_of(place["yaml"]), task_reads.state(place["files"])
+    with temporaries.Directory() as directory, task_reads.watched(code) as opened:
+        os.environ["TMPDIR"] = directory  # where the `datasets` library leaves what it maps
+        yield unhashed
+    if task_reads.state(before) != before:
+        raise TaskError(f"{place['yaml']}: {CHANGED}")
+    known = task_reads.files(place["yaml"], place["datasets"])
+    unhashed += task_reads.unfollowed(opened, code, known)
+    for line in unhashed:
+        logger.warning("%s: %s", snakemake.wildcards.task, line)
