@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from headcount import export, importance, induction, verification
 from headcount.model import LanguageModel
 from headcount.sweep import Masks, ablation, log_likelihoods
+from headcount.sweep.fitness import refuse_unfit
 from headcount.sweep.removal import without
 
 PROMPTS = random_prompts(4, seed=1)
@@ -104,7 +105,8 @@ def deep(family, layers):
 def waits(model, way, function):
     with Devices() as devices:
         placed = split(model, ["gpu:0"])
-        placed.way = way  # found out once, which waits
+        placed.way = way
+        refuse_unfit(placed)  # as the way found out once, which waits
         devices.waits.clear()
         function(placed)
         return devices.waits.total()
