@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import rounding
+import tiny
 import torch
 from harness import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from headcount import artifacts, export, exported, pruning, rankings
 from headcount import model as models
 from headcount.__main__ import main
+from headcount.checkpoint_files import fingerprint
 from headcount.evaluation import Evaluation
 from headcount.importance import components
 from headcount.model import LanguageModel
@@ -212,6 +214,20 @@ def test_what_was_pruned_with_stand_ins_is_refused(artifacts_of_opt, tmp_path, m
     made = {"made_of": {"parameters": {"ablation": {"kind": "resample", "seed": 0}}}}
     artifacts.write(path, rows, artifacts.ROWS["rankings"], made)
     with pytest.raises(export.ExportError, match=r"by-task\.parquet was .* `ablation: resample`"):
+        export.export("m", {"heads": Cut("task", 50)}, tmp_path / "out", artifacts_of_opt)
+
+
+def test_a_model_that_changed_since_it_was_studied_is_refused(
+    opt, artifacts_of_opt, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(models, "load", None)
+    source = tmp_path / "source"
+    shutil.copytree(opt.hf.name_or_path, source)
+    path = artifacts_of_opt / "m" / "model.json"
+    studied = {"source": str(source), "fingerprint": fingerprint(source)}
+    artifacts.write_json(path, artifacts.read_json(path) | studied)
+    tiny.save_model(source, seed=1)
+    with pytest.raises(export.ExportError, match=r"source does not have the fingerprint .* as m"):
         export.export("m", {"heads": Cut("task", 50)}, tmp_path / "out", artifacts_of_opt)
 
 

@@ -29,6 +29,7 @@ from headcount import (
     temporaries,
 )
 from headcount import model as models
+from headcount.checkpoint_files import fingerprint
 from headcount.hashes import file_hashes
 from headcount.model import LanguageModel
 from headcount.narrow import Narrowed
@@ -51,9 +52,10 @@ def export(
     appears when it was compared with the study. Returns what `out/headcount.json` says.
 
     Raises `ExportError` or `rankings.RankingError`, before the model is loaded, when a model,
-    ranking or level is not to be had, `out` holds something, or the study leaves more than zero in
-    place of components; `ModelError` when the model does not load; and `ExportError` when no
-    checkpoint gives what the study's masks gave: then nothing is written.
+    ranking or level is not to be had, `out` holds something, the model is no longer the one that
+    was studied, or the study leaves more than zero in place of components; `ModelError` when the
+    model does not load; and `ExportError` when no checkpoint gives what the study's masks gave:
+    then nothing is written.
     """
     out, directory = Path(out), Path(directory)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -73,6 +75,7 @@ def export(
         "removed": {"heads": removed[0], "ffns": removed[1]},
         "packages": source_code.packages(__file__),
     }
+    _refuse_another(facts)
     weights = stored.weights(Path(facts["path"]))
     study = exported.study(models.load(facts["path"], **_exactly(facts, weights)), removed)
     try:
@@ -186,6 +189,17 @@ def _refuse_stand_ins(home: Path) -> None:
                 "of what is removed, and no weights say that: export from a study with `ablation: "
                 "zero`"
             )
+
+
+def _refuse_another(facts: dict) -> None:
+    """Raise `ExportError` when what lies at a model's path is not what its study computed with."""
+    studied = facts.get("fingerprint")
+    if studied and studied != fingerprint(facts["path"]):
+        raise ExportError(
+            f"{facts['path']} does not have the fingerprint of the model that was studied as "
+            f"{facts['name']}: put that one back, or run the study again, also if an earlier "
+            "version of headcount made it"
+        )
 
 
 def _made(path: Path) -> dict:
