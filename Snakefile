@@ -7,10 +7,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.18.1")
 
+# Another workflow may use this one as a module: it keeps its own settings, display and handlers.
+MODULE = not workflow.modifier.is_main_snakefile()
+MAIN = workflow.is_main_process and not MODULE
 # Snakemake's own temporary directory, which a kill would leave behind: it stays empty, or is kept.
-if workflow.is_main_process:
+if MAIN:
     with suppress(OSError):
         workflow.snakemake_tmp_dir.rmdir()
 
@@ -19,16 +22,19 @@ if workflow.is_main_process:
 HOME = Path(str(workflow.current_basedir))
 # The library is found without being installed, in this process and in the jobs.
 sys.path[:0] = [f"{HOME}/scripts", f"{HOME}/src"]
-library = f"{HOME}/src:{os.environ.get('PYTHONPATH', '')}"
-# Jobs read and write UTF-8 whatever the locale, lm-eval's and datasets' own files included.
-os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
+if not MODULE:
+    # Jobs read and write UTF-8 whatever the locale, lm-eval's and datasets' own files included.
+    library = f"{HOME}/src:{os.environ.get('PYTHONPATH', '')}"
+    os.environ.update(PYTHONPATH=library, PYTHONUTF8="1")
 
 from headcount import yaml_files
 
 # `--configfile` names another study, which replaces config.yaml: merged, the two would mix. From
 # another directory without a study of its own it is the embedded one. A module has its
 # configuration from the workflow that uses it.
-if not workflow.overwrite_configfiles and not workflow.modifier.skip_configfile:
+if MODULE:
+    config = {**config}  # that of the other workflow stays as it is
+elif not workflow.overwrite_configfiles:
     DEFAULT = "config.yaml" if os.path.exists("config.yaml") else f"{HOME}/config.yaml"
     try:
         yaml_files.load(DEFAULT)  # says where a slip is
@@ -64,8 +70,8 @@ if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
     preloaded.start()
 
 
-if workflow.is_main_process:
-    DISPLAY = terminal.attach(workflow, show_summary)
+if MAIN:
+    DISPLAY = terminal.attach(workflow, show_summary, not_made)
 
 
 onstart:
@@ -76,11 +82,13 @@ onstart:
     for warning in CHECKED.notes:
         logger.warning(f"Note: {warning}.")
     # Snakemake's handler waits for a lock that the thread which it interrupts may hold, then for ever.
-    # To end at once loses nothing.
+    # Jobs of this machine end with this process, and lose nothing; those of a cluster are cancelled,
+    # as by Ctrl-C.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not workflow.local_exec:
         import lacking
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         DISPLAY.explain = lacking.Explanation(
             workflow.dag, GROWTH, workflow.scheduler
         )
@@ -95,7 +103,7 @@ onerror:
 
 
 rule all:
-    default_target: workflow.modifier.is_main_snakefile()
+    default_target: not MODULE
     input:
         collect(
             "<artifacts>/{model}/figures/{name}.{format}",

@@ -6,15 +6,15 @@ job.begin(snakemake)
 
 from headcount import artifacts, correlation
 
-across = snakemake.wildcards.across
+across, importance = snakemake.wildcards.across, list(snakemake.input.importance)
 function = getattr(correlation, across)
 artifacts.write(
     snakemake.output[0],
-    function(list(snakemake.input), snakemake.params.resamples, snakemake.params.seed),
+    function(importance, snakemake.params.resamples, snakemake.params.seed),
     artifacts.SCHEMAS["reliability" if across == "reliability" else "correlation"],
     job.provenance(
         snakemake,
-        model=artifacts.provenance(snakemake.input[0])["model"],
-        documents=artifacts.most_documents(snakemake.input),
+        model=artifacts.provenance(importance[0])["model"],
+        documents=artifacts.most_documents(importance),
     ),
 )

@@ -1,9 +1,12 @@
 """What every script of a rule does around its library call."""
 
+import json
 import logging
 import os
 import signal
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +14,10 @@ import job_log
 import preloaded
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "src"))  # the library is found without being installed
+# Newer than what has to be made again; among Snakemake's own files, which a cluster's nodes see.
+MARKER = ".snakemake/headcount/stale"
+FORCED = "HEADCOUNT_FORCED"  # environment variable: rules and files to make whatever is there
 # Of a model's facts, those that stand in what was made with it.
 MODEL = ("name", "source", "revision", "fingerprint", "architecture", "layers", "heads", "ffns")
 MODEL += ("converted", "trust_remote_code", "layout", "window")
@@ -47,15 +54,17 @@ def begin(snakemake) -> None:
 
     sys.excepthook = report
     hold(check_code, snakemake)
+    date_marker()
     from headcount import gpus, locks
 
     global task
     task = described(snakemake)
     locks.take_output(task.directory, task.outputs[0])
-    if task.problem() is None:
-        sys.exit(0)  # an input was made again, and is what it was
-    if task.earlier():
-        sys.exit(task.take_back())
+    if not is_forced(snakemake):
+        if task.problem() is None:
+            sys.exit(0)  # an input was made again, and is what it was
+        if task.earlier():
+            sys.exit(task.take_back())
     task.keep()
     gpus.take(int(snakemake.resources.get("gpu", 0)))
 
@@ -83,6 +92,37 @@ def _killed(snakemake, error: preloaded.KilledError) -> str:
 def engine_memory(snakemake) -> float:
     """MB that the computation may hold: half of `memory` once the job was killed."""
     return snakemake.resources.engine_mb / (2 if preloaded.KILLED in os.environ else 1)
+
+
+def date_marker() -> None:
+    """See that the marker is no newer than what the job is going to write, which Snakemake checks.
+
+    It is where files that are stale are dated in the future, as by a clock that was wrong.
+    """
+    with suppress(OSError):  # there is none, or it is another user's
+        if os.stat(MARKER).st_mtime > time.time():
+            os.utime(MARKER)
+
+
+# --- what is computed again whatever is there ---
+
+
+def note_forced(settings, default_target: str) -> set[str]:
+    """Note for the jobs of a run what `--forcerun`, `-f` or `-F` names: rules and files.
+
+    `settings` are Snakemake's `DAGSettings`. Returns what is named; `-F` names no job but all.
+    """
+    named = {*settings.forcerun}
+    if settings.forcetargets:
+        named |= {*(settings.targets or [default_target])}
+    named = {os.path.relpath(name) for name in named}
+    os.environ[FORCED] = json.dumps("all" if settings.forceall else sorted(named))
+    return named
+
+
+def is_forced(snakemake) -> bool:
+    named = json.loads(os.environ.get(FORCED, "[]"))
+    return named == "all" or not {snakemake.rule, *snakemake.output}.isdisjoint(named)
 
 
 # --- what is read is what the key was made of ---

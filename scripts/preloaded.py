@@ -70,6 +70,7 @@ def start() -> None:
         return
     from headcount import temporaries
 
+    library = f"{Path(__file__).parents[1] / 'src'}:{os.environ.get('PYTHONPATH', '')}"
     try:
         directory = temporaries.Directory()  # readable by its user alone
         with socket.socket(socket.AF_UNIX) as listening:
@@ -83,6 +84,7 @@ def start() -> None:
                 stdout=subprocess.DEVNULL,  # what packages say when they are imported
                 pass_fds=[listening.fileno()],
                 start_new_session=True,
+                env={**os.environ, "PYTHONPATH": library, "PYTHONUTF8": "1"},
             )
     except OSError as error:
         os.environ.pop(ADDRESS, None)

@@ -6,8 +6,9 @@ job.begin(snakemake)
 
 from headcount import artifacts, rankings
 
-tables = [artifacts.frame(path, ["layer", "head", "score"]) for path in snakemake.input]
-made = artifacts.provenance(snakemake.input[0])
+importance = list(snakemake.input.importance)
+tables = [artifacts.frame(path, ["layer", "head", "score"]) for path in importance]
+made = artifacts.provenance(importance[0])
 artifacts.write(
     snakemake.output[0],
     rankings.rank(rankings.aggregate(tables)),
@@ -17,6 +18,6 @@ artifacts.write(
         ranking=snakemake.params.ranking,
         model=made["model"],
         scored_by=made["estimator"],
-        documents=artifacts.most_documents(snakemake.input),
+        documents=artifacts.most_documents(importance),
     ),
 )

@@ -6,7 +6,7 @@ job.begin(snakemake)
 
 from headcount import artifacts, parity
 
-table = parity.table(list(snakemake.input)).to_arrow()
+table = parity.table([*snakemake.input.tasks, snakemake.input.edge_cases]).to_arrow()
 artifacts.write(
     snakemake.output[0],
     table,

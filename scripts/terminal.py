@@ -26,11 +26,16 @@ DROPPED = (
     "non-zero exit status",
     "died with <Signals",
     "Restored previous version of",
+    "Cannot restore",  # of a job that had made nothing yet
+    "SLURM account",  # which the plugin tries to guess by a call of sacct that cannot work
 )
 
 
-def attach(workflow, summary) -> Follower:
-    """Show the run of a workflow; `summary()` prints what a finished study comes to."""
+def attach(workflow, summary, not_made) -> Follower:
+    """Show the run of a workflow; `summary()` prints what a finished study comes to.
+
+    `not_made(targets)` says what is wrong with targets that no rule makes.
+    """
     settings = workflow.logger_manager.settings
     quiet = settings.quiet or ()
     own = next((one for one in logger.handlers if one.name == "DefaultStreamHandler"), None)
@@ -41,6 +46,8 @@ def attach(workflow, summary) -> Follower:
         or settings.show_failed_logs
     )
     live = None
+    if own:
+        own.addFilter(Unmade(workflow, not_made))
     if own and not asked_for_more:
         own.addFilter(Planned() if settings.dryrun else Essential())
         if settings.dryrun:
@@ -53,6 +60,18 @@ def attach(workflow, summary) -> Follower:
     if not settings.dryrun:
         logger.addHandler(follower)
     return follower
+
+
+class Unmade:
+    """Says of a target that no rule makes what may have been meant."""
+
+    def __init__(self, workflow, not_made):
+        self.workflow, self.not_made = workflow, not_made
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "exception", None) == "MissingRuleException":
+            record.msg = self.not_made(self.workflow.dag_settings.targets) or record.msg
+        return True
 
 
 class Essential:

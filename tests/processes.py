@@ -17,13 +17,13 @@ SAFETY_NET = 20  # seconds
 class Run:
     """A run of Snakemake in a process group of its own, with a TMPDIR of its own."""
 
-    def __init__(self, study: Study, tmp: Path):
+    def __init__(self, study: Study, tmp: Path, *arguments: str):
         self.mark = f"{MARK}={study.directory}"
         self.log = study.directory / "terminal.log"
         environment = {**os.environ, MARK: str(study.directory), "TMPDIR": str(tmp)}
         with self.log.open("w") as log:
             self.main = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", "--cores", "2"],
+                [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
                 cwd=study.directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -51,6 +51,7 @@ class Study:
 
     def __init__(self, directory: Path):
         self.directory = directory
+        self.powers: list[str] = []  # a command that takes some away from those that follow
 
     @classmethod
     def create(cls, directory: Path) -> "Study":
@@ -82,7 +83,7 @@ class Study:
             file.write(text)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        command = [*self.powers, sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
         return subprocess.run(
             command,
             cwd=self.directory,

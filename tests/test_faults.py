@@ -132,6 +132,58 @@ def test_a_run_that_is_terminated_while_it_notes_a_job_ends(tmp_path):
     assert [*tmp.iterdir()] == []
 
 
+# A cluster in whose queue jobs wait for ever.
+QUEUE = """
+from pathlib import Path
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    init_seconds_before_status_checks=0,
+    pass_envvar_declarations_to_cmd=False,
+    auto_deploy_default_storage_provider=False,
+)
+
+class Executor(RemoteExecutor):
+    def run_job(self, job):
+        Path(f"queued-{job.jobid}").touch()
+        info = SubmittedJobInfo(job=job, external_jobid=str(job.jobid))
+        self.report_job_submission(info)
+
+    async def check_active_jobs(self, active_jobs):
+        for job in active_jobs:
+            yield job
+
+    def cancel_jobs(self, active_jobs):
+        for job in active_jobs:
+            Path(f"queued-{job.external_jobid}").unlink()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_on_a_cluster_that_is_told_to_end_cancels_its_jobs(tmp_path, monkeypatch, number):
+    study, tmp = Study.create(tmp_path / "study"), tmp_path / "tmp"
+    tmp.mkdir()
+    (plugin := tmp_path / "snakemake_executor_plugin_queue").mkdir()
+    (plugin / "__init__.py").write_text(QUEUE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = Run(study, tmp, "--executor", "queue", "--jobs", "3", "--group-components", "tasks=1")
+    try:
+        while len([*study.directory.glob("queued-*")]) < 3 and run.main.poll() is None:
+            time.sleep(0.05)
+        run.main.send_signal(number)
+        assert run.main.wait(60) == 1, run.told
+    finally:
+        run.main.kill()
+    assert "Interrupted: 0 of" in run.told
+    assert not [*study.directory.glob("queued-*")]
+
+
 def equal(study, finished):
     """Every artifact has the bytes of an undisturbed run's."""
     names = [Path(name) for names in jobs(finished) for name in names]

@@ -1,6 +1,7 @@
-"""What artifacts were made of: keys, damage, earlier versions, the times that Snakemake sees."""
+"""What artifacts were made of: keys, damage, earlier versions, and what has to run."""
 
 import os
+import shutil
 import signal
 
 import pyarrow as pa
@@ -64,14 +65,20 @@ class Workflow:
         return computed
 
     def stale(self, take_back=False, **parameters):
-        """The files that Snakemake would see as older than an input, and what is said of them."""
-        told = lineage.settle(self.jobs(**parameters), take_back)
-        found = sorted(
-            path.name
-            for path in self.directory.iterdir()
-            if path.is_file() and path.stat().st_mtime_ns == lineage.OLD
-        )
-        return found, [one.damage for one in told if one.damage]
+        """The files of the jobs that have to run, and what is said of them."""
+        jobs = self.jobs(**parameters)
+        state = lineage.examine(jobs)
+        if take_back:
+            for job in state.replaced:
+                job.take_back()
+        remade = lineage.following(jobs, [one.job for one in state.stale])
+        found = sorted(os.path.basename(path) for job in remade for path in job.outputs)
+        return found, [one.damage for one in state.stale if one.damage]
+
+    def files(self):
+        """All files, with their contents and times."""
+        paths = [path for path in self.directory.rglob("*") if path.is_file()]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 @pytest.fixture
@@ -81,15 +88,17 @@ def workflow(tmp_path):
     return made
 
 
-def test_current_artifacts_are_no_older_than_their_inputs_whatever_their_times(workflow):
+def test_times_have_no_say_and_stay(workflow):
     for name, time in (("config.yaml", 300), ("a.parquet", 200), ("b.parquet", 100), ("b.png", 50)):
         os.utime(workflow.directory / name, (time, time))
+    before = workflow.files()
     assert workflow.stale() == ([], [])
-    times = [
-        (workflow.directory / name).stat().st_mtime
-        for name in ("config.yaml", "a.parquet", "b.parquet", "b.png")
-    ]
-    assert times == sorted(times)
+    assert workflow.stale(seed=1)[0] == ["b.parquet", "b.png"]
+    assert workflow.files() == before
+
+
+def test_what_needs_a_stale_file_follows_it(workflow):
+    assert workflow.stale(value=2)[0] == ["a.parquet", "b.parquet", "b.png"]
 
 
 def test_equal_content_cuts_off_what_follows(workflow):
@@ -115,11 +124,24 @@ def test_an_earlier_version_is_taken_back(workflow):
     assert workflow.run(value=2) == []
 
 
-def test_few_earlier_versions_are_kept(workflow):
+def test_earlier_versions_take_a_limited_space_and_the_oldest_go_first(workflow):
     for value in range(2, 10):
         workflow.run(value=value)
     earlier = workflow.directory / lineage.EARLIER / "a.parquet"
-    assert len(list(earlier.iterdir())) == lineage.KEPT
+    lineage.forget(workflow.directory)
+    assert len(list(earlier.iterdir())) == 8
+    for time, value in enumerate([5, *range(1, 5), *range(6, 9)]):
+        (of_value,) = [path for path in earlier.iterdir() if content(path) == value]
+        os.utime(of_value, (time, time))
+    size = sum(path.stat().st_size for path in earlier.rglob("*.parquet"))
+    others = workflow.directory / lineage.EARLIER / "b.parquet"
+    shutil.rmtree(others)
+    lineage.forget(workflow.directory, size // 2)
+    assert {content(path) for path in earlier.iterdir()} == {4, 6, 7, 8}
+
+
+def content(version):
+    return artifacts.frame(version / "a.parquet")["value"].item()
 
 
 def test_damage_is_found_and_named(workflow):
@@ -161,13 +183,14 @@ def test_a_damaged_earlier_version_is_not_taken_back(workflow):
 
 
 def test_why_tells_old_and_new_values(workflow):
-    stale = lineage.settle(workflow.jobs(seed=3), take_back=False)
-    lineage.ask(stale, workflow.directory)
-    made, state, changed = lineage.why(workflow.directory / "b.parquet", workflow.directory)
+    told = workflow.directory / "told.json"
+    state = lineage.examine(workflow.jobs(seed=3))
+    lineage.tell(state.stale, workflow.directory, told)
+    made, state, changed = lineage.why(workflow.directory / "b.parquet", told)
     assert made["parameters"]["seed"] == 0
     assert state == "stale: made from something else"
     assert changed == {"parameters.seed": (0, 3)}
-    _, state, changed = lineage.why(workflow.directory / "a.parquet", workflow.directory)
+    _, state, changed = lineage.why(workflow.directory / "a.parquet", told)
     assert state.startswith("current") and not changed
 
 

@@ -4,9 +4,12 @@ Each row of the tables is an edit of the finished tiny study, and the jobs that 
 then execute. The whole study has 74.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import sys
+from subprocess import PIPE, Popen
 
 import pytest
 import tiny
@@ -202,9 +205,126 @@ def test_the_file_of_the_study_makes_no_difference(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_profile_makes_no_difference(study):
-    touched(study)
-    assert study.stale("--workflow-profile", "none") == {}
+def test_without_the_profile_nothing_is_computed_again(study):
+    """Snakemake's own triggers start jobs, which find their outputs current and end."""
+    for path in (study.directory / "scripts").glob("*.py"):
+        path.touch()
+    assert study.stale() == {}
+    assert study.stale("--workflow-profile", "none")
+    before = contents(study)
+    result = study.run("--workflow-profile", "none")
+    assert result.returncode == 0, result.stdout
+    assert contents(study) == before
+
+
+# --- what is only looked at ---
+
+
+def contents(study):
+    """Artifact -> its inode and content."""
+    files = [path for path in (study.directory / "artifacts").rglob("*") if path.is_file()]
+    unread = (".lock", ".log")
+    return {
+        str(path): (path.stat().st_ino, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+        if not path.name.endswith(unread)
+    }
+
+
+def everything(study):
+    """All that is below the artifacts, with contents and times."""
+    paths = [study.directory / "artifacts", *(study.directory / "artifacts").rglob("*")]
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in paths}
+
+
+RANDOM = "artifacts/tiny/rankings/random-0/0-shot/heads.parquet"
+LOOKS = [
+    ["--dry-run"],
+    ["--dry-run", "--config", "seed=2"],
+    ["--dry-run", "--forceall"],
+    ["--dry-run", "--workflow-profile", "none"],
+    ["--lint"],
+    ["--list-rules"],
+    ["--summary"],
+    ["--dag"],
+    ["--report", "report.html"],
+]
+
+
+@pytest.mark.slow
+def test_looking_changes_neither_contents_nor_times(study):
+    """Nor puts it back earlier versions, which the next run does; whoever runs on the artifacts."""
+    of_first = (study.directory / RANDOM).read_bytes()
+    study.configure(seed=1)
+    assert study.run(RANDOM).returncode == 0
+    of_second = (study.directory / RANDOM).read_bytes()
+    assert of_second != of_first
+    study.configure()
+    before = everything(study)
+    for arguments in LOOKS:
+        result = study.run(*arguments)
+        assert everything(study) == before, arguments
+        assert result.returncode == 0 or arguments == ["--lint"], result.stdout
+    holding = Popen([sys.executable, "-c", HOLDING, study.directory / "artifacts"], stdout=PIPE)
+    assert holding.stdout.readline() == b"None\n"
+    before = everything(study)
+    assert study.stale() == {}  # what can be put back counts as current
+    told = study.run()
+    holding.kill()
+    holding.wait()
+    assert everything(study) == before
+    assert told.returncode and "is being written by another run of headcount" in told.stdout
+    result = study.run(RANDOM)
+    assert "Nothing to be done" in result.stdout, result.stdout
+    assert (study.directory / RANDOM).read_bytes() == of_first
+
+
+HOLDING = """
+import sys, time
+from headcount import locks
+print(locks.take(sys.argv[1]), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_stale_is_seen_whoever_owns_it(study):
+    """Times of another's files can be set by root alone."""
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("only root can give its files away and its powers up")
+    study.configure(bootstrap={"resamples": 30})
+    expected = study.stale()
+    for path in (study.directory / "artifacts").rglob("*"):
+        path.chmod(0o777 if path.is_dir() else 0o644)
+        os.chown(path, 65534, 65534)
+    study.powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    assert expected and study.stale() == expected
+    result = study.run("artifacts/tiny/figures/cross_task.png")
+    assert result.returncode and "rite-protected" in result.stdout  # it is not believed
+
+
+@pytest.mark.slow
+def test_stale_files_from_the_future_are_made_again(study):
+    study.configure(seed=1)
+    os.utime(study.directory / RANDOM, (4e9, 4e9))
+    (study.directory / RANDOM).with_name("ffns.parquet").touch()
+    stale = study.stale(RANDOM)
+    result = study.run(RANDOM)
+    assert stale == {"rank_controls": 1} and result.returncode == 0, result.stdout
+    assert study.stale(RANDOM) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["--force"], ["--forceall"], ["--forcerun", "rank_controls"]]
+)
+def test_what_is_forced_is_computed_and_written_again(study, arguments):
+    path = study.directory / RANDOM
+    before, content = path.stat().st_ino, path.read_bytes()
+    result = study.run(RANDOM, *arguments)
+    assert result.returncode == 0, result.stdout
+    assert path.stat().st_ino != before and path.read_bytes() == content
+    assert study.stale() == {}
 
 
 @pytest.mark.slow
@@ -406,6 +526,12 @@ def test_studies_that_take_turns_run_nothing_of_each_other(study):
     for changes in (*others, {}, *others):
         study.configure(**changes)
         assert study.stale() == {}, changes
+    for seed in range(1, 6):
+        study.configure(seed=seed)
+        assert study.run(RANDOM).returncode == 0
+    for seed in range(6):
+        study.configure(seed=seed)
+        assert study.stale(RANDOM) == {}, seed
 
 
 # --- why ---

@@ -26,7 +26,10 @@ import terminal
 include: "tasks.smk"
 include: "figures.smk"
 
-SHOWN = terminal.attach(workflow, lambda: print("the summary"))
+def not_made(targets):
+    return f"nothing makes {{', '.join(targets)}}" if "tasks" not in str(targets) else None
+
+SHOWN = terminal.attach(workflow, lambda: print("the summary"), not_made)
 
 onsuccess:
     SHOWN.end(succeeded=True)
@@ -329,6 +332,22 @@ def test_quiet_runs_are_quiet(workflow):
     assert workflow.run("--quiet", "all") == ""
     (workflow.directory / "tables/summary.parquet").unlink()
     assert re.fullmatch(r"Done: 1 jobs in .*\nthe summary\n", workflow.run("--quiet", "progress"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--verbose",)])
+def test_a_target_that_no_rule_makes_is_told_in_our_words(workflow, options):
+    said = workflow.run("elsewhere/summary.parquet", *options)
+    assert "nothing makes elsewhere/summary.parquet" in said and "No rule" not in said
+
+
+@pytest.mark.slow
+def test_a_first_failure_says_nothing_of_a_backup(workflow):
+    rules = workflow.directory / "tasks.smk"
+    rules.write_text(rules.read_text().replace('"tasks/{name}"', 'update("tasks/{name}")'))
+    workflow.plan("a", FAILING)
+    said = workflow.run("tasks/a")
+    assert "1 failed" in said and "restore" not in said and "no backup found" in workflow.log
 
 
 @pytest.mark.slow

@@ -152,6 +152,8 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
             r"estimator_agreement\.tasks: \['tiny_c'\] not among tasks",
         ),
         ({"estimator_agreement": {"shots": [3]}}, r"estimator_agreement\.shots: \[3\] not among"),
+        ({"artifacts": "res{1}"}, r"artifacts: res\{1\}: Snakemake gives \{ \} a meaning"),
+        ({"artifacts": "config.yaml"}, r"artifacts: config\.yaml is a file: name a directory"),
         ({"importance": {"ffns": {"metric": "acc"}}}, r"importance\.ffns\.metric: 'acc' is not"),
     ],
 )
@@ -161,6 +163,46 @@ def test_a_mistake_in_the_configuration_is_named(study, changes, message):
     assert result.returncode != 0
     assert re.search(message, result.stdout), result.stdout
     assert "Traceback" not in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target,message",
+    [
+        (
+            "sumary.png",
+            r"sumary\.png: did you mean artifacts/tiny/figures/summary\.(svg|pdf|html|png)",
+        ),
+        ("{directory}/artifacts/tiny/model.json", r"did you mean artifacts/tiny/model\.json\?"),
+    ],
+)
+def test_a_target_that_nothing_makes_is_told(study, target, message):
+    for arguments in ((), ("--dry-run",)):
+        result = study.run(target.format(directory=study.directory), *arguments)
+        assert result.returncode and re.search(message, result.stdout), result.stdout
+        assert "does not make" in result.stdout and "No rule" not in result.stdout
+
+
+@pytest.mark.slow
+def test_a_directory_in_the_place_of_an_artifact_is_told(study):
+    for name in ("tiny/figures/summary.svg", "tiny/rankings/depth/0-shot/heads.parquet"):
+        path = study.directory / "artifacts" / name
+        path.unlink()
+        path.mkdir()
+        result = study.run("--dry-run")
+        assert result.returncode and "Traceback" not in result.stdout, result.stdout
+        assert f"{name} is a directory, where a file of the study belongs" in result.stdout
+        path.rmdir()
+
+
+@pytest.mark.slow
+def test_artifacts_below_the_users_own_directory(study, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (study.directory / "artifacts").rename(tmp_path / "home" / "results")
+    study.configure(artifacts="~/results/")
+    assert study.stale() == {}
+    assert not (study.directory / "~").exists()
 
 
 def fails(study, target, message):

@@ -7,6 +7,7 @@ nor lm-eval is imported, nothing is downloaded.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from headcount import model_files, task_kinds, task_reads, tasks
 from headcount.rankings import count_removed
@@ -33,6 +34,7 @@ def check(config: dict) -> Checked:
     for name, entry in config["models"].items():
         found.problems += model_files.problems(name, entry, config["artifacts"])
         found.notes += model_files.notes(name, entry)
+    found.problems += _artifacts(config["artifacts"])
     found.problems += _levels(config)
     found.notes += _idle_levels(config)
     for key, names in (("tasks", found.studied), ("heldout_tasks", found.heldout)):
@@ -50,6 +52,15 @@ def check(config: dict) -> Checked:
         found.problems += problems
         found.notes += notes
     return found
+
+
+def _artifacts(directory: str) -> Iterator[str]:
+    """A name that cannot be a directory of artifacts."""
+    if unusable := sorted({*directory} & {*"{}<>"}):
+        signs = " ".join(unusable)
+        yield f"artifacts: {directory}: Snakemake gives {signs} a meaning: choose another name"
+    elif Path(directory).exists() and not Path(directory).is_dir():
+        yield f"artifacts: {directory} is a file: name a directory"
 
 
 def calibrates(task: str, studied: list[str], config: dict) -> bool:

@@ -116,11 +116,12 @@ def placed(config: dict, *homes: Path) -> dict:
     """A copy of `config` in which relative paths of what is read lead from this directory.
 
     A path begins in the directory that the study runs in. What is not there is looked for in
-    `homes`: the directory of the configuration's file, say. What is nowhere stays as it is.
+    `homes`: the directory of the configuration's file, say. What is nowhere stays as it is. A `~`
+    stands for the user's own directory.
     """
 
     def found(path: str | None) -> str | None:
-        if path is None or Path(path).exists():
+        if path is None or Path(path := os.path.expanduser(path)).exists():
             return path
         return next((str(home / path) for home in homes if (home / path).exists()), path)
 
@@ -129,6 +130,7 @@ def placed(config: dict, *homes: Path) -> dict:
     }
     return config | {
         "models": models,
+        "artifacts": os.path.normpath(os.path.expanduser(config["artifacts"])),
         "task_path": found(config["task_path"]),
         "datasets": found(config["datasets"]),
     }

@@ -4,12 +4,14 @@ A job has a key: the hash of its rule, its wildcards, its parameters (with what 
 the versions of packages), and the contents of its inputs. It stands in all that the job writes. An
 artifact is current if its key is the one that the study asks for and no byte of it has changed;
 times, places and Snakemake's memory have no say. What another key replaces is kept for a while:
-`Job.keep`, `Job.take_back`.
+`Job.keep`, `Job.take_back`, `forget`.
 """
 
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,10 +23,8 @@ from headcount import artifacts, temporaries
 from headcount.artifacts import DamagedError
 from headcount.hashes import file_hashes
 
-ASKED = ".asked.json"  # what the study asks for of artifacts that are stale
 EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key
-OLD = 10**9  # ns since 1970, a time that is older than any input; Snakemake takes 0 for none
-KEPT = 3  # earlier versions of the outputs of one job
+KEPT = 2 * 2**30  # bytes that all earlier versions in a directory may take
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,6 @@ class Job:
             for path in self.outputs:
                 _copy(path, beside / self.relative(path))
             shutil.rmtree(place, ignore_errors=True)
-        for old in sorted(place.parent.iterdir(), key=os.path.getmtime)[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
 
     def earlier(self) -> dict[str, str]:
         """Where an earlier version of each output lies that the study asks for; else empty."""
@@ -98,7 +96,8 @@ class Job:
 
     def take_back(self) -> None:
         """Put the earlier version that the study asks for in the place of the present one."""
-        os.utime(self._place(self.key))  # the last that would be given up for another
+        with suppress(OSError):  # of another owner
+            os.utime(self._place(self.key))  # the last that would be given up for another
         self.keep()
         for path, earlier in self.earlier().items():
             _copy(earlier, path)
@@ -198,63 +197,100 @@ class Stale:
         return self.problem.removesuffix(DamagedError.REMEDY)
 
 
-def settle(jobs: Iterable[Job], take_back: bool) -> list[Stale]:
-    """Give the artifacts of a study times by which Snakemake sees what is stale.
+@dataclass(frozen=True)
+class State:
+    """What is there of the artifacts that a study asks for."""
 
-    `jobs` follow those that make their inputs. Outputs that are current become no older than the
-    job's inputs, others as old as can be. Earlier versions that the study asks for count as
-    current; they are put in their places if `take_back`.
+    stale: list[Stale]  # beside what is missing and what follows from either
+    replaced: list[Job]  # jobs of whose outputs an earlier version is what the study asks for
 
-    Returns what is stale, beside what is missing and what follows from either.
+
+def examine(jobs: Iterable[Job]) -> State:
+    """Return what is stale of the outputs of `jobs`, which follow those that make their inputs.
+
+    Earlier versions that the study asks for count as if they were in their places. Nothing is
+    written.
     """
-    stale = []
+    state = State([], [])
     for job in jobs:
-        if not (there := [path for path in job.outputs if os.path.exists(path)]):
+        if not any(map(os.path.lexists, job.outputs)) or not (problem := job.problem()):
             continue
-        problem = job.problem()
-        if problem and (earlier := job.earlier()):
-            problem = None
-            if take_back:
-                job.take_back()
-            else:
-                job.places.update(earlier)
-        if problem:
-            stale.append(Stale(job, problem))
-        times = [os.stat(path).st_mtime_ns for path in job.inputs if os.path.exists(path)]
-        newest = max(times, default=0)
-        for path in there:
-            time = OLD if problem else max(newest, os.stat(path).st_mtime_ns)
-            with suppress(OSError):  # of a folder that is only read
-                os.utime(path, ns=(time, time))
-    return stale
+        if earlier := job.earlier():
+            job.places.update(earlier)
+            state.replaced.append(job)
+        else:
+            state.stale.append(Stale(job, problem))
+    return state
+
+
+def following(jobs: Iterable[Job], remade: Iterable[Job]) -> list[Job]:
+    """Return the jobs that are among `remade`, or need what those or others of them make.
+
+    `jobs` follow those that make their inputs.
+    """
+    first = {job.outputs[0] for job in remade}
+    made: set[str] = set()
+    found = []
+    for job in jobs:
+        if job.outputs[0] in first or not made.isdisjoint(job.inputs):
+            made.update(job.outputs)
+            found.append(job)
+    return found
+
+
+def forget(directory: str | Path, most: int = KEPT) -> None:
+    """Remove earlier versions from a directory of artifacts until they take at most `most` bytes.
+
+    Those go first that were replaced, or taken back, longest ago.
+    """
+    home = Path(directory, EARLIER)
+    sizes: Counter[Path] = Counter()  # of each version, the directory `Job._place`
+    for path in home.rglob("*"):
+        if path.is_file() and (place := _version(path, home)):
+            sizes[place] += path.stat().st_size
+    total = sizes.total()
+    for place in sorted(sizes, key=os.path.getmtime):
+        if total <= most:
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        total -= sizes[place]
+
+
+def _version(path: Path, home: Path) -> Path | None:
+    """Return the directory of the earlier version that a file below `home` belongs to."""
+    of_key = (place for place in path.parents if re.fullmatch("[0-9a-f]{16}", place.name))
+    return next((place for place in of_key if place.is_relative_to(home)), None)
 
 
 # --- why ---
 
 
-def ask(stale: Iterable[Stale], directory: str | Path) -> None:
-    """Note what a study asks of the artifacts in `directory` that are stale, for `why`."""
+def tell(stale: Iterable[Stale], directory: str | Path, file: str | Path) -> None:
+    """Write to `file`, for `why`, what a study asks of the stale artifacts in `directory`."""
     asked = {
         one.job.relative(path): {"problem": one.problem, "made_of": one.job.made_of}
         for one in stale
         for path in one.job.outputs
     }
-    if Path(directory).is_dir():
-        artifacts.write_json(Path(directory, ASKED), asked)
+    told = {"directory": str(Path(directory).resolve()), "stale": asked}
+    Path(file).write_text(json.dumps(told), encoding="utf-8")
 
 
-def why(path: str | Path, directory: str | Path) -> tuple[dict, str, dict]:
+def why(path: str | Path, file: str | Path) -> tuple[dict, str, dict]:
     """What an artifact was made of; what is wrong with it; and all that is asked for otherwise.
 
     The last maps a name, such as `parameters.seed`, to its value in the artifact and the one that
-    the study asks for, None where there is none. What the study asks for is what it said at its
-    last start.
+    the study asks for, None where there is none. `file` has what the study asks for (`tell`).
 
-    Raises `FileNotFoundError` when there is no such artifact.
+    Raises `FileNotFoundError` when there is no such artifact, and `ValueError` when it is in
+    another directory than the study's.
     """
-    asked = artifacts.read_json(Path(directory, ASKED)).get(os.path.relpath(path, directory))
+    told = json.loads(Path(file).read_text(encoding="utf-8"))
+    directory = Path(told["directory"])
+    place = Path(path).resolve().relative_to(directory)
+    asked = told["stale"].get(str(place))
     try:
-        made = artifacts.provenance(_artifact_of(Path(path), Path(directory)))["made_of"]
+        made = artifacts.provenance(_artifact_of(directory / place, directory))["made_of"]
     except DamagedError as error:
         return {}, str(error), {}
     if asked is None:

@@ -1,6 +1,7 @@
 """The command `headcount why`: what an artifact was made of, and what is different now."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from headcount import lineage
+from headcount import lineage, temporaries
+
+ASKED = "HEADCOUNT_ASKED"  # environment variable: the file for what a study asks (`lineage.tell`)
 
 
 class NoReasonError(RuntimeError):
@@ -28,11 +31,16 @@ def show(path: Path, configfile: str | None = None, console: Console | None = No
         raise NoReasonError(f"{path} is not there: `snakemake {path}` makes it")
     study = ["--configfile", configfile] if configfile else []
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "all", "--dry-run", "--quiet"]
-    asked = subprocess.run([*command, *study], capture_output=True, text=True)
-    if asked.returncode:
-        raise NoReasonError(f"Snakemake cannot read the study:\n{asked.stdout}{asked.stderr}")
-    directory = _directory(path)
-    made, state, changed = lineage.why(path, directory)
+    with temporaries.Directory() as directory:
+        file = Path(directory, "asked.json")
+        environment = {**os.environ, ASKED: str(file)}
+        asked = subprocess.run([*command, *study], capture_output=True, text=True, env=environment)
+        if asked.returncode:
+            raise NoReasonError(f"Snakemake cannot read the study:\n{asked.stdout}{asked.stderr}")
+        try:
+            made, state, changed = lineage.why(path, file)
+        except ValueError as error:
+            raise NoReasonError(f"{path} is not among the artifacts of the study") from error
     console.print(f"{path}\n{state}", highlight=False, soft_wrap=True)
     if changed:
         table = Table("what", "in the artifact", "asked for now")
@@ -44,14 +52,6 @@ def show(path: Path, configfile: str | None = None, console: Console | None = No
         for name, value in lineage.flat(made).items():
             table.add_row(name, _value(value))
         console.print(table)
-
-
-def _directory(path: Path) -> Path:
-    """The directory of artifacts that a file is in: the one in which a study has left word."""
-    for directory in path.parents:
-        if (directory / lineage.ASKED).is_file():
-            return directory
-    raise NoReasonError(f"{path} is not among the artifacts of a study")
 
 
 def _value(value: Any) -> str:

@@ -129,6 +129,34 @@ def metric(wildcards):
     return judged_by(wildcards.task)
 
 
+STATE = None  # what is there, as lineage.examine finds it, once all rules are known
+
+
+def current(**inputs):
+    """The inputs of a rule, by name, as input functions: `ancient`, unless this run makes them.
+
+    Each of `inputs` is a pattern, a list of patterns, or an input function.
+    """
+    return {name: _told(files) for name, files in inputs.items()}
+
+
+def _told(files):
+    def told(wildcards):
+        patterns = files(wildcards) if callable(files) else files
+        alone = isinstance(patterns, str)
+        text = "\n".join([patterns] if alone else patterns)
+        text = text.replace("<artifacts>", config["artifacts"])
+        paths = text.format(**dict(wildcards.items())).splitlines()
+        if not workflow.is_main_process:
+            paths = [*map(ancient, paths)]
+        elif STATE:
+            made_now = remade()
+            paths = [path if path in made_now else ancient(path) for path in paths]
+        return paths[0] if alone else paths
+
+    return told
+
+
 # --- where things lie, which decides no number ---
 
 

@@ -3,10 +3,12 @@
 
 rule correlate:
     input:
-        collect(
-            "<artifacts>/{{model}}/importance/{task}/{shots}-shot/{{component}}.parquet",
-            task=STUDIED,
-            shots=config["shots"],
+        **current(
+            importance=collect(
+                "<artifacts>/{{model}}/importance/{task}/{shots}-shot/{{component}}.parquet",
+                task=STUDIED,
+                shots=config["shots"],
+            ),
         ),
     output:
         update("<artifacts>/{model}/correlation/{across}/{component}.parquet"),

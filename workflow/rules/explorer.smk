@@ -18,26 +18,33 @@ EXPLORED = [
 
 rule explore:
     input:
-        **{name: f"<artifacts>/{{model}}/tables/{name}.parquet" for name in EXPLORED},
-        importance=importance_of("heads") + importance_of("ffns"),
-        estimators=lambda wildcards: [
-            path.format(model=wildcards.model)
-            for path in SHOWN["estimator_agreement"]["estimators"]
-            if wildcards.page == "estimators"
-        ],
-        controls=rankings_at("heads", CONTROLS) + rankings_at("ffns", CONTROLS),
-        induction=list(INDUCTION.values()),
-        pruning=[
-            *pruned_by("heads", STUDIED, [*COMPARED, *TRANSFERS]),
-            *pruned_by("ffns", STUDIED, COMPARED),
-            *pruned_by("combined", STUDIED, COMPARED),
-            *pruned_by("heads", HELDOUT, SHARED),
-        ],
-        prompts=sorted(
-            {
-                *collect(SCORED, task=STUDIED, shots=config["shots"]),
-                *collect(EVALUATED, task=[*STUDIED, *HELDOUT], shots=config["shots"]),
-            }
+        **current(
+            **{
+                name: f"<artifacts>/{{model}}/tables/{name}.parquet"
+                for name in EXPLORED
+            },
+            importance=importance_of("heads") + importance_of("ffns"),
+            estimators=lambda wildcards: [
+                path.format(model=wildcards.model)
+                for path in SHOWN["estimator_agreement"]["estimators"]
+                if wildcards.page == "estimators"
+            ],
+            controls=rankings_at("heads", CONTROLS) + rankings_at("ffns", CONTROLS),
+            induction=list(INDUCTION.values()),
+            pruning=[
+                *pruned_by("heads", STUDIED, [*COMPARED, *TRANSFERS]),
+                *pruned_by("ffns", STUDIED, COMPARED),
+                *pruned_by("combined", STUDIED, COMPARED),
+                *pruned_by("heads", HELDOUT, SHARED),
+            ],
+            prompts=sorted(
+                {
+                    *collect(SCORED, task=STUDIED, shots=config["shots"]),
+                    *collect(
+                        EVALUATED, task=[*STUDIED, *HELDOUT], shots=config["shots"]
+                    ),
+                }
+            ),
         ),
     output:
         page=update("<artifacts>/{model}/report/{page}.html"),

@@ -74,7 +74,7 @@ for figure, files in SHOWN.items():
         name:
             f"draw_{figure}"
         input:
-            **files,
+            **current(**files),
         output:
             **drawn(figure),
         log:
@@ -125,7 +125,7 @@ for figure, files in ACROSS.items():
         name:
             f"draw_{figure}"
         input:
-            **files,
+            **current(**files),
         output:
             **drawn(figure, "across"),
         log:

@@ -3,12 +3,16 @@
 
 rule score_importance:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=lambda wildcards: collect(
-            prompts(config["importance"]["documents"], ablation(wildcards.component)),
-            task=wildcards.task,
-            shots=wildcards.shots,
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=lambda wildcards: collect(
+                prompts(
+                    config["importance"]["documents"], ablation(wildcards.component)
+                ),
+                task=wildcards.task,
+                shots=wildcards.shots,
+            ),
         ),
     output:
         update("<artifacts>/{model}/importance/{task}/{shots}-shot/{component}.parquet"),
@@ -45,9 +49,11 @@ rule score_importance:
 
 rule score_estimators:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=SCORED,
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=SCORED,
+        ),
     output:
         update("<artifacts>/{model}/estimators/{task}/{shots}-shot/{component}.parquet"),
     log:

@@ -3,8 +3,10 @@
 
 rule score_induction:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+        ),
     output:
         update("<artifacts>/{model}/induction/{kind}.parquet"),
     log:

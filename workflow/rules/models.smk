@@ -4,7 +4,7 @@
 
 rule resolve_model:
     input:
-        STUDY,
+        ancient(STUDY),
     output:
         update("<artifacts>/{model}/model.json"),
     log:
@@ -34,7 +34,7 @@ rule resolve_model:
 
 rule verify_model:
     input:
-        model="<artifacts>/{model}/model.json",
+        **current(model="<artifacts>/{model}/model.json"),
     output:
         update(VERIFIED),
     log:

@@ -3,9 +3,11 @@
 
 rule check_parity:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=[PROMPTS.replace("{split}", "evaluation")],
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=[PROMPTS.replace("{split}", "evaluation")],
+        ),
     output:
         update("<artifacts>/{model}/parity/{task}/{shots}-shot.parquet"),
     log:
@@ -34,10 +36,15 @@ rule check_parity:
 
 use rule check_parity as check_edge_cases with:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=collect(
-            PROMPTS, split="evaluation", task=STUDIED[0], shots=min(config["shots"])
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=collect(
+                PROMPTS,
+                split="evaluation",
+                task=STUDIED[0],
+                shots=min(config["shots"]),
+            ),
         ),
     output:
         update("<artifacts>/{model}/parity/edge_cases.parquet"),
@@ -54,12 +61,14 @@ use rule check_parity as check_edge_cases with:
 
 rule tabulate_parity:
     input:
-        collect(
-            "<artifacts>/{{model}}/parity/{task}/{shots}-shot.parquet",
-            task=[*STUDIED, *HELDOUT],
-            shots=config["shots"],
+        **current(
+            tasks=collect(
+                "<artifacts>/{{model}}/parity/{task}/{shots}-shot.parquet",
+                task=[*STUDIED, *HELDOUT],
+                shots=config["shots"],
+            ),
+            edge_cases="<artifacts>/{model}/parity/edge_cases.parquet",
         ),
-        "<artifacts>/{model}/parity/edge_cases.parquet",
     output:
         update("<artifacts>/{model}/tables/parity.parquet"),
     log:

@@ -8,10 +8,12 @@ TRANSFERS = ["closest", "farthest"] if TRANSFERRED else []
 
 rule prune:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=EVALUATED,
-        rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=EVALUATED,
+            rankings=rankings_of(lambda wildcards: [wildcards.task, *SHARED]),
+        ),
     output:
         [pruned("{task}"), *map(pruned, SHARED)],
     log:
@@ -48,10 +50,12 @@ rule prune:
 
 use rule prune as prune_heldout with:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=EVALUATED,
-        rankings=rankings_of(lambda wildcards: SHARED),
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=EVALUATED,
+            rankings=rankings_of(lambda wildcards: SHARED),
+        ),
     output:
         [*map(pruned, SHARED)],
     log:
@@ -74,13 +78,15 @@ use rule prune as prune_heldout with:
 # A task pruned by the rankings of the tasks whose scores correlate most and least with its own.
 rule prune_transfer:
     input:
-        model="<artifacts>/{model}/model.json",
-        verified=VERIFIED,
-        prompts=EVALUATED,
-        rankings=rankings_of(lambda wildcards: STUDIED),
-        importance=collect(
-            "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
-            task=STUDIED,
+        **current(
+            model="<artifacts>/{model}/model.json",
+            verified=VERIFIED,
+            prompts=EVALUATED,
+            rankings=rankings_of(lambda wildcards: STUDIED),
+            importance=collect(
+                "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
+                task=STUDIED,
+            ),
         ),
     output:
         [*map(pruned, ["closest", "farthest"])],

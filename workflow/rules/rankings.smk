@@ -3,7 +3,11 @@
 
 rule rank_by_task:
     input:
-        "<artifacts>/{model}/importance/{task}/{shots}-shot/{component}.parquet",
+        **current(
+            importance=[
+                "<artifacts>/{model}/importance/{task}/{shots}-shot/{component}.parquet"
+            ],
+        ),
     output:
         update("<artifacts>/{model}/rankings/{task}/{shots}-shot/{component}.parquet"),
     log:
@@ -22,9 +26,11 @@ rule rank_by_task:
 
 rule rank_by_aggregate:
     input:
-        collect(
-            "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
-            task=STUDIED,
+        **current(
+            importance=collect(
+                "<artifacts>/{{model}}/importance/{task}/{{shots}}-shot/{{component}}.parquet",
+                task=STUDIED,
+            ),
         ),
     output:
         update(
@@ -46,7 +52,7 @@ rule rank_by_aggregate:
 
 rule rank_controls:
     input:
-        model="<artifacts>/{model}/model.json",
+        **current(model="<artifacts>/{model}/model.json"),
     output:
         [
             update(

@@ -1,13 +1,22 @@
-# What is stale, decided by content. Snakemake goes by times alone; `settle` gives the artifacts times
-# by what they are made of, before Snakemake looks at them. See headcount.lineage.
+# What is stale, decided by content (headcount.lineage), and how Snakemake is told.
+#
+# Inputs are `ancient`, their times decide nothing, but for those that this run is going to make
+# (`current` in common.smk). Each rule has one more input, a marker, a file that is newer than any
+# output: `ancient` too for a job whose outputs are what the study asks for, and not for one that has to
+# run. So nothing is written to tell Snakemake, neither contents nor times of artifacts, and what is
+# only looked at (`-n`, `--summary`, `--report`, `--lint`) stays as it was.
+import time
+import uuid
 from difflib import get_close_matches
+from functools import cache
 from itertools import product
 from tempfile import gettempdir
 
-from headcount import gpus, lineage, locks, present, temporaries
+from headcount import gpus, lineage, locks, present, reasons, temporaries
 from headcount.suggestions import did_you_mean
-from snakemake.iocontainers import Wildcards
-from snakemake.settings.types import RerunTrigger
+from snakemake.iocontainers import InputFiles, Wildcards
+
+MARKER = job.MARKER
 
 # Wildcard -> the values that it has in this study, where the rule allows them.
 VALUES = {
@@ -37,14 +46,16 @@ def jobs_of(step):
 def described(step, named):
     """One job as the library knows it."""
     wildcards = Wildcards(fromdict=named)
-    inputs, *_ = step.expand_input(wildcards)
+    # Not by `expand_input`, which takes ten times as long.
+    inputs = [item(wildcards) if callable(item) else item for item in step.input]
+    inputs = [[item] if isinstance(item, str) else item for item in inputs]
     outputs, _ = step.expand_output(wildcards)
-    params, _ = step.expand_params(wildcards, inputs, outputs, None)
+    params, _ = step.expand_params(wildcards, InputFiles(), outputs, None)
     return lineage.Job(
         step.name,
         named,
         parameters={key: value for key, value in params.items() if key != "place"},
-        inputs=[str(path) for path in inputs],
+        inputs=[str(path) for several in inputs for path in several],
         outputs=[str(path) for path in outputs],
         directory=config["artifacts"],
         places=PLACES,
@@ -60,26 +71,26 @@ MADE = [
 ]
 
 
-def check_targets(targets):
-    """A target that nothing makes is a name mistyped, most likely: the closest is told."""
+def not_made(targets):
+    """What to say of targets that nothing makes, most likely names mistyped; None if there are none."""
     names = {step.name for step in workflow.rules}
     unknown = [
         target
         for target in map(str, targets)
         if target not in names
-        and not Path(target).exists()
         and not any(step.is_producer(target) for step in workflow.rules)
     ]
-    if unknown:
-        made = [file for step in MADE for one in jobs_of(step) for file in one.outputs]
-        raise WorkflowError(
-            "This study does not make:",
-            *(f"  {target}{closest(target, [*names, *made])}" for target in unknown),
-        )
+    if not unknown:
+        return None
+    made = [file for job in JOBS.values() for file in job.outputs]
+    lines = [f"  {target}{closest(target, [*names, *made])}" for target in unknown]
+    return "\n".join(["This study does not make:", *lines])
 
 
 def closest(target, known):
     """A suggestion: the file of a name without directories, or else what is spelt alike."""
+    if (relative := os.path.relpath(target)) in known:
+        return f": did you mean {relative}?"  # Snakemake knows files by the names in the rules
     if Path(target).name == target:
         pictures_last = sorted(known, key=lambda file: file.endswith(".png"))
         files = {Path(file).stem: file for file in pictures_last}
@@ -88,65 +99,97 @@ def closest(target, known):
     return did_you_mean(target, known)
 
 
-class ByTimes(type(workflow)):
-    """A workflow with the settings that the study needs, whatever profile was found."""
-
-    @property
-    def dag_settings(self):
-        return self.__dict__["dag_settings"]
-
-    @dag_settings.setter
-    def dag_settings(self, settings):
-        if settings:
-            check_targets(settings.targets)
-            settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
-            settings.max_checksum_file_size = 0  # equal bytes do not make it current
-            settings.force_incomplete = True
-        self.__dict__["dag_settings"] = settings
-
-    @property
-    def execution_settings(self):
-        return self.__dict__["execution_settings"]
-
-    @execution_settings.setter
-    def execution_settings(self, settings):
-        if settings:
-            settings.keep_going = True  # a task that fails stops none of the others
-            # Artifacts are written whole: what a group has finished before one of its jobs fails
-            # is as good as any other.
-            settings.keep_incomplete = True
-            settings.lock = False  # headcount.locks are given back however a run ends
-        self.__dict__["execution_settings"] = settings
-
-    @property
-    def _executor_plugin(self):
-        return self.__dict__["_executor_plugin"]
-
-    @_executor_plugin.setter
-    def _executor_plugin(self, plugin):
-        self.__dict__["_executor_plugin"] = plugin
-        asked = any(model["gpus"] for model in config["models"].values())
-        if asked and self.local_exec and "gpu" not in self.global_resources:
-            # Snakemake does not limit what it was not told of: jobs would share a GPU.
-            self.global_resources["gpu"] = len(gpus.visible()) or 1
-        if plugin and not (self.dryrun or self.touch or OTHER):
-            # Before it is known whether there is anything to do: earlier versions may be back.
-            present.note(JOBS, config["artifacts"])
-            if self.local_exec:
-                preloaded.start()  # beside the work of finding out what there is to do
-
-
+JOBS = {}  # rule and wildcards -> job
 if workflow.is_main_process:
-    workflow.__class__ = ByTimes
-    OTHER = locks.take(config["artifacts"])  # another run on the same artifacts
+    for step in MADE:
+        for one in jobs_of(step):
+            JOBS[step.name, *sorted(one.wildcards.items())] = one
+    try:
+        STATE = lineage.examine(JOBS.values())
+    except IsADirectoryError as error:
+        raise WorkflowError(
+            f"{error.filename} is a directory, where a file of the study belongs: move it away"
+        )
+    except OSError as error:
+        raise WorkflowError(str(error))
+    for damage in filter(None, (one.damage for one in STATE.stale)):
+        logger.warning(f"Note: {damage}; it is made again.")
+    if file := os.environ.get(reasons.ASKED):
+        lineage.tell(STATE.stale, config["artifacts"], file)
+
+
+def marker(step):
+    """An input function: the marker, which is `ancient` unless the job of a rule, `step`, has to run."""
+
+    def file(wildcards):
+        if not workflow.is_main_process:
+            return [ancient(MARKER)] if os.path.exists(MARKER) else []
+        one = JOBS.get((step.name, *sorted(wildcards.items())))
+        return MARKER if one and one.outputs[0] in remade() else ancient(MARKER)
+
+    return file
+
+
+@cache
+def remade():
+    """The outputs of jobs that have to run; Snakemake asks as it looks for what there is to do."""
+    settings, first = workflow.dag_settings, [one.job for one in STATE.stale]
+    is_run = workflow.execution_settings and not (workflow.dryrun or workflow.touch)
+    if is_run:
+        try:
+            begin_run()
+        except OSError as error:  # no room, or no right to write there
+            raise WorkflowError(str(error))
+    # A host workflow's lock is not ours: there a job takes back its own outputs.
+    if not MAIN or (is_run and OTHER):
+        first += STATE.replaced
+    forced = job.note_forced(settings, workflow.default_target)
+    first += [
+        one
+        for one in JOBS.values()
+        if one.rule in forced or not forced.isdisjoint(one.outputs)
+    ]
+    mark(first)
+    having_to_run = lineage.following(JOBS.values(), first)
+    return {path for one in having_to_run for path in one.outputs}
+
+
+def mark(first):
+    """Write the marker anew: newer than what jobs remake, and of a content that Snakemake never saw."""
+    paths = [path for one in first for path in one.outputs if os.path.exists(path)]
+    newest = max([time.time(), *(os.stat(path).st_mtime + 1 for path in paths)])
+    try:
+        os.makedirs(os.path.dirname(MARKER), exist_ok=True)
+        Path(MARKER).write_text(uuid.uuid4().hex)
+        os.utime(MARKER, (newest, newest))
+    except OSError as error:
+        raise WorkflowError(f"Snakemake cannot be told what is stale: {error}")
+
+
+OTHER = None  # another run on the same artifacts
+
+
+def begin_run():
+    """Prepare what jobs need, before Snakemake looks at what there is."""
+    global OTHER
     # Half-written files of jobs that were killed; those of jobs that still run stay.
     temporaries.sweep(config["artifacts"], below=True)
     temporaries.sweep(gettempdir())
-    try:
-        JOBS = [one for step in MADE for one in jobs_of(step)]
-        stale = lineage.settle(JOBS, take_back=not OTHER)
-        lineage.ask(stale, config["artifacts"])
-    except OSError as error:
-        raise WorkflowError(str(error))
-    for damage in filter(None, (one.damage for one in stale)):
-        logger.warning(f"Note: {damage}; it is made again.")
+    if MAIN:
+        OTHER = locks.take(config["artifacts"])
+    if not OTHER:
+        present.note(JOBS.values(), config["artifacts"])
+    if MAIN and not OTHER:
+        for one in STATE.replaced:
+            one.take_back()
+        lineage.forget(config["artifacts"])
+    if MAIN and any(model["gpus"] for model in config["models"].values()):
+        # Snakemake does not limit what it was not told of: jobs would share a GPU.
+        if workflow.local_exec and "gpu" not in workflow.global_resources:
+            workflow.global_resources["gpu"] = len(gpus.visible()) or 1
+    if workflow.local_exec and not OTHER:
+        preloaded.start()  # beside the work of finding out what there is to do
+
+
+for step in MADE:
+    step.set_input(marker(step))

@@ -4,7 +4,7 @@
 
 rule prepare_task:
     input:
-        STUDY,
+        ancient(STUDY),
     output:
         update("<artifacts>/tasks/{task}/{shots}-shot/{split}.parquet"),
     log:
