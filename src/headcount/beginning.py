@@ -6,6 +6,7 @@ what dtype, with how much memory, on how many documents, at which levels. The fi
 
 import json
 import re
+import sys
 from importlib.resources import files
 from itertools import product
 from math import ceil
@@ -256,8 +257,8 @@ def _configuration(task: str, config: dict) -> dict:
 
 def _count(of_task: dict, split: str | None, datasets: str | None) -> int | None:
     """Documents of a split, where its files can be looked into."""
-    frame = task_data.documents((task_data.files(of_task, datasets) or {}).get(split or "", []))
-    return None if frame is None else frame.collect().height
+    documents = task_data.documents(of_task, datasets).get(split or "")
+    return documents.count(sys.maxsize) if documents else None
 
 
 # --- a task of one's own ---

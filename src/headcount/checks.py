@@ -4,6 +4,7 @@ The workflow asks at every start, `headcount check` on its own. Only files are r
 nor lm-eval is imported, nothing is downloaded.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ def check(config: dict) -> Checked:
                 found.problems.append(f"{key}: {error}")
     found.studied, found.heldout = sorted({*found.studied}), sorted({*found.heldout})
     found.problems = list(dict.fromkeys(found.problems))
+    found.problems += _unfit(config, [*found.studied, *found.heldout])
     found.problems += _names(config, found.studied, found.heldout)
     found.notes += _idle_names(config, [*found.studied, *found.heldout])
     for task in [*found.studied, *found.heldout]:
@@ -66,6 +68,30 @@ def _artifacts(directory: str) -> Iterator[str]:
 def calibrates(task: str, studied: list[str], config: dict) -> bool:
     """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
     return task in studied or config["ablation"] != "zero"
+
+
+# What the name of a task is part of: paths, Snakemake's wildcards and patterns of `glob`.
+TASK_NAME = re.compile(r"[\w(][\w.()+,=@:~-]*")
+LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
+# What artifacts and figures call an order other than a task's, before the first hyphen.
+ORDERS = ("aggregate", "closest", "depth", "farthest", "own", "random")
+
+
+def _unfit(config: dict, names: list[str]) -> Iterator[str]:
+    """Names of tasks that no artifact can have."""
+    for name in names:
+        told = None
+        if name.partition("-")[0] in ORDERS:
+            told = "means a ranking that is no task's"
+        elif not TASK_NAME.fullmatch(name):
+            told = (
+                "is no name for files: begin with a letter, go on with letters, digits, - . and _"
+            )
+        elif len(name.encode()) > LONGEST_NAME:
+            told = f"is longer than {LONGEST_NAME} bytes"
+        if told:
+            yaml = tasks.find(name, config["task_path"])
+            yield f"task {name!r} ({yaml}): its name {told}: give it another (`task:` in its file)"
 
 
 def _names(config: dict, studied: list[str], heldout: list[str]) -> Iterator[str]:
@@ -111,7 +137,8 @@ def _of_task(task: str, config: dict, calibrate: bool) -> tuple[list[str], list[
     except TaskError as error:
         return str(error).splitlines(), []
     notes = [*kind.warnings, *task_reads.notes(task_reads.code_of(yaml))]
-    return [], [f"{task}: {note}" for note in notes]
+    shadowed = filter(None, [tasks.shadowed(task, config["task_path"])])
+    return [], [*shadowed, *(f"{task}: {note}" for note in notes)]
 
 
 # --- levels ---

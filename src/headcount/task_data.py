@@ -12,14 +12,14 @@ Nothing is downloaded here, and lm-eval is not imported.
 """
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
-
-import polars as pl
+from typing import Any
 
 from headcount import temporaries
 from headcount.hashes import file_hashes
@@ -173,8 +173,15 @@ def unknown_splits(config: dict, found: Files) -> list[str]:
     ]
 
 
-def unreadable(paths: list[Path]) -> str | None:
-    """What is wrong with JSON files that cannot be read, with the place; None if nothing is."""
+def unreadable(config: dict, paths: list[Path]) -> str | None:
+    """What is wrong with JSON files that could not be read, with the place; None if nothing is.
+
+    Each is a list of documents, or holds one a line, unless the task says how else it is read.
+    """
+    if config["dataset_path"] != "json" or {*(config.get("dataset_kwargs") or {})} != {
+        "data_files"
+    }:
+        return None
     for path in paths:
         if path.suffix not in (".json", ".jsonl"):
             continue
@@ -330,39 +337,77 @@ def _hashes(config: dict, paths: list[Path]) -> list[str]:
         ) from error
 
 
-# --- what is in the files, without loading a dataset ---
+# --- what is in the files ---
 
 
-def documents(paths: list[Path]) -> pl.LazyFrame | None:
-    """The rows of a split's files, or None where they are of a kind that is not looked into."""
-    scans = {
-        ".parquet": pl.scan_parquet,
-        ".jsonl": pl.scan_ndjson,
-        ".csv": pl.scan_csv,
-    }
-    suffixes = {path.suffix for path in paths}
-    if len(suffixes) != 1 or not suffixes <= scans.keys():
-        return _json(paths) if suffixes == {".json"} else None
-    try:
-        frame = scans[suffixes.pop()](paths)
-        frame.collect_schema()
-    except (OSError, pl.exceptions.PolarsError):
-        return None  # the `datasets` library reads more than polars does
-    return frame
+class Documents:
+    """The documents of a split as lm-eval gets them, each read when it is asked for."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream  # a `datasets.IterableDataset`
+        self.columns: list[str] = list(stream.features or ())
+
+    def first(self, number: int) -> list[dict]:
+        """At most `number` documents; none where they cannot be read this way."""
+        with _reading():
+            try:
+                return list(self.stream.take(number))
+            except Exception:  # of the library, and of all that it reads with
+                return []
+
+    def count(self, most: int) -> int | None:
+        """How many there are, of many `most` or more; None where they cannot be read this way."""
+        total = 0
+        with _reading():
+            try:
+                for table in self.stream.with_format("arrow").iter(batch_size=1000):
+                    total += table.num_rows
+                    if total >= most:
+                        break
+            except Exception:  # as above
+                return None
+        return total
 
 
-def _json(paths: list[Path]) -> pl.LazyFrame | None:
-    """Rows of .json files, which hold a list of documents, or a document a line."""
-    rows: list[dict] = []
-    for path in paths:
+def documents(config: dict, datasets: str | Path | None = None) -> dict[str, Documents]:
+    """Split -> its documents, of a dataset that lies in files; `datasets` is the mirror.
+
+    The `datasets` library reads them by the task's own `dataset_kwargs`, as for lm-eval, but as a
+    stream: none where it cannot, which says nothing of lm-eval. Raises `TaskError` as `files` does.
+    """
+    if files(config, datasets) is None:
+        return {}
+    config = located(config, datasets)
+    of_whole_files = ("trust_remote_code", "num_proc", "keep_in_memory")
+    kwargs = config.get("dataset_kwargs") or {}
+    kwargs = {key: value for key, value in kwargs.items() if key not in of_whole_files}
+    with _reading():
+        from datasets import load_dataset
+
+        path, name = config["dataset_path"], config.get("dataset_name")
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            is_list = text.lstrip()[:1] == "["
-            lines = [line for line in text.splitlines() if line.strip()]
-            rows += json.loads(text) if is_list else map(json.loads, lines)
-        except (OSError, ValueError):
-            return None
+            loaded = load_dataset(path, name, streaming=True, **kwargs)
+            return {split: Documents(stream) for split, stream in loaded.items()}
+        except Exception:  # as above
+            return {}
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Have the `datasets` library read in silence, without torch and without a network."""
+    from datasets import config
+
+    logger, changed = (
+        logging.getLogger("datasets"),
+        ("TORCH_AVAILABLE", "HF_UPDATE_DOWNLOAD_COUNTS"),
+    )
+    level, kept = logger.level, {name: getattr(config, name) for name in changed}
+    logger.setLevel(logging.CRITICAL)
+    for name in changed:
+        setattr(config, name, False)
     try:
-        return pl.LazyFrame(rows, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, TypeError):
-        return None
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in kept.items():
+            setattr(config, name, value)

@@ -1,55 +1,68 @@
-"""Whether a task's templates fit its documents, told by reading some of them.
+"""Whether a task's templates fit its documents, told by rendering some of them as lm-eval does.
 
 Fields that a template names and no document has; targets that name none of the choices, which
 lm-eval would score as wrong in every document.
 """
 
 import ast
-import re
 from typing import Any
 
 import jinja2
-import polars as pl
+import jinja2.meta
 
 from headcount.suggestions import did_you_mean
-from headcount.task_data import evaluated_split
+from headcount.task_data import Documents, evaluated_split
 from headcount.task_files import Function
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
-READ = 50  # documents of which targets are rendered
+READ = 10  # documents that are rendered
+MOST = 5000  # documents of which targets are read, where none of the first names a choice
 
 
-def problems(config: dict, frame: pl.LazyFrame | None) -> list[str]:
-    """What speaks against the templates of a task; the rows of `frame` are evaluated.
+def problems(config: dict, documents: Documents, evaluated: int | None) -> list[str]:
+    """What speaks against the templates of a task, by the first documents of the evaluated split.
 
-    Nothing is said of documents that code changes, or whose files are not looked into.
+    `evaluated` is how many of them are evaluated at most (None: all). Nothing is said of what code
+    makes, of documents or of templates, nor of documents that cannot be looked into.
     """
-    if frame is None or config.get("process_docs"):
+    if config.get("process_docs") or config.get("use_prompt"):
         return []
-    columns = frame.collect_schema().names()
-    found = [problem for key in TEMPLATES for problem in _template(config, key, columns)]
-    return found or _targets(config, frame, columns)
+    docs = documents.first(min(READ, evaluated or READ))
+    columns = documents.columns or [*docs[0]] if docs else []
+    found = [problem for key in TEMPLATES if docs for problem in _of(config, key, docs, columns)]
+    return found or (_targets(config, documents, docs, evaluated) if docs else [])
 
 
-def _template(config: dict, key: str, columns: list[str]) -> list[str]:
+def _of(config: dict, key: str, docs: list[dict], columns: list[str]) -> list[str]:
+    """What speaks against one template."""
     template = config.get(key)
     if not isinstance(template, str) or isinstance(template, Function) or template in columns:
         return []
     there = f"its documents have {', '.join(columns)}"
-    try:
-        parsed = jinja2.Environment().parse(template)
-    except jinja2.TemplateSyntaxError as error:
-        return [f"{key} is no template: {error.message}"]
-    named = {node.name for node in parsed.find_all(jinja2.nodes.Name) if node.ctx == "load"}
-    made = {node.name for node in parsed.find_all(jinja2.nodes.Name) if node.ctx == "store"}
-    unknown = named - made - {*columns} - {*jinja2.defaults.DEFAULT_NAMESPACE, "loop"}
-    found = [
-        f"{key} names {name!r}, {there}{did_you_mean(name, columns)}" for name in sorted(unknown)
-    ]
-    if not named and key == "doc_to_target" and _names_nothing(config, template):
+    for number, doc in enumerate(docs):
+        try:
+            _value(doc, template, key)
+        except jinja2.TemplateSyntaxError as error:
+            return [f"{key} is no template: {error.message}"]
+        except Exception as error:  # whatever a template does, lm-eval's rendering ends in it too
+            unknown = sorted(_names(template) - {*columns})
+            return [
+                f"{key} names {name!r}, {there}{did_you_mean(name, columns)}" for name in unknown
+            ] or [
+                f"{key} cannot be rendered for document {number} of {evaluated_split(config)!r}: "
+                f"{error or type(error).__name__} ({there})"
+            ]
+    if key == "doc_to_target" and not _names(template) and _names_nothing(config, template):
         hint = did_you_mean(template, columns)
-        found.append(f"{key} is {template!r}, which is no field and no choice; {there}{hint}")
-    return found
+        return [f"{key} is {template!r}, which is no field and no choice; {there}{hint}"]
+    return []
+
+
+def _names(template: str) -> set[str]:
+    """The names that a template takes from a document."""
+    from lm_eval.utils import env
+
+    return jinja2.meta.find_undeclared_variables(env.parse(template)) - {*env.globals}
 
 
 def _names_nothing(config: dict, target: str) -> bool:
@@ -65,27 +78,26 @@ def _names_nothing(config: dict, target: str) -> bool:
 # --- targets ---
 
 
-def _targets(config: dict, frame: pl.LazyFrame, columns: list[str]) -> list[str]:
-    """Whether a target names a choice in none of the first documents; then in none of all.
+def _targets(
+    config: dict, documents: Documents, docs: list[dict], evaluated: int | None
+) -> list[str]:
+    """Whether a target names a choice in none of `docs`; then in none that is evaluated.
 
     As lm-eval takes it: a number, or the text of a choice. Whatever is made by code is passed over.
     """
     target, choices = config.get("doc_to_target"), config.get("doc_to_choice")
     by_code = isinstance(target, Function) or isinstance(choices, Function)
     inputs = config.get("doc_to_text")
-    several = isinstance(inputs, Function) or (isinstance(inputs, str) and inputs in columns)
+    several = isinstance(inputs, Function) or (isinstance(inputs, str) and inputs in docs[0])
     if config["output_type"] != "multiple_choice" or by_code or several or choices is None:
         return []
-    for rows in (frame.head(READ), frame):
-        documents = rows.collect().to_dicts()
-        try:
-            right = any(_names_a_choice(doc, target, choices) for doc in documents)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, SyntaxError):
-            return []  # lm-eval's own rendering tells
-        if right or not documents:
-            return []
-    shown = _rendered(documents[0], target)
-    of = _choices(documents[0], choices)
+    if _any_names_a_choice(docs, target, choices):
+        return []
+    rest = documents.first(min(MOST, evaluated or MOST))
+    too_many = len(rest) == MOST and (evaluated or MOST + 1) > MOST
+    if too_many or _any_names_a_choice(rest, target, choices):
+        return []
+    shown, of = _value(docs[0], target, "doc_to_target"), _choices(docs[0], choices)
     return [
         f"doc_to_target names a choice in no document of {evaluated_split(config)!r} (in the first "
         f"it is {_short(shown)}, the choices are {_short(of)}): give the number or the text of a "
@@ -98,8 +110,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _any_names_a_choice(docs: list[dict], target: Any, choices: Any) -> bool:
+    """Also where one cannot be rendered: lm-eval's own rendering tells."""
+    try:
+        return any(_names_a_choice(doc, target, choices) for doc in docs)
+    except Exception:
+        return True
+
+
 def _names_a_choice(doc: dict, target: Any, choices: Any) -> bool:
-    value, names = _rendered(doc, target), _choices(doc, choices)
+    value, names = _value(doc, target, "doc_to_target"), _choices(doc, choices)
     if isinstance(value, list):
         return any(isinstance(one, int) and 0 <= one < len(names) for one in value)
     if isinstance(value, bool | int):
@@ -107,32 +127,26 @@ def _names_a_choice(doc: dict, target: Any, choices: Any) -> bool:
     return value in names
 
 
-def _rendered(doc: dict, target: Any) -> Any:
-    """A document's target as lm-eval makes it."""
-    if not isinstance(target, str):
-        return target
-    if target in doc:
-        return doc[target]
-    text = _environment().from_string(target).render(**doc)
-    if text.isdigit() or (text[:1] == "[" and text[-1:] == "]"):
-        return ast.literal_eval(text)
-    return text
-
-
 def _choices(doc: dict, choices: Any) -> list:
     if isinstance(choices, dict):
         return [*choices.values()]
-    if isinstance(choices, str):
-        if choices in doc:
-            return doc[choices]
-        return ast.literal_eval(_environment().from_string(choices).render(**doc))
-    return choices
+    return _value(doc, choices, "doc_to_choice")
 
 
-def _environment() -> jinja2.Environment:
-    """As lm-eval's own (lm_eval.utils)."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["regex_replace"] = lambda text, pattern, new, count=0: re.sub(
-        pattern, new, text, count=count
-    )
-    return environment
+def _value(doc: dict, template: Any, key: str) -> Any:
+    """What lm-eval makes of the template of `key` for a multiple-choice document."""
+    from lm_eval.utils import apply_template
+
+    if not isinstance(template, str):
+        return template
+    if template in doc:
+        return doc[template]
+    text = apply_template(template, doc)
+    if key == "doc_to_choice" or (key == "doc_to_target" and text.isdigit()):
+        return ast.literal_eval(text)
+    if key == "doc_to_target" and text[:1] == "[" and text[-1:] == "]":
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            return text
+    return text

@@ -7,20 +7,17 @@ Only files are read: lm-eval is not imported, nothing is downloaded.
 """
 
 import ast
-import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from headcount import task_data, task_fields, task_files
+from headcount import task_data, task_fields, task_files, task_functions
 from headcount.metrics import headline
 from headcount.suggestions import did_you_mean
-from headcount.task_data import evaluated_split, examples_split
-from headcount.task_files import Function, TaskError
+from headcount.task_data import Documents, evaluated_split, examples_split
+from headcount.task_files import TaskError
 
 SPLITS = ("calibration", "evaluation")  # of a study, which a task names as it likes
 
@@ -74,18 +71,19 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
     files = _told(problems, task_data.files, config, wanted.datasets) or {}
     problems += _unsupported(config)
     problems += _unknown_keys(config)
-    problems += _functions(config)
+    problems += task_functions.problems(config)
     problems += task_data.unknown_splits(config, files) if files else []
-    rows = {split: task_data.documents(paths) for split, paths in files.items()}
-    for split in [split for split in files if rows[split] is None]:
-        problems += filter(None, [task_data.unreadable(files[split])])
-    counts = {} if config.get("process_docs") else _counts(rows)
-    split, beyond, problem = _calibration(config, wanted, counts)
+    documents = _told(problems, task_data.documents, config, wanted.datasets) or {}
+    counts = _counts(documents, task_data.splits(config), wanted)
+    for split in [split for split in files if not counts.get(split)]:
+        problems += filter(None, [task_data.unreadable(config, files[split])])
+    few = {} if config.get("process_docs") else _few(counts, wanted)
+    split, beyond, problem = _calibration(config, wanted, few)
     problems += [problem] if problem else []
-    problems += _empty(counts, (evaluated, split))
-    problems += _shots(config, wanted.shots, counts, split)
-    if evaluated in rows:
-        problems += task_fields.problems(config, rows[evaluated])
+    problems += _empty(few, (evaluated, split))
+    problems += _shots(config, wanted.shots, few, split)
+    if evaluated in documents:
+        problems += task_fields.problems(config, documents[evaluated], wanted.limits.evaluation)
     if problems:
         raise TaskError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
     return Kind(
@@ -95,7 +93,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
         examples=examples_split(config),
         calibration=split,
         calibrates_beyond=beyond,
-        warnings=_warnings(config, wanted, counts, split, beyond),
+        warnings=_warnings(config, wanted, few, split, beyond),
     )
 
 
@@ -168,59 +166,6 @@ def _task_keys() -> frozenset[str]:
     return frozenset(field.target.id for field in fields)
 
 
-def _functions(config: dict) -> list[str]:
-    """Functions that the configuration names and that are not there, or import what is not."""
-    problems: list[str] = []
-    missing: set[str] = set()
-    for name in task_files.values(config):
-        if not isinstance(name, Function):
-            continue
-        module, _, function = name.rpartition(".")
-        path = name.home / (module.replace(".", "/") + ".py")
-        if not path.is_file():
-            problems.append(
-                f"!function {name}: {path} is not there: create it, or correct the name"
-            )
-            continue
-        defined, imported = _read_module(path)
-        missing |= imported
-        if defined and function not in defined:
-            hint = did_you_mean(function, defined)
-            problems.append(f"!function {name}: {path} defines no {function}{hint}")
-    problems += [
-        f"its functions import {name}, which is not installed: pip install {name}"
-        for name in sorted(missing)
-    ]
-    return problems
-
-
-@cache
-def _read_module(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """The names that a module defines at its top level, and the packages it imports that lack.
-
-    No names where not all can be told: it does not parse, imports everything of another module, or
-    makes names as it runs (lm-eval's MMMLU adds a function for each subject to `globals()`).
-    """
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError):
-        return frozenset(), frozenset()  # told when it is imported
-    imports = [node for node in tree.body if isinstance(node, ast.Import)]
-    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    modules = {alias.name for node in imports for alias in node.names}
-    modules |= {node.module for node in froms if node.module and not node.level}
-    tops = {name.partition(".")[0] for name in modules} - {p.stem for p in path.parent.glob("*.py")}
-    lacking = frozenset(name for name in tops if importlib.util.find_spec(name) is None)
-    names = {alias.asname or alias.name for node in froms + imports for alias in node.names}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name):
-            made = node.id in ("globals", "vars", "setattr", "exec")
-            names |= {"*"} if made else {node.id} if isinstance(node.ctx, ast.Store) else set()
-    return frozenset() if "*" in names else frozenset(names), lacking
-
-
 # --- splits ---
 
 
@@ -268,13 +213,23 @@ def _empty(counts: dict[str | None, int], splits: Iterable[str | None]) -> list[
     return [f"its split {split!r} holds no documents" for split in splits if counts.get(split) == 0]
 
 
-def _counts(rows: dict[str | None, pl.LazyFrame | None]) -> dict[str | None, int]:
-    """Documents of the splits whose files can be looked into."""
-    return {
-        split: frame.select(pl.len()).collect().item()
-        for split, frame in rows.items()
-        if frame is not None
-    }
+def _counts(
+    documents: dict[str, Documents], splits: Iterable[str], wanted: Wanted
+) -> dict[str, int | None]:
+    """How many documents the splits have, of many `_enough` or more; None: it cannot be told."""
+    enough = _enough(wanted)
+    return {split: documents[split].count(enough) for split in splits if split in documents}
+
+
+def _few(counts: dict[str, int | None], wanted: Wanted) -> dict[str | None, int]:
+    """The counts of splits that may have too few documents."""
+    enough = _enough(wanted)
+    return {split: n for split, n in counts.items() if n is not None and n < enough}
+
+
+def _enough(wanted: Wanted) -> int:
+    """So many documents are enough for all that a study wants of a split."""
+    return wanted.limits.calibration + (wanted.limits.evaluation or 0) + max(wanted.shots) + 1
 
 
 def _shots(

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from headcount import metrics, task_data, task_files, task_kinds, task_reads
 from headcount.hashes import file_hashes
 from headcount.metrics import Metrics
-from headcount.task_files import TaskError, installed
+from headcount.task_files import Definition, TaskError, installed
 from headcount.task_kinds import SPLITS, Kind, Limits, Wanted
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
@@ -46,23 +46,40 @@ def find(name: str, task_path: str | Path | None = None) -> Path:
     A file of lm-eval's is named from the package on (`lm_eval/tasks/...`), wherever it is
     installed. Only reads files, so that an unknown task is noticed at once.
 
-    Raises `TaskError` when there is none, with the names that come close.
+    Raises `TaskError` when there is none, with the names that come close, or when there are two.
     """
     for directory in _directories(task_path):
-        if path := task_files.defined(directory, "task").get(name):
+        if (found := _definition(name, directory)) and found.kind == "task":
             own = directory != task_files.shipped()
-            return path if own else path.relative_to(task_files.site_packages())
-    names = [
-        defined
-        for directory in _directories(task_path)
-        for kind in ("task", "group")
-        for defined in task_files.defined(directory, kind)
-    ]
+            return found.path if own else found.path.relative_to(task_files.site_packages())
+    names = [name for each in _directories(task_path) for name in task_files.definitions(each)]
     close = get_close_matches(name, names, n=3)
     hint = f" (close: {', '.join(close)})" if close else ""
     raise TaskError(
         f"unknown task {name!r}{hint}: neither among lm-eval's tasks, groups and tags nor in "
         f"task_path: {task_path}"
+    )
+
+
+def _definition(name: str, directory: Path) -> Definition | None:
+    """What defines `name` below `directory`. Raises `TaskError` when several files do."""
+    found = task_files.definitions(directory).get(name, [])
+    if len(found) > 1:
+        both = " and in ".join(str(each.path) for each in found)
+        raise TaskError(f"{name!r} is defined in {both}: rename all but one, or delete them")
+    return found[0] if found else None
+
+
+def shadowed(name: str, task_path: str | Path | None) -> str | None:
+    """A remark on a task of `task_path` that has the name of one of lm-eval's own."""
+    *own, shipped = _directories(task_path)
+    defined = [task_files.definitions(each).get(name) for each in (*own, shipped)]
+    if len(defined) < 2 or not all(defined):
+        return None
+    mine, theirs = [each[0].path for each in defined if each]
+    return (
+        f"{name} is that of {mine}, which takes the place of lm-eval's own of this name "
+        f"({theirs.relative_to(task_files.site_packages())})"
     )
 
 
@@ -73,25 +90,38 @@ def expand(names: Sequence[str], task_path: str | Path | None = None) -> list[st
     a task, else a group, else a tag; a group's tasks come in its order, a tag's by name; groups
     may hold groups and tags. What comes up twice stays once, where it was first.
 
-    Raises `TaskError` for an unknown name, and for a group that changes its tasks' settings.
+    Raises `TaskError` for a name that is unknown or defined twice, and for a group that changes its
+    tasks' settings, lists none, or holds itself.
     """
-    return list(dict.fromkeys(task for name in names for task in _expanded(name, task_path)))
+    return list(dict.fromkeys(task for name in names for task in _expanded(name, task_path, ())))
 
 
-def _expanded(name: str, task_path: str | Path | None) -> list[str]:
+def _expanded(name: str, task_path: str | Path | None, within: tuple[str, ...]) -> list[str]:
+    """The tasks of a name that the groups `within` hold, the outermost first."""
+    if name in within:
+        raise TaskError(f"group {name!r} holds itself ({' > '.join((*within, name))})")
     for directory in _directories(task_path):
-        if name in task_files.defined(directory, "task"):
-            return [name]
-        if path := task_files.defined(directory, "group").get(name):
-            return _members(task_files.with_included(path), task_path)
-        if tagged := task_files.tagged(directory, name):
-            return tagged
+        found = _definition(name, directory)
+        shipped = directory == task_files.shipped()
+        tagged = [] if found and shipped else task_files.tagged(directory, name)
+        if found and {*tagged} - {name}:
+            raise TaskError(
+                f"{name!r} is a {found.kind} ({found.path}), and a tag of {', '.join(tagged)}: "
+                "rename one of the two"
+            )
+        if found and found.kind == "group":
+            group = task_files.with_included(found.path)
+            return _members(group, task_path, (*within, name))
+        if found or tagged:
+            return [name] if found else tagged
     find(name, task_path)  # raises
     return []
 
 
-def _members(group: dict, task_path: str | Path | None) -> list[str]:
+def _members(group: dict, task_path: str | Path | None, within: tuple[str, ...]) -> list[str]:
     """Tasks of a group, by its configuration."""
+    if not isinstance(group.get("task"), list):
+        raise TaskError(f"group {group['group']!r} lists no tasks: name them under `task:`")
     tasks = []
     for member in group["task"]:
         inner = {"task": member} if isinstance(member, str) else member
@@ -101,9 +131,9 @@ def _members(group: dict, task_path: str | Path | None) -> list[str]:
                 "takes as their own files define them: list the tasks instead"
             )
         if isinstance(inner.get("task"), list):
-            tasks += _members(inner, task_path)
+            tasks += _members(inner, task_path, within)
         else:
-            tasks += _expanded(inner.get("task") or inner["group"], task_path)
+            tasks += _expanded(inner.get("task") or inner["group"], task_path, within)
     return tasks
 
 
