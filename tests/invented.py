@@ -5,6 +5,8 @@ lm-eval's task files read of it, under the hub's names and types; a label that i
 is its number here, as it is in the hub's own files.
 """
 
+import datetime
+import decimal
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +205,14 @@ def quiz_with_wrong_labels(draw, i):
     return quiz(draw, i) | ({"answer": 7} if i in (2, 5) else {})
 
 
+def quiz_with_types(draw, i):
+    """Types that JSON lacks."""
+    day = datetime.date(1990 + draw.randrange(30), 1, 1)
+    price = decimal.Decimal(draw.randrange(900)) / 100
+    at = datetime.time(draw.randrange(24), 30)
+    return {**quiz(draw, i), "day": day, "price": round(price, 2), "at": at, "raw": b"\x00\xff"}
+
+
 def quiz_with_copies(draw, i):
     """The first half of each split are the same documents."""
     return quiz(random.Random(i) if i < SIZE // 2 else draw, i)
@@ -288,6 +298,7 @@ KINDS: list[tuple[str, str | None, tuple[str, ...], Document]] = [
     ("invented/quiz", None, TESTED, quiz),
     ("invented/quiz", "hidden", TRAINED, quiz_with_hidden_labels),
     ("invented/quiz", "some", TRAINED, quiz_with_wrong_labels),
+    ("invented/quiz", "typed", TRAINED, quiz_with_types),
     ("invented/quiz", "copied", TRAINED, quiz_with_copies),
     ("nyu-mll/glue", "cola", TRAINED, cola),
     ("nyu-mll/glue", "mrpc", TRAINED, pair_of_sentences),

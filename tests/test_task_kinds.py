@@ -108,6 +108,13 @@ KINDS = {
     "Chinese without spaces": Kind('doc_to_text: "问题{{question}}答案"; target_delimiter: ""'),
     # --- documents ---
     "labels that name no choice": Kind("dataset_name: some", chance=4 / 6 / 3, shots=(0,)),
+    "an answer by a date": Kind("dataset_name: typed; doc_to_target: '{{day.year % 3}}'"),
+    "an answer by a decimal": Kind(
+        "dataset_name: typed; doc_to_target: '{{(price * 2) | int % 3}}'"
+    ),
+    "an answer by a time and bytes": Kind(
+        "dataset_name: typed; doc_to_target: '{{(at.hour + raw[1]) % 3}}'"
+    ),
     "one split for everything": Kind("training_split: null; test_split: validation"),
     "the training split is evaluated": Kind("validation_split: train"),
     "choices shuffled while loading": Kind("process_docs: !function functions.shuffled"),

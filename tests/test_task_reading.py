@@ -203,7 +203,7 @@ def quiz(tmp_path):
     [
         "{% macro shout(word) %}{{word | upper}}!{% endmacro %}{{shout(text)}}",
         "{{text}}{% if nowhere is defined %}{{nowhere}}{% endif %}{{nowhere2 | default('')}}",
-        "{% set ns = namespace(n=0) %}{% for c in text %}{% set ns.n = 1 %}{% endfor %}{{ns.n}}",
+        "{% set ns = namespace(n=0) %}{% for c in text %}{% set ns.n = c %}{% endfor %}{{ns.n}}!",
         "{{text | regex_replace('[0-9]', 'n')}}{% for i in range(2) %}{{loop.index}}{% endfor %}",
         "{% with t = text[2:] %}{{t}}{% endwith %}",
     ],
@@ -220,6 +220,7 @@ def test_a_template_that_lm_eval_renders_is_right(template, quiz):
         ({"doc_to_text": "{{text.inner.deep}}"}, "doc_to_text cannot be rendered for document 0"),
         ({"doc_to_text": "{{text | no_filter}}"}, "doc_to_text is no template: No filter named"),
         ({"doc_to_text": "{% if label %}{{lable}}{% endif %}"}, "names 'lable', .* mean label"),
+        ({"doc_to_text": "{{txt}}", "doc_to_target": "lable"}, "names 'txt', .* mean text"),
         ({"doc_to_choice": "{{text}}"}, "doc_to_choice cannot be rendered for document 0"),
     ],
 )

@@ -19,6 +19,7 @@ modules, each a noun of the field:
 - `tasks`: lm-evaluation-harness tasks rendered to prompts
 - `task_files`, `task_data`, `task_fields`, `task_functions`, `task_kinds`: what a task can do, told
   from its files
+- `task_documents`: documents kept with their types, and compared by what a model sees of them
 - `metrics`: what a task is judged by, in lm-eval's own numbers
 - `checkpoint_files`, `weight_files`, `model_files`: what a checkpoint is, and lacks, by its files
 - `checkpoints`, `conversion`: where a model is, whether it is whole, and what is converted first

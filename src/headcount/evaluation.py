@@ -1,6 +1,5 @@
 """The documents of one prepared task, evaluated under masks with lm-eval's metrics."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from headcount.metrics import Metrics
 from headcount.model import LanguageModel, Prompt, PromptError
 from headcount.sweep import Masks, ablation
 from headcount.sweep.removal import Ablation
+from headcount.task_documents import restored
 from headcount.task_files import TaskError, task_name
 from headcount.tasks import split_rows
 
@@ -54,7 +54,7 @@ class Evaluation:
         if not self.requests:
             raise TaskError(f"{task_name(yaml)}: its prompts hold no {split} document")
         self.doc_ids = [row["doc_id"] for row in self.requests if row["choice"] == 0]
-        self.docs = [json.loads(row["doc"]) for row in self.requests if row["choice"] == 0]
+        self.docs = [restored(row["doc"]) for row in self.requests if row["choice"] == 0]
         self.yaml, self.metric = yaml, metric
         self.truncated = 0  # prompts cut to the model's window, known after a run
 

@@ -52,10 +52,23 @@ def _of(config: dict, key: str, docs: list[dict], columns: list[str]) -> list[st
                 f"{key} cannot be rendered for document {number} of {evaluated_split(config)!r}: "
                 f"{error or type(error).__name__} ({there})"
             ]
-    if key == "doc_to_target" and not _names(template) and _names_nothing(config, template):
+    plain = key == "doc_to_target" and not _names(template) and not _are_contexts(config, docs[0])
+    if plain and _names_nothing(config, template):
         hint = did_you_mean(template, columns)
         return [f"{key} is {template!r}, which is no field and no choice; {there}{hint}"]
     return []
+
+
+def _are_contexts(config: dict, doc: dict) -> bool:
+    """Whether a document's choices are contexts, of which doc_to_text gives the number.
+
+    They may be where that cannot be rendered, which is told of doc_to_text.
+    """
+    inputs = config.get("doc_to_text")
+    try:
+        return isinstance(inputs, Function) or isinstance(_value(doc, inputs, "doc_to_text"), int)
+    except Exception:
+        return True
 
 
 def _names(template: str) -> set[str]:
@@ -87,9 +100,9 @@ def _targets(
     """
     target, choices = config.get("doc_to_target"), config.get("doc_to_choice")
     by_code = isinstance(target, Function) or isinstance(choices, Function)
-    inputs = config.get("doc_to_text")
-    several = isinstance(inputs, Function) or (isinstance(inputs, str) and inputs in docs[0])
-    if config["output_type"] != "multiple_choice" or by_code or several or choices is None:
+    if config["output_type"] != "multiple_choice" or by_code or choices is None:
+        return []
+    if _are_contexts(config, docs[0]):
         return []
     if _any_names_a_choice(docs, target, choices):
         return []
@@ -142,7 +155,7 @@ def _value(doc: dict, template: Any, key: str) -> Any:
     if template in doc:
         return doc[template]
     text = apply_template(template, doc)
-    if key == "doc_to_choice" or (key == "doc_to_target" and text.isdigit()):
+    if key == "doc_to_choice" or text.isdigit():
         return ast.literal_eval(text)
     if key == "doc_to_target" and text[:1] == "[" and text[-1:] == "]":
         try:

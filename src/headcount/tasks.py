@@ -8,23 +8,21 @@ is decided in `headcount.task_kinds`, what it is judged by in `headcount.metrics
 lm-eval is imported inside the functions that need it: importing it costs seconds.
 """
 
-import json
 import random
-import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import groupby, islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headcount import metrics, task_data, task_files, task_kinds, task_reads
+from headcount import metrics, squad, task_data, task_files, task_kinds, task_reads
 from headcount.hashes import file_hashes
 from headcount.metrics import Metrics
+from headcount.task_documents import Rows, kept, seen
 from headcount.task_files import Definition, TaskError, installed
 from headcount.task_kinds import SPLITS, Kind, Limits, Wanted
 
@@ -72,8 +70,7 @@ def _definition(name: str, directory: Path) -> Definition | None:
 
 def shadowed(name: str, task_path: str | Path | None) -> str | None:
     """A remark on a task of `task_path` that has the name of one of lm-eval's own."""
-    *own, shipped = _directories(task_path)
-    defined = [task_files.definitions(each).get(name) for each in (*own, shipped)]
+    defined = [task_files.definitions(each).get(name) for each in _directories(task_path)]
     if len(defined) < 2 or not all(defined):
         return None
     mine, theirs = [each[0].path for each in defined if each]
@@ -163,7 +160,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    supply_squad_metrics()
+    squad.supply()
     task_reads.forget(task_reads.code_of(yaml))
     random.seed(RANDOM_SEED)
     np.random.seed(FEWSHOT_SEED)
@@ -183,19 +180,6 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
         raise TaskError(
             f"{yaml}: the task does not load: {type(error).__name__}: {error}"
         ) from error
-
-
-def supply_squad_metrics() -> None:
-    """Give lm-eval's `record` the two functions that it imports and transformers 5 removed."""
-    name = "transformers.data.metrics.squad_metrics"
-    if name not in sys.modules:
-        from headcount import squad
-
-        module = ModuleType(name)
-        vars(module).update(compute_exact=squad.compute_exact, compute_f1=squad.compute_f1)
-        package = ModuleType("transformers.data.metrics")
-        vars(package).update(squad_metrics=module)
-        sys.modules |= {package.__name__: package, name: module}
 
 
 # --- what a task means ---
@@ -257,15 +241,15 @@ def prepare(
     datasets: str | Path | None = None,
     metric: str | None = None,
     splits: Sequence[str] = SPLITS,
-) -> list[dict]:
+) -> Rows:
     """Rows of the artifact `tasks`: every request of the documents of some splits.
 
     "evaluation": lm-eval's own prompts, seeds and order; where lm-eval lets a query be among its
     own examples, the row says so. "calibration": documents drawn with `seed`, the same for every
     number of shots, from the training split; without one, from the validation split if the test
-    split is evaluated, or else from the evaluated split beyond the limit. None of them is among
-    those that may be evaluated, whatever the limit, nor among its own examples. `metric` is the
-    headline metric, where the study overrides the rule of `headcount.metrics`.
+    split is evaluated, or else from the evaluated split beyond the limit. None of them is, by what
+    is rendered, among those that may be evaluated, whatever the limit, nor among its own examples.
+    `metric` is the headline metric, where the study overrides the rule of `headcount.metrics`.
 
     Raises `TaskError` when calibration documents, or examples for `shots`, cannot be had.
     """
@@ -283,9 +267,10 @@ def _prepared(
     seed: int | None,
     datasets: str | Path | None,
     splits: Sequence[str],
-) -> list[dict]:
+) -> Rows:
+    """The rows of `prepare`, of a task that was examined."""
     task = load(yaml, datasets)
-    rows = []
+    rows = Rows()
     if "evaluation" in splits:
         rows += _requests(task, kind, shots, "evaluation", limit=limits.evaluation)
         if not any(row["gold"] for row in rows):
@@ -295,10 +280,12 @@ def _prepared(
             )
     if "calibration" in splits:
         # Of a single split those beyond the limit are drawn.
-        evaluated = {as_json(doc) for doc in islice(task.task_docs, kind.calibrates_beyond or None)}
+        evaluated = {
+            seen(task, doc) for doc in islice(task.task_docs, kind.calibrates_beyond or None)
+        }
         examples = {"fewshot_split": kind.examples} if kind.examples else {}
         held = load(yaml, datasets, validation_split=None, test_split=kind.calibration, **examples)
-        samples = _drawn(held, kind, limits, seed, evaluated)
+        samples, rows.passed_over = _drawn(held, kind, limits, seed, evaluated)
         rows += _requests(held, kind, shots, "calibration", samples=samples)
     return rows
 
@@ -308,7 +295,7 @@ def split_rows(prompts: pa.Table, split: str) -> list[dict]:
     return prompts.filter(pc.field("split") == split).to_pylist()
 
 
-def remarks(rows: list[dict], limits: Limits) -> list[str]:
+def remarks(rows: Rows, limits: Limits) -> list[str]:
     """What the prompts have to be read with: of `rows` of the artifact `tasks`."""
     first = [row for row in rows if row["choice"] == 0]
     own = sum(row["query_in_examples"] for row in first)
@@ -323,6 +310,11 @@ def remarks(rows: list[dict], limits: Limits) -> list[str]:
         )
     if unlabelled:
         said.append(f"{unlabelled} of {len(first)} documents have no right answer: they count as 0")
+    if rows.passed_over:
+        said.append(
+            f"{rows.passed_over} documents do not calibrate, since the same prompt and answer are "
+            "evaluated"
+        )
     if 0 < calibration < limits.calibration:
         said.append(f"{calibration} documents calibrate, {limits.calibration} were asked for")
     return said
@@ -330,13 +322,20 @@ def remarks(rows: list[dict], limits: Limits) -> list[str]:
 
 def _drawn(
     held: Any, kind: Kind, limits: Limits, seed: int | None, evaluated: set[str]
-) -> list[int]:
-    """Indices of the calibration documents, none of which is evaluated as well."""
+) -> tuple[list[int], int]:
+    """Indices of the calibration documents, and how many were passed over: they are `evaluated`."""
     docs = held.task_docs
     order = np.arange(kind.calibrates_beyond, len(docs))
     order = np.random.default_rng(seed).permutation(order).tolist()
-    fresh = (index for index in order if as_json(docs[index]) not in evaluated)
-    drawn = sorted(islice(fresh, limits.calibration))
+    drawn: list[int] = []
+    passed_over = 0
+    for index in order:
+        if len(drawn) == limits.calibration:
+            break
+        if seen(held, docs[index]) in evaluated:
+            passed_over += 1
+        else:
+            drawn.append(index)
     if not drawn:
         why, remedy = "", "evaluate fewer (limits: evaluation)"
         if kind.calibration != kind.evaluated:
@@ -346,12 +345,7 @@ def _drawn(
             f"{kind.task}: no document of {kind.calibration!r} is left for calibration, of "
             f"{len(docs)}{why}: {remedy}, or list it under heldout_tasks"
         )
-    return drawn
-
-
-def as_json(doc: dict) -> str:
-    """A document as the artifact `tasks` keeps it."""
-    return json.dumps(doc, default=str)
+    return sorted(drawn), passed_over
 
 
 def _requests(task: Any, kind: Kind, shots: int, split: str, **which: Any) -> list[dict]:
@@ -393,7 +387,7 @@ def _requests(task: Any, kind: Kind, shots: int, split: str, **which: Any) -> li
                 "continuation": request.args[1],
                 "gold": request.idx in gold,
                 "query_in_examples": own,
-                "doc": as_json(doc) if request.idx == 0 else None,
+                "doc": kept(doc, task.task_docs.features) if request.idx == 0 else None,
             }
             for request in requests
         ]

@@ -68,12 +68,12 @@ def _export(arguments: argparse.Namespace) -> None:
 def _lm_eval(arguments: argparse.Namespace) -> None:
     from lm_eval.__main__ import cli_evaluate
 
+    from headcount import squad
     from headcount.families import ModelError
     from headcount.lm_eval_model import ArgumentError  # the import registers --model headcount
     from headcount.rankings import RankingError
-    from headcount.tasks import supply_squad_metrics
 
-    supply_squad_metrics()
+    squad.supply()
     sys.argv = ["headcount lm-eval", *arguments.rest]
     with told(ArgumentError, RankingError, ModelError):
         cli_evaluate()
