@@ -184,6 +184,35 @@ def test_documents_are_read_as_lm_eval_reads_them(way, tmp_path):
         examine(yaml)
 
 
+def write_sentences(path: Path, rows: list[dict]) -> None:
+    """A word a line, and an empty line after each sentence."""
+    path.write_text("".join(f"{path.stem}\nnumber\n{i}\n\n" for i in range(len(rows))))
+
+
+def test_files_of_any_reader_count_by_their_content(tmp_path):
+    """Also of one that is rarely used, by names that begin in a directory of documents."""
+    for split in SPLITS:
+        write_sentences(tmp_path / f"{split}.conll", documents(split))
+    files = {split: f"{split}.conll" for split in SPLITS}
+    kwargs = {"data_dir": str(tmp_path), "data_files": files}
+    keys = {"dataset_path": "conll", "doc_to_text": "{{tokens | join(' ')}}:"}
+    keys |= {"doc_to_target": "{{tokens[2] | int % 2}}"}
+    yaml = write_task(tmp_path / "tasks" / "way.yaml", dataset_kwargs=kwargs, **keys)
+    limits = Limits(0, None)
+    task_kinds.examine(yaml, Wanted((0,), limits, calibrate=False))
+    rows = tasks.prepare(yaml, 0, limits, seed=0, splits=["evaluation"])
+    ours = [(row["context"], row["continuation"]) for row in rows]
+    assert ours[:12] == of_lm_eval(yaml) and ours[0] == ("validation number 0:", " bad")
+    before = tasks.documents(yaml)
+    write_sentences(tmp_path / "validation.conll", documents("validation")[1:])
+    assert tasks.documents(yaml) != before
+    (tmp_path / "train.conll").unlink()
+    with pytest.raises(
+        TaskError, match=r"the data file .*train\.conll of its split 'train' is not"
+    ):
+        examine(yaml)
+
+
 @pytest.fixture
 def quiz(tmp_path):
     """A function that writes a task of ordinary documents, with other keys."""

@@ -287,7 +287,9 @@ def test_record_is_judged_by_the_best_entity(tmp_path):
         "answers": ["Anna", "Ben"],
     }
     for split, first in (("train", 0), ("validation", 4)):
-        docs = [{**doc, "idx": {"passage": i, "query": i}} for i in range(first, first + 4)]
+        query = f"@placeholder liked the city, {split}"
+        numbers = [{"passage": i, "query": i} for i in range(first, first + 4)]
+        docs = [{**doc, "query": query, "idx": idx} for idx in numbers]
         pq.write_table(pa.Table.from_pylist(docs), home / f"{split}.parquet")
     yaml = tasks.find("record")
     rows = tasks.prepare(yaml, 0, tasks.Limits(2, 2), seed=0, datasets=tmp_path)

@@ -11,12 +11,14 @@ and where a task names files inside of a dataset (`data_files`), these as in its
 Nothing is downloaded here, and lm-eval is not imported.
 """
 
+import importlib.util
 import json
 import logging
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,22 @@ from headcount.hashes import file_hashes
 from headcount.suggestions import did_you_mean
 from headcount.task_files import TaskError, plain
 
-# Builders of the `datasets` library: they read files, and are no dataset of the hub.
-READERS = {"json": ".json", "csv": ".csv", "parquet": ".parquet", "text": ".txt", "arrow": ".arrow"}
+# How the `datasets` library reads files of the hub, told by the ends of their names.
+ENDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
+ENDS |= {".arrow": "arrow"}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILE = re.compile(r"hf://datasets/(?P<dataset>[^/]+/[^/@]+)(@[^/]+)?/(?P<path>.+)")
 
 Files = dict[str, list[Path]]  # split -> the files that it is read from
+
+
+@cache
+def readers() -> frozenset[str]:
+    """Builders of the `datasets` library, which read files and are no dataset of the hub."""
+    spec = importlib.util.find_spec("datasets")
+    assert spec is not None and spec.origin is not None
+    modules = (Path(spec.origin).parent / "packaged_modules").glob("*/*.py")
+    return frozenset(path.stem for path in modules if path.stem == path.parent.name)
 
 
 def evaluated_split(config: dict) -> str | None:
@@ -66,7 +78,7 @@ def files(config: dict, datasets: str | Path | None = None) -> Files | None:
     if config.get("custom_dataset") or not config.get("dataset_path"):
         return None
     named = _data_files(config)
-    if named and config["dataset_path"] in READERS and not _remote(named):
+    if named and config["dataset_path"] in readers() and not _remote(named):
         return {split: _present(config, split, names) for split, names in named.items()}
     if home := _directory(config):
         return {"every split": _inside(home)}
@@ -82,8 +94,10 @@ def located(config: dict, datasets: str | Path | None = None) -> dict:
     if found is None or not datasets or _is_local(config):
         return config
     paths = {split: [str(path) for path in of_split] for split, of_split in found.items()}
-    suffix = Path(next(iter(paths.values()))[0]).suffix
-    reader = next((name for name, end in READERS.items() if suffix.startswith(end)), "parquet")
+    first = Path(next(iter(paths.values()))[0])
+    reader = next((ENDS[end] for end in first.suffixes if end in ENDS), "parquet")
+    if first.suffix != ".parquet" and config["dataset_path"] in readers():
+        reader = config["dataset_path"]
     # How a file is read (a CSV's columns) stays; which revision of the hub's is meant goes.
     kwargs = config.get("dataset_kwargs") or {} if reader != "parquet" else {}
     kept = {key: kwargs[key] for key in kwargs if key not in ("revision", "trust_remote_code")}
@@ -139,7 +153,7 @@ def placed(config: dict, yaml: str | Path) -> dict:
     They begin where the study runs; what is not there is looked for from each directory above the
     task's file `yaml` on, the nearest first. What is nowhere stays as it is.
     """
-    if config.get("dataset_path") not in READERS or not config.get("dataset_kwargs"):
+    if config.get("dataset_path") not in readers() or not config.get("dataset_kwargs"):
         return config
 
     def found(path: str) -> str:
@@ -151,6 +165,10 @@ def placed(config: dict, yaml: str | Path) -> dict:
         return next((there for there in above if glob(there, recursive=True)), path)
 
     kwargs = {**config["dataset_kwargs"]}
+    home = kwargs.get("data_dir")
+    if isinstance(home, str) and kwargs.get("data_files"):  # named from this directory on
+        del kwargs["data_dir"]
+        kwargs["data_files"] = _from(Path(home).expanduser(), kwargs["data_files"])
     if isinstance(files := kwargs.get("data_files"), dict):
         kwargs["data_files"] = {split: found(path) for split, path in files.items()}
     elif files:
@@ -160,9 +178,18 @@ def placed(config: dict, yaml: str | Path) -> dict:
     return {**config, "dataset_kwargs": kwargs}
 
 
+def _from(home: Path, files: Any) -> Any:
+    """Names of files, of splits or alone, that begin in `home`."""
+    if isinstance(files, dict):
+        return {split: _from(home, names) for split, names in files.items()}
+    if isinstance(files, list):
+        return [_from(home, name) for name in files]
+    return files if "://" in files else str(home / files)
+
+
 def unknown_splits(config: dict, found: Files) -> list[str]:
     """What speaks against the splits that `config` names, of those that have files of their own."""
-    if config["dataset_path"] not in READERS or not _data_files(config):
+    if config["dataset_path"] not in readers() or not _data_files(config):
         return []
     keys = ("training_split", "validation_split", "test_split", "fewshot_split")
     return [
@@ -210,14 +237,14 @@ def unreadable(config: dict, paths: list[Path]) -> str | None:
 def _is_local(config: dict) -> bool:
     """Whether the task names files, or a directory, of this machine."""
     named = _data_files(config)
-    reads_files = config["dataset_path"] in READERS and bool(named) and not _remote(named)
+    reads_files = config["dataset_path"] in readers() and bool(named) and not _remote(named)
     return reads_files or _directory(config) is not None
 
 
 def _directory(config: dict) -> Path | None:
     """The directory that the documents are in, where the task names one."""
     path = config["dataset_path"]
-    if path in READERS:
+    if path in readers():
         path = (config.get("dataset_kwargs") or {}).get("data_dir")
         if path is None:
             return None
@@ -316,7 +343,7 @@ def content(config: dict, datasets: str | Path | None = None) -> dict:
     if home:
         paths = found["every split"]
         names = [path.relative_to(home).as_posix() for path in paths]
-        reader = config["dataset_path"] if config["dataset_path"] in READERS else None
+        reader = config["dataset_path"] if config["dataset_path"] in readers() else None
         inside = dict(zip(names, _hashes(config, paths), strict=True))
         kwargs.pop("data_dir", None) if reader else None
         return plain({"reader": reader, **named, "kwargs": kwargs, "directory": inside})
