@@ -17,8 +17,8 @@ modules, each a noun of the field:
 - `configuration`, `checks`: a study's configuration, and all that speaks against it beforehand
 - `beginning`, `plan`: a study written for this machine, and what it will cost
 - `tasks`: lm-evaluation-harness tasks rendered to prompts
-- `task_files`, `task_data`, `task_fields`, `task_functions`, `task_kinds`: what a task can do, told
-  from its files
+- `task_files`, `task_data`, `task_streams`: where a task and its documents are, and what is in them
+- `task_fields`, `task_functions`, `task_kinds`: what a task can do, told from its files
 - `task_documents`: documents kept with their types, and compared by what a model sees of them
 - `metrics`: what a task is judged by, in lm-eval's own numbers
 - `checkpoint_files`, `weight_files`, `model_files`: what a checkpoint is, and lacks, by its files

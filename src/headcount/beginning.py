@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from headcount import checks, configuration, gpus, plan, task_data, task_files, tasks
+from headcount import checks, configuration, gpus, plan, task_data, task_files, task_streams, tasks
 from headcount.task_files import TaskError
 
 SMALL = 1e9  # weights of a model whose jobs gain more from running side by side than from threads
@@ -257,7 +257,7 @@ def _configuration(task: str, config: dict) -> dict:
 
 def _count(of_task: dict, split: str | None, datasets: str | None) -> int | None:
     """Documents of a split, where its files can be looked into."""
-    documents = task_data.documents(of_task, datasets).get(split or "")
+    documents = task_streams.documents(of_task, datasets).get(split or "")
     return documents.count(sys.maxsize) if documents else None
 
 

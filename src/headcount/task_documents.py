@@ -96,3 +96,16 @@ def seen(task: Any, doc: dict) -> str:
         return json.dumps([choices, task.doc_to_text(doc), target], default=str)
     texts = [choices[n] if type(n) is int and 0 <= n < len(choices) else n for n in right]
     return json.dumps([context, texts], default=str)
+
+
+def recorded(task: Any) -> list[list[dict]]:
+    """The examples of each document in turn, filled while the task's requests are built."""
+    drawn: list[list[dict]] = []
+    sample = task.sampler.sample
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        drawn.append(list(sample(*args, **kwargs)))
+        return drawn[-1]
+
+    task.sampler.sample = recording
+    return drawn

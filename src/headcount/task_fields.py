@@ -11,8 +11,9 @@ import jinja2
 import jinja2.meta
 
 from headcount.suggestions import did_you_mean
-from headcount.task_data import Documents, evaluated_split
+from headcount.task_data import evaluated_split
 from headcount.task_files import Function
+from headcount.task_streams import Documents
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
 READ = 10  # documents that are rendered

@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headcount import task_data, task_fields, task_files, task_functions
+from headcount import task_data, task_fields, task_files, task_functions, task_streams
 from headcount.metrics import headline
 from headcount.suggestions import did_you_mean
-from headcount.task_data import Documents, evaluated_split, examples_split
+from headcount.task_data import evaluated_split, examples_split
 from headcount.task_files import TaskError
+from headcount.task_streams import Documents
 
 SPLITS = ("calibration", "evaluation")  # of a study, which a task names as it likes
 
@@ -73,7 +74,7 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
     problems += _unknown_keys(config)
     problems += task_functions.problems(config)
     problems += task_data.unknown_splits(config, files) if files else []
-    documents = _told(problems, task_data.documents, config, wanted.datasets) or {}
+    documents = _told(problems, task_streams.documents, config, wanted.datasets) or {}
     counts = _counts(documents, task_data.splits(config), wanted)
     for split in [split for split in files if not counts.get(split)]:
         problems += filter(None, [task_data.unreadable(config, files[split])])

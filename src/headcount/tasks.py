@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from headcount import metrics, squad, task_data, task_files, task_kinds, task_reads
 from headcount.hashes import file_hashes
 from headcount.metrics import Metrics
-from headcount.task_documents import Rows, kept, seen
+from headcount.task_documents import Rows, kept, recorded, seen
 from headcount.task_files import Definition, TaskError, installed
 from headcount.task_kinds import SPLITS, Kind, Limits, Wanted
 
@@ -360,7 +360,7 @@ def _requests(task: Any, kind: Kind, shots: int, split: str, **which: Any) -> li
         )
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    examples = _recorded(task) if shots else []
+    examples = recorded(task) if shots else []
     try:
         task.build_all_requests(**which)
     except (AssertionError, TypeError, ValueError, KeyError, IndexError) as error:
@@ -392,16 +392,3 @@ def _requests(task: Any, kind: Kind, shots: int, split: str, **which: Any) -> li
             for request in requests
         ]
     return rows
-
-
-def _recorded(task: Any) -> list[list[dict]]:
-    """The examples of each document in turn, filled while the task's requests are built."""
-    drawn: list[list[dict]] = []
-    sample = task.sampler.sample
-
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        drawn.append(list(sample(*args, **kwargs)))
-        return drawn[-1]
-
-    task.sampler.sample = recording
-    return drawn
