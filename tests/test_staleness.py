@@ -223,7 +223,7 @@ def test_without_the_profile_nothing_is_computed_again(study):
 def contents(study):
     """Artifact -> its inode and content."""
     files = [path for path in (study.directory / "artifacts").rglob("*") if path.is_file()]
-    unread = (".lock", ".log")
+    unread = (".lock", ".log", ".study.json")
     return {
         str(path): (path.stat().st_ino, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in files
@@ -295,12 +295,15 @@ def test_what_is_stale_is_seen_whoever_owns_it(study):
     study.configure(bootstrap={"resamples": 30})
     expected = study.stale()
     for path in (study.directory / "artifacts").rglob("*"):
-        path.chmod(0o777 if path.is_dir() else 0o644)
+        path.chmod(0o777 if path.is_dir() else 0o666)
         os.chown(path, 65534, 65534)
     study.powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     assert expected and study.stale() == expected
-    result = study.run("artifacts/tiny/figures/cross_task.png")
-    assert result.returncode and "rite-protected" in result.stdout  # it is not believed
+    for path in (study.directory / "artifacts").rglob("*.parquet"):
+        path.chmod(0o644)
+    for arguments in ([], ["--dry-run"]):
+        result = study.run("artifacts/tiny/figures/cross_task.png", *arguments)
+        assert result.returncode and "Write-protected" in result.stdout  # it is not believed
 
 
 @pytest.mark.slow
