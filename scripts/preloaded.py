@@ -46,6 +46,7 @@ from pathlib import Path
 
 ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the directory of the server's socket
 CODE = "HEADCOUNT_CODE"  # environment variable: the state of the code as keys were made of it
+HERE = "here"  # its value in a child of the server, which is the process that is to run the script
 KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
@@ -157,7 +158,7 @@ def hand_over() -> None:
     killed, most often for want of memory, is tried once more: with `KILLED` in its environment, so
     that it takes less. Raises `SystemExit`, or `KilledError`.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or os.environ.get(ADDRESS) == HERE:
         return
     before = _ended_for_memory()
     for environment in ({}, {KILLED: "1"}):
@@ -274,7 +275,7 @@ def run(script: str, directory: str, environment: dict[str, str]) -> int:
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    del os.environ[ADDRESS]  # here the script goes on
+    os.environ[ADDRESS] = HERE
     if "torch" in sys.modules:  # imported, as numpy, before this job's OMP_NUM_THREADS was known
         from threadpoolctl import threadpool_limits
 

@@ -114,6 +114,13 @@ def test_without_a_server_the_script_goes_on_in_a_child_of_its_client(main, tmp_
     assert process.returncode == 3
 
 
+def test_a_job_in_the_server_is_one_process_and_no_more(main, tmp_path):
+    process = main("time.sleep(600)")
+    server = parent(of(tmp_path, "child"))
+    assert parent(server) == process.pid
+    assert "preloaded.py" in Path(f"/proc/{server}/cmdline").read_text()
+
+
 @pytest.mark.parametrize("where", [[], ["without"]])
 def test_a_killed_job_is_tried_once_more(main, tmp_path, where):
     kill = "preloaded.KILLED in os.environ or os.kill(os.getpid(), 9); print('done')"
