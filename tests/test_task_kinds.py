@@ -477,8 +477,11 @@ def test_a_task_file_is_read_however_it_was_saved(written, mirror, yaml_of):
 
 def test_a_task_file_is_utf_8_whatever_the_locale(mirror, yaml_of):
     yaml = yaml_of(KINDS["Chinese without spaces"].task)
-    read = f"from headcount import tasks; print(len(tasks.meaning({str(yaml)!r})))"
+    read = (
+        f"import json; from headcount import tasks; print(json.dumps(tasks.meaning({str(yaml)!r})))"
+    )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", read]
     result = subprocess.run(command, env={**os.environ, **ascii_only}, capture_output=True)
-    assert result.stdout.strip() == b"3", result.stderr
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == tasks.meaning(yaml)

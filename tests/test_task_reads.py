@@ -4,16 +4,18 @@ import csv
 import importlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import tiny
 import yaml as pyyaml
 from study import REPOSITORY
 
-from headcount import task_reads, tasks
+from headcount import task_data, task_reads, tasks
 from headcount.task_files import TaskError
 
 LIMITS = tasks.Limits(calibration=4, evaluation=3)
@@ -82,6 +84,45 @@ def test_code_that_maps_and_filters_documents_runs_each_time(task, tmp_path):
     assert contexts(yaml) == ["w1"] * 3
     rewritten(code, code.read_text().replace("'w1'", "'w2'"))
     assert contexts(yaml) == ["w2"] * 3
+
+
+@pytest.mark.parametrize("slice_of_it", ["", "[:6]"])
+def test_what_is_made_of_a_hub_dataset_is_kept_for_one_run_alone(
+    task, tmp_path, monkeypatch, slice_of_it
+):
+    """The hub's own copy stays as it was; within a run what was shuffled is shuffled once."""
+    load = datasets.load_dataset
+    lines = [json.dumps({"choices": ["w3", "w4"], "answer": i % 2}) for i in range(9)]
+    (tmp_path / "hub.jsonl").write_text("\n".join(lines))
+
+    def from_the_hub(path, name=None, **_):
+        splits = ("train", "validation")
+        files = {split: str(tmp_path / "hub.jsonl") for split in splits}
+        split = {one: f"{one}{slice_of_it}" for one in splits} if slice_of_it else None
+        read = {"data_files": files, "split": split, "cache_dir": str(tmp_path / "cache")}
+        return datasets.DatasetDict(load("json", **read))
+
+    monkeypatch.setattr(datasets, "load_dataset", from_the_hub)
+    yaml = task("making.shown", process_docs="DOCS", dataset_path="some/questions")
+    config = yaml.read_text().replace("DOCS", "!function making.shuffled")
+    yaml.write_text(re.sub(r"dataset_kwargs:\n(  .*\n)+", "", config))
+    code = tmp_path / "tasks" / "making.py"
+    code.write_text(
+        "import random\n"
+        "def drawn(doc):\n    return {**doc, 'drawn': f\"w1 {random.random()}\"}\n"
+        "def shuffled(docs):\n    return docs.map(drawn)\n"
+        "def shown(doc):\n    return doc['drawn']\n"
+    )
+    first = contexts(yaml)
+    copies = {path.name for path in (tmp_path / "cache").rglob("*.arrow")}
+    assert contexts(yaml) == first
+    with task_data.uncached():
+        loaded = tasks.load(yaml)
+        assert [*loaded.validation_docs()] == [*loaded.validation_docs()]
+    assert loaded.config.custom_dataset is None
+    rewritten(code, code.read_text().replace("w1", "w2"))
+    assert contexts(yaml) == [one.replace("w1", "w2") for one in first]
+    assert {path.name for path in (tmp_path / "cache").rglob("*.arrow")} == copies
 
 
 def test_compiled_code_and_imported_helpers_are_not_believed(task, tmp_path, monkeypatch):

@@ -109,38 +109,60 @@ def located(config: dict, datasets: str | Path | None = None) -> dict:
 
 
 def anew(config: dict, cache: str | Path) -> dict:
-    """`config` with the documents in local files read into the directory `cache`, which is empty.
+    """`config` whose documents are read into the directory `cache`, which is empty.
 
     The `datasets` library knows its copy of a local file by path and time alone. What it has of the
-    hub it knows by the commit: that is read from its own cache, and not downloaded again.
+    hub it knows by the commit: that is read from its own cache, and not downloaded again. What a
+    task maps and filters of either is kept in `cache`: once for each time that lm-eval asks for it,
+    as in a first run, since a function may draw from a random generator.
     """
-    if config.get("custom_dataset") or not config.get("dataset_path") or not _is_local(config):
+    if config.get("custom_dataset") or not config.get("dataset_path"):
         return config
-    kwargs = {**(config.get("dataset_kwargs") or {}), "cache_dir": str(cache)}
-    return {**config, "dataset_kwargs": kwargs}
+    kwargs = {**(config.get("dataset_kwargs") or {})}
+    if _is_local(config):
+        return {**config, "dataset_kwargs": {**kwargs, "cache_dir": str(cache)}}
+
+    def of_the_hub(**_: Any) -> Any:
+        import datasets
+
+        kwargs.pop("trust_remote_code", None)  # as lm-eval does it
+        found = datasets.load_dataset(
+            path=config["dataset_path"], name=config.get("dataset_name"), **kwargs
+        )
+        if not isinstance(found, datasets.DatasetDict):
+            return found  # streamed: nothing of it is kept
+        return datasets.DatasetDict({split: _linked(of, cache) for split, of in found.items()})
+
+    return {**config, "custom_dataset": of_the_hub}
+
+
+def _linked(documents: Any, cache: str | Path) -> Any:
+    """The same documents in a directory below `cache`, where what is made of them is kept."""
+    import datasets
+
+    directory = tempfile.mkdtemp(dir=cache)
+    links = [str(Path(directory, f"{i}.arrow")) for i in range(len(documents.cache_files))]
+    for link, file in zip(links, documents.cache_files, strict=True):
+        Path(link).symlink_to(file["filename"])
+    parts = [datasets.Dataset.from_file(link, split=documents.split) for link in links]
+    if sum(map(len, parts)) == len(documents) and parts:
+        return datasets.concatenate_datasets(parts)
+    documents.save_to_disk(directory)  # a slice of a split
+    return datasets.load_from_disk(directory)
 
 
 @contextmanager
 def uncached() -> Iterator[str]:
-    """An empty directory for `anew`; inside, what maps and filters documents runs each time.
-
-    The `datasets` library would take the results of an earlier run by the name of a function.
-    """
-    import datasets
-
+    """An empty directory for `anew`, which goes afterwards with all that the task read from it."""
     if _open:
         yield tempfile.mkdtemp(dir=_open[-1])
         return
-    enabled = datasets.is_caching_enabled()
-    datasets.disable_caching()
     try:
         with temporaries.Directory() as directory:
             _open.append(directory)
             yield directory
     finally:
         _open.clear()
-        if enabled:
-            datasets.enable_caching()
 
 
 _open: list[str] = []  # the directory of `uncached`, while it is there

@@ -173,6 +173,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
         with task_data.uncached() as cache:
             task = ConfigurableTask(config=task_data.anew(config, cache))
         task.config.dataset_kwargs = config.get("dataset_kwargs")
+        task.config.custom_dataset = config.get("custom_dataset")
         return task
     except TaskError:
         raise
