@@ -96,7 +96,8 @@ def _emptied(
     entered = state._replace(hidden=state.hidden.clone())  # some families write into it
     with replaced(forwards), removed(model, layer, heads, ffn=False):
         after = run(model, layer, entered, arguments)
-    before, out = (s.hidden.flatten(0, -2).double() for s in (state, after))  # [tokens, d]
+    # [tokens, d]; a layer may be on another device than what entered it
+    before, out = (s.hidden.flatten(0, -2).cpu().double() for s in (state, after))
     mixture = _centred(out) - _centred(before)
     if any(hasattr(of_layer, name) for name in MULTIPLIERS):
         mixture = _centred(out) - _centred(before) * _slopes(before, out)

@@ -215,7 +215,7 @@ class Examination:
         tokens = torch.tensor(self.shorter[-1].tokens)
         for layer, left in enumerate(emptied.left(self.model, tokens)):
             group = EMPTIED, f"layer {layer}"
-            results[group] = left.mixture.abs().amax()[None].cpu()
+            results[group] = left.mixture.abs().amax()[None]
             if left.modules:
                 self.remarks[group] = f"{left.modules}, beside what headcount takes for its FFN"
         return results

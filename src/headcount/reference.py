@@ -128,7 +128,13 @@ class Reference:
         embedding = self.hf.get_input_embeddings()
         begun = embedding.register_forward_hook(lambda *of: of[2].requires_grad_().clone())
         try:
-            with torch.enable_grad(), self._eager(), self._rounded(tokens), self._dropping():
+            with (
+                torch.enable_grad(),
+                self._eager(),
+                self._unmoved(),
+                self._rounded(tokens),
+                self._dropping(),
+            ):
                 out = self._call(tokens, output_attentions=True)
                 patterns = self._patterns(out, tokens)
                 linear = {
@@ -184,6 +190,23 @@ class Reference:
             yield
         finally:
             self.hf.set_attn_implementation(before)
+
+    @contextmanager
+    def _unmoved(self) -> Iterator[None]:
+        """Inside, what the model returns stays on the devices where it was computed.
+
+        Else accelerate moves all of it to the device of the input: patterns of layers on other
+        devices would be copies, which the loss does not depend on.
+        """
+        hook = getattr(self.hf, "_hf_hook", None)
+        moving = [h for h in getattr(hook, "hooks", [hook]) if getattr(h, "io_same_device", False)]
+        for each in moving:
+            each.io_same_device = False
+        try:
+            yield
+        finally:
+            for each in moving:
+                each.io_same_device = True
 
     def _patterns(self, out: Any, tokens: list[list[int]]) -> dict[int, Tensor]:
         """Of what a model returned, the patterns by layer; linear attention returns none."""
