@@ -71,14 +71,12 @@ if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
 
 
 if MAIN:
-    DISPLAY = terminal.attach(workflow, show_summary, not_made)
+    DISPLAY = terminal.attach(workflow, show_summary, explained)
 
 
 onstart:
-    if OTHER:
-        raise WorkflowError(
-            f"{config['artifacts']} is being written by another run of headcount: {OTHER}"
-        )
+    if REFUSED:
+        raise WorkflowError(REFUSED)
     for warning in CHECKED.notes:
         logger.warning(f"Note: {warning}.")
     # Snakemake's handler waits for a lock that the thread which it interrupts may hold, then for ever.

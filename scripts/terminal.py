@@ -31,10 +31,10 @@ DROPPED = (
 )
 
 
-def attach(workflow, summary, not_made) -> Follower:
+def attach(workflow, summary, explain) -> Follower:
     """Show the run of a workflow; `summary()` prints what a finished study comes to.
 
-    `not_made(targets)` says what is wrong with targets that no rule makes.
+    `explain(exception)` says what an exception of that name comes from, or None.
     """
     settings = workflow.logger_manager.settings
     quiet = settings.quiet or ()
@@ -47,7 +47,7 @@ def attach(workflow, summary, not_made) -> Follower:
     )
     live = None
     if own:
-        own.addFilter(Unmade(workflow, not_made))
+        own.addFilter(Explained(explain))
     if own and not asked_for_more:
         own.addFilter(Planned() if settings.dryrun else Essential())
         if settings.dryrun:
@@ -62,15 +62,15 @@ def attach(workflow, summary, not_made) -> Follower:
     return follower
 
 
-class Unmade:
-    """Says of a target that no rule makes what may have been meant."""
+class Explained:
+    """Says of some of Snakemake's exceptions what they come from."""
 
-    def __init__(self, workflow, not_made):
-        self.workflow, self.not_made = workflow, not_made
+    def __init__(self, explain):
+        self.explain = explain
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if getattr(record, "exception", None) == "MissingRuleException":
-            record.msg = self.not_made(self.workflow.dag_settings.targets) or record.msg
+        if exception := getattr(record, "exception", None):
+            record.msg = self.explain(exception) or record.msg
         return True
 
 

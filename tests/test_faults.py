@@ -15,7 +15,7 @@ import pytest
 from processes import Run
 from study import Study
 
-from headcount import artifacts
+from headcount import artifacts, temporaries
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS = [*product(("job", "client", "server", "main", "group"), SIGNALS)] * 2
@@ -129,6 +129,7 @@ def test_a_run_that_is_terminated_while_it_notes_a_job_ends(tmp_path):
         run.ended()
     finally:
         run.main.kill()
+    temporaries.sweep(tmp)  # as the next start does
     assert [*tmp.iterdir()] == []
 
 

@@ -87,6 +87,13 @@ def not_made(targets):
     return "\n".join(["This study does not make:", *lines])
 
 
+def explained(exception):
+    """What an exception of Snakemake comes from, by its name; None where Snakemake says it well."""
+    if exception == "MissingRuleException":
+        return not_made(workflow.dag_settings.targets)
+    return REFUSED if exception == "ProtectedOutputException" else None
+
+
 def closest(target, known):
     """A suggestion: the file of a name without directories, or else what is spelt alike."""
     if (relative := os.path.relpath(target)) in known:
@@ -136,12 +143,9 @@ def remade():
     settings, first = workflow.dag_settings, [one.job for one in STATE.stale]
     is_run = workflow.execution_settings and not (workflow.dryrun or workflow.touch)
     if is_run:
-        try:
-            begin_run()
-        except OSError as error:  # no room, or no right to write there
-            raise WorkflowError(str(error))
+        begin_run()
     # A host workflow's lock is not ours: there a job takes back its own outputs.
-    if not MAIN or (is_run and OTHER):
+    if not MAIN or (is_run and REFUSED):
         first += STATE.replaced
     forced = job.note_forced(settings, workflow.default_target)
     first += [
@@ -166,29 +170,37 @@ def mark(first):
         raise WorkflowError(f"Snakemake cannot be told what is stale: {error}")
 
 
-OTHER = None  # another run on the same artifacts
+REFUSED = None  # why this run may not write, which `onstart` says
 
 
 def begin_run():
     """Prepare what jobs need, before Snakemake looks at what there is."""
-    global OTHER
+    global REFUSED
     # Half-written files of jobs that were killed; those of jobs that still run stay.
     temporaries.sweep(config["artifacts"], below=True)
     temporaries.sweep(gettempdir())
-    if MAIN:
-        OTHER = locks.take(config["artifacts"])
-    if not OTHER:
-        present.note(JOBS.values(), config["artifacts"])
-    if MAIN and not OTHER:
-        for one in STATE.replaced:
-            one.take_back()
-        lineage.forget(config["artifacts"])
+    try:
+        REFUSED = claim()
+    except OSError as error:  # no room, or no right to write there
+        REFUSED = str(error)
     if MAIN and any(model["gpus"] for model in config["models"].values()):
         # Snakemake does not limit what it was not told of: jobs would share a GPU.
         if workflow.local_exec and "gpu" not in workflow.global_resources:
             workflow.global_resources["gpu"] = len(gpus.visible()) or 1
-    if workflow.local_exec and not OTHER:
+    if workflow.local_exec and not REFUSED:
         preloaded.start()  # beside the work of finding out what there is to do
+
+
+def claim():
+    """Become the run that writes the artifacts, as the study asks for them; else why not, in words."""
+    if MAIN and (other := locks.take(config["artifacts"])):
+        return f"{config['artifacts']} is being written by another run of headcount: {other}"
+    present.note(JOBS.values(), config["artifacts"])
+    if MAIN:
+        for one in STATE.replaced:
+            one.take_back()
+        lineage.forget(config["artifacts"])
+    return None
 
 
 for step in MADE:
