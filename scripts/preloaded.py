@@ -45,8 +45,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the directory of the server's socket
-CODE = "HEADCOUNT_CODE"  # environment variable: the state of the code as keys were made of it
 HERE = "here"  # its value in a child of the server, which is the process that is to run the script
+CODE = "HEADCOUNT_CODE"  # environment variable: the state of the code as keys were made of it
 KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
@@ -57,8 +57,6 @@ LAZY = {
         "transformers.models.opt.modeling_opt",
     ],
 }
-
-
 QUEUE = 1000  # clients that may wait for the server to import
 
 
