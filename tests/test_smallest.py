@@ -185,4 +185,4 @@ def test_a_study_of_one_task_at_one_number_of_shots_runs_to_its_end(finished, tm
     too_small = {name for name, svg in drawn.items() if ">needs " in svg}
     assert too_small == VARIANTS["all of it"][1]
     asked = study.run("artifacts/tiny/pruning/tiny_a/0-shot/heads/by-closest.parquet", "-n")
-    assert "MissingRuleException" in asked.stdout
+    assert "This study does not make:" in asked.stdout and "did you mean" in asked.stdout

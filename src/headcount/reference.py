@@ -209,9 +209,16 @@ class Reference:
                 each.io_same_device = True
 
     def _patterns(self, out: Any, tokens: list[list[int]]) -> dict[int, Tensor]:
-        """Of what a model returned, the patterns by layer; linear attention returns none."""
+        """The patterns in what a model returned, by layer; {} if it returns none.
+
+        Some models list every layer, and linear attention then lists None or its state, which
+        can have the size of a pattern; others list the layers with patterns alone.
+        """
+        listed = list(out.attentions or ())
+        if len(listed) == len(self.model.layers):
+            listed = [listed[layer] for layer in self.attentive]
         square = len(tokens[0]), len(tokens[0])
-        patterns = [p for p in out.attentions or () if p is not None and p.shape[2:] == square]
+        patterns = [p for p in listed if p is not None and p.shape[2:] == square]
         return dict(zip(self.attentive, patterns, strict=True)) if patterns else {}
 
     @torch.no_grad()
