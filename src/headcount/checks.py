@@ -6,8 +6,9 @@ nor lm-eval is imported, nothing is downloaded.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from headcount import model_files, task_kinds, task_reads, tasks
@@ -18,26 +19,64 @@ from headcount.task_files import TaskError
 
 @dataclass
 class Checked:
-    """A study's tasks, and what was found: each a line with the key, and the remedy of a problem.
+    """A study's tasks, and its problems, each a line with the key and the remedy."""
 
-    `notes` are what the results have to be read with.
-    """
-
+    config: dict
     studied: list[str] = field(default_factory=list)
     heldout: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    specs: dict[str, task_kinds.Kind] = field(default_factory=dict)  # of tasks that were read
+
+    @property
+    def tasks(self) -> list[str]:
+        return [*self.studied, *self.heldout]
+
+    def wanted(self, task: str) -> task_kinds.Wanted:
+        """What the study wants of a task."""
+        return task_kinds.Wanted(
+            shots=self.config["shots"],
+            limits=task_kinds.Limits(**self.config["limits"]),
+            datasets=self.config["datasets"],
+            calibrate=calibrates(task, self.studied, self.config),
+            metric=self.config["metrics"].get(task),
+        )
+
+    def examine(self, names: Iterable[str], documents: bool = True) -> None:
+        """Add the problems of tasks, with those of their `documents` if these are to be read."""
+        for task in names:
+            try:
+                yaml = tasks.find(task, self.config["task_path"])
+                spec = task_kinds.examine(yaml, self.wanted(task), documents)
+                self.specs |= {task: spec} if documents else {}
+            except TaskError as error:
+                self.problems += str(error).splitlines()
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What the results have to be read with, a line each."""
+        models = self.config["models"].items()
+        found = [note for name, entry in models for note in model_files.notes(name, entry)]
+        found += _idle_levels(self.config)
+        found += _idle_names(self.config, self.tasks)
+        self.examine(task for task in self.tasks if task not in self.specs)
+        for task, spec in self.specs.items():
+            found += filter(None, [tasks.shadowed(task, self.config["task_path"])])
+            code = task_reads.code_of(tasks.find(task, self.config["task_path"]))
+            found += [f"{task}: {note}" for note in (*spec.warnings, *task_reads.notes(code))]
+        return found
 
 
-def check(config: dict) -> Checked:
-    """What speaks against the study in `config`, complete as `headcount.configuration` makes it."""
-    found = Checked()
+def check(config: dict, documents: bool = True) -> Checked:
+    """Return the problems of the study in `config`, complete as `headcount.configuration` makes it.
+
+    Without `documents`, those of its tasks are left to `Checked.examine`: reading them takes
+    most of the time.
+    """
+    found = Checked(config)
     for name, entry in config["models"].items():
         found.problems += model_files.problems(name, entry, config["artifacts"])
-        found.notes += model_files.notes(name, entry)
     found.problems += _artifacts(config["artifacts"])
     found.problems += _levels(config)
-    found.notes += _idle_levels(config)
     for key, names in (("tasks", found.studied), ("heldout_tasks", found.heldout)):
         for name in config[key]:
             try:
@@ -46,13 +85,9 @@ def check(config: dict) -> Checked:
                 found.problems.append(f"{key}: {error}")
     found.studied, found.heldout = sorted({*found.studied}), sorted({*found.heldout})
     found.problems = list(dict.fromkeys(found.problems))
-    found.problems += _unfit(config, [*found.studied, *found.heldout])
+    found.problems += _unfit(config, found.tasks)
     found.problems += _names(config, found.studied, found.heldout)
-    found.notes += _idle_names(config, [*found.studied, *found.heldout])
-    for task in [*found.studied, *found.heldout]:
-        problems, notes = _of_task(task, config, calibrates(task, found.studied, config))
-        found.problems += problems
-        found.notes += notes
+    found.examine(found.tasks, documents)
     return found
 
 
@@ -120,25 +155,6 @@ def _idle_names(config: dict, tasks: list[str]) -> Iterator[str]:
             hint = did_you_mean(name, known).removeprefix(": ")
             remark = f"{name} is neither a model nor a task of this study"
             yield f"figures.names: {remark}{hint and f' ({hint})'}"
-
-
-def _of_task(task: str, config: dict, calibrate: bool) -> tuple[list[str], list[str]]:
-    """What speaks against a task, and what its results have to be read with."""
-    wanted = task_kinds.Wanted(
-        shots=config["shots"],
-        limits=task_kinds.Limits(**config["limits"]),
-        datasets=config["datasets"],
-        calibrate=calibrate,
-        metric=config["metrics"].get(task),
-    )
-    try:
-        yaml = tasks.find(task, config["task_path"])
-        kind = task_kinds.examine(yaml, wanted)
-    except TaskError as error:
-        return str(error).splitlines(), []
-    notes = [*kind.warnings, *task_reads.notes(task_reads.code_of(yaml))]
-    shadowed = filter(None, [tasks.shadowed(task, config["task_path"])])
-    return [], [*shadowed, *(f"{task}: {note}" for note in notes)]
 
 
 # --- levels ---

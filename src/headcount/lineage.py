@@ -201,8 +201,9 @@ class Stale:
 class State:
     """What is there of the artifacts that a study asks for."""
 
-    stale: list[Stale]  # beside what is missing and what follows from either
+    stale: list[Stale]  # beside what follows from it, and from what is missing
     replaced: list[Job]  # jobs of whose outputs an earlier version is what the study asks for
+    missing: list[Job]  # jobs none of whose outputs is there
 
 
 def examine(jobs: Iterable[Job]) -> State:
@@ -211,11 +212,13 @@ def examine(jobs: Iterable[Job]) -> State:
     Earlier versions that the study asks for count as if they were in their places. Nothing is
     written.
     """
-    state = State([], [])
+    state = State([], [], [])
     for job in jobs:
-        if not any(map(os.path.lexists, job.outputs)) or not (problem := job.problem()):
+        if not any(map(os.path.lexists, job.outputs)):
+            state.missing.append(job)
+        elif not (problem := job.problem()):
             continue
-        if earlier := job.earlier():
+        elif earlier := job.earlier():
             job.places.update(earlier)
             state.replaced.append(job)
         else:

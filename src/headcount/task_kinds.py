@@ -55,8 +55,10 @@ class Kind:
     warnings: list[str] = field(default_factory=list)
 
 
-def examine(yaml: str | Path, wanted: Wanted) -> Kind:
+def examine(yaml: str | Path, wanted: Wanted, read: bool = True) -> Kind:
     """What the study can do with the task in `yaml`.
+
+    Its documents are looked into only if `read`.
 
     Raises `TaskError` with what speaks against it, everything that is found, each with its remedy.
     """
@@ -74,9 +76,11 @@ def examine(yaml: str | Path, wanted: Wanted) -> Kind:
     problems += _unknown_keys(config)
     problems += task_functions.problems(config)
     problems += task_data.unknown_splits(config, files) if files else []
-    documents = _told(problems, task_streams.documents, config, wanted.datasets) or {}
+    documents = {}
+    if read:
+        documents = _told(problems, task_streams.documents, config, wanted.datasets) or {}
     counts = _counts(documents, task_data.splits(config), wanted)
-    for split in [split for split in files if not counts.get(split)]:
+    for split in [split for split in files if read and not counts.get(split)]:
         problems += filter(None, [task_data.unreadable(config, files[split])])
     few = {} if config.get("process_docs") else _few(counts, wanted)
     split, beyond, problem = _calibration(config, wanted, few)

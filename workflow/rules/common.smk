@@ -18,24 +18,31 @@ STUDY = f"{HOME}/Snakefile"
 
 
 def checked():
-    """What `headcount check` finds; a study that it speaks against stops here."""
-    study = ", ".join(map(str, workflow.configfiles)) or "the configuration"
+    """What `headcount check` finds but for the documents of tasks; a study with problems stops here."""
     if lines := configuration.problems(config):
         raise WorkflowError(
-            f"In {study} (keys are described in {configuration.SCHEMA}):",
+            f"In {study()} (keys are described in {configuration.SCHEMA}):",
             *(f"  {line}" for line in lines),
         )
     completed = configuration.completed(config)
     # From another directory: beside the file of the study, or the workflow's own.
     homes = [Path(file).resolve().parent for file in workflow.configfiles]
     config.update(configuration.placed(completed, *homes, HOME))
-    found = checks.check(config)
+    found = checks.check(config, documents=False)
+    refuse(found)
+    return found
+
+
+def study():
+    return ", ".join(map(str, workflow.configfiles)) or "the configuration"
+
+
+def refuse(found):
     if found.problems:
         raise WorkflowError(
-            f"{study} cannot be run as it stands:",
+            f"{study()} cannot be run as it stands:",
             *(f"  {line}" for line in found.problems),
         )
-    return found
 
 
 CHECKED = checked()

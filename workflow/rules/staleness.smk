@@ -62,6 +62,11 @@ def described(step, named):
     )
 
 
+def is_wanted(task, split, shots):
+    """Whether the study needs a task's prompts of a split, which its rule could always make."""
+    return split == "evaluation" or CHECKED.wanted(task).calibrate
+
+
 PLACES = {}
 # Where this is a module, the other rules are none of ours.
 MADE = [
@@ -119,6 +124,17 @@ if workflow.is_main_process:
         )
     except OSError as error:
         raise WorkflowError(str(error))
+    # Tasks whose prompts are there were examined as these were rendered.
+    CHECKED.examine(
+        sorted(
+            {
+                one.wildcards["task"]
+                for one in (*(one.job for one in STATE.stale), *STATE.missing)
+                if one.rule == "prepare_task" and is_wanted(**one.wildcards)
+            }
+        )
+    )
+    refuse(CHECKED)
     for damage in filter(None, (one.damage for one in STATE.stale)):
         logger.warning(f"Note: {damage}; it is made again.")
     if file := os.environ.get(reasons.ASKED):
