@@ -76,7 +76,7 @@ def examine(yaml: str | Path, wanted: Wanted, read: bool = True) -> Kind:
     problems += _unknown_keys(config)
     problems += task_functions.problems(config)
     problems += task_data.unknown_splits(config, files) if files else []
-    documents = {}
+    documents: dict[str, Documents] = {}
     if read:
         documents = _told(problems, task_streams.documents, config, wanted.datasets) or {}
     counts = _counts(documents, task_data.splits(config), wanted)
