@@ -205,6 +205,17 @@ def test_artifacts_below_the_users_own_directory(study, monkeypatch, tmp_path):
     assert not (study.directory / "~").exists()
 
 
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+def test_a_study_runs_without_a_cache(study, monkeypatch, variable):
+    """Snakemake itself wants one, which is then temporary."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, "/dev/null/nowhere")
+    figure = study.directory / "artifacts/tiny/tables/retention.parquet"
+    figure.unlink()
+    result = study.run("artifacts/tiny/tables/retention.parquet")
+    assert result.returncode == 0 and figure.exists(), result.stdout
+
+
 def fails(study, target, message):
     """The reason is told, what was there stays, and nothing half-written is added."""
     path = study.directory / target
