@@ -42,8 +42,7 @@ def documents(snakemake) -> Iterator[list[str]]:
     """
     place, unhashed = snakemake.params.place, []
     code, before = task_reads.code_of(place["yaml"]), task_reads.state(place["files"])
-    with temporaries.Directory() as directory, task_reads.watched(code) as opened:
-        os.environ["TMPDIR"] = directory  # where the `datasets` library leaves what it maps
+    with _own_temporaries(), task_reads.watched(code) as opened:
         yield unhashed
     if task_reads.state(before) != before:
         raise TaskError(f"{place['yaml']}: {CHANGED}")
@@ -51,3 +50,18 @@ def documents(snakemake) -> Iterator[list[str]]:
     unhashed += task_reads.unfollowed(opened, code, known)
     for line in unhashed:
         logger.warning("%s: %s", snakemake.wildcards.task, line)
+
+
+@contextmanager
+def _own_temporaries() -> Iterator[None]:
+    """Have the `datasets` library leave what it maps in a directory that goes at the end."""
+    before = os.environ.get("TMPDIR")
+    with temporaries.Directory() as directory:
+        os.environ["TMPDIR"] = directory
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -259,6 +260,21 @@ def job(task, tmp_path, monkeypatch):
 class Params(SimpleNamespace):
     def items(self):
         return vars(self).items()
+
+
+@pytest.mark.parametrize("before", [None, "elsewhere"])
+def test_temporary_files_go_to_their_own_directory_only_while_documents_are_read(
+    job, tmp_path, monkeypatch, before
+):
+    scripts, snakemake, _ = job
+    monkeypatch.delenv("TMPDIR")
+    if before:
+        monkeypatch.setenv("TMPDIR", before)
+    with suppress(ZeroDivisionError), scripts.documents(snakemake):
+        own = Path(os.environ["TMPDIR"])
+        assert own.is_dir() and own.name != before
+        raise ZeroDivisionError
+    assert os.environ.get("TMPDIR") == before and not own.exists()
 
 
 EDITS = {
