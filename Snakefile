@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-min_version("9.18.1")
+min_version("9.27")  # what pyproject.toml asks for, which also says up to where
 
 # Another workflow may use this one as a module: it keeps its own settings, display and handlers.
 MODULE = not workflow.modifier.is_main_snakefile()

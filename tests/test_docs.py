@@ -213,6 +213,9 @@ def test_what_the_package_lets_in_was_tried():
         )
     limited = {one.name for one in asked if any(part.operator == "<" for part in one.specifier)}
     assert limited == {"lm-eval", "snakemake", "snakemake-executor-plugin-slurm", "transformers"}
+    [snakemake] = {one.specifier for one in asked if one.name == "snakemake"}
+    [least] = re.findall(r'min_version\("(.+)"\)', (REPOSITORY / "Snakefile").read_text())
+    assert f">={least}" in {str(part) for part in snakemake}
 
 
 def test_the_environments_have_the_same_pins():
