@@ -75,8 +75,8 @@ if MAIN:
 
 
 onstart:
-    if REFUSED:
-        raise WorkflowError(REFUSED)
+    if refused := REFUSED or protected(folders(workflow.dag.needrun_jobs())):
+        raise WorkflowError(refused)
     for warning in CHECKED.notes:
         logger.warning(f"Note: {warning}.")
     # Snakemake's handler waits for a lock that the thread which it interrupts may hold, then for ever.

@@ -60,6 +60,7 @@ def begin(snakemake) -> None:
     global task
     task = described(snakemake)
     locks.take_output(task.directory, task.outputs[0])
+    task.own()
     if not is_forced(snakemake):
         if task.problem() is None:
             sys.exit(0)  # an input was made again, and is what it was

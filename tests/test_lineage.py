@@ -175,6 +175,21 @@ def test_the_directory_can_move(workflow, tmp_path_factory):
     assert moved.run() == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_outputs_of_another_user_become_ones_own(workflow):
+    """Without a change of what they say: a job that fails leaves them."""
+    workflow.run()
+    first, _ = workflow.jobs()
+    [path] = first.outputs
+    before = artifacts.read(path)
+    os.chown(path, 65534, 65534)
+    first.own()
+    assert os.stat(path).st_uid == os.geteuid() and artifacts.read(path) == before
+    os.remove(path)
+    first.own()
+    assert not os.path.exists(path)
+
+
 def test_a_damaged_earlier_version_is_not_taken_back(workflow):
     workflow.run(value=2)
     [earlier] = (workflow.directory / lineage.EARLIER / "b.parquet").rglob("b.png")

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,22 @@ def test_an_output_is_waited_for_and_others_are_not(holder, tmp_path):
     finally:
         third.kill()
         third.wait()
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give a file away"
+)
+@pytest.mark.parametrize("output", ["", "a/b.parquet"])
+def test_a_lock_that_another_user_has_closed_is_told(tmp_path, output):
+    """As a umask of 022 does: a folder that can be written is no use without its lock."""
+    (tmp_path / ".lock").touch(0o600)
+    for path in (tmp_path, tmp_path / ".lock"):
+        os.chown(path, 65534, 65534)
+    tmp_path.chmod(0o777)
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", HOLD]
+    told = subprocess.run([*command, tmp_path, output], capture_output=True, text=True)
+    sentence = rf"\.lock is another user's, .* let that user run `chmod g\+rw {tmp_path}/\.lock`"
+    assert told.returncode and re.search(sentence, told.stderr), told.stderr
 
 
 def test_where_nothing_can_be_written_there_is_no_lock(tmp_path):

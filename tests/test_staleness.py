@@ -7,6 +7,7 @@ then execute. The whole study has 74.
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from subprocess import PIPE, Popen
@@ -303,7 +304,35 @@ def test_what_is_stale_is_seen_whoever_owns_it(study):
         path.chmod(0o644)
     for arguments in ([], ["--dry-run"]):
         result = study.run("artifacts/tiny/figures/cross_task.png", *arguments)
-        assert result.returncode and "Write-protected" in result.stdout  # it is not believed
+        assert result.returncode  # it is not believed
+        assert re.search(r"^Write-protected, .*`chmod -R g\+w artifacts`", result.stdout, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "closed,said",
+    [
+        ("rankings", "Write-protected, most likely by another user: artifacts/tiny/rankings/depth"),
+        ("", "artifacts/.study.json cannot be written: Permission denied"),
+        ("../.earlier", "artifacts/.earlier/.* cannot be written: Permission denied: .* writable"),
+    ],
+)
+def test_a_folder_that_another_user_has_closed_is_told(study, closed, said):
+    """Also where a job fails, whose outputs are another user's: Snakemake puts them back then."""
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("only root can give its files away and its powers up")
+    study.configure(seed=1)
+    artifacts = study.directory / "artifacts"
+    (artifacts / ".earlier").mkdir(exist_ok=True)
+    home = (artifacts / "tiny" / closed).resolve() if closed else artifacts
+    for path in [artifacts, *artifacts.rglob("*")]:
+        of_closed = path == home or (closed and path.is_relative_to(home))
+        path.chmod((0o755 if of_closed else 0o777) if path.is_dir() else 0o666)
+        os.chown(path, 65534, 65534)
+    study.powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    result = study.run(RANDOM)
+    assert result.returncode and re.search(said, result.stdout), result.stdout
+    assert "Traceback" not in result.stdout
 
 
 @pytest.mark.slow

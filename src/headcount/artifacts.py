@@ -229,16 +229,26 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` on success and goes on failure.
 
     On success both the file and its name are on the disk, whatever happens next. Raises `OSError`
-    with the remedy when there is no room for it, or no right to write.
+    as `has_place` does.
     """
     path = Path(path)
-    try:
+    with has_place(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporaries.file(path) as temporary:
             yield temporary
             temporaries.flush(temporary)
             temporary.replace(path)
             temporaries.flush(path.parent)
+
+
+@contextmanager
+def has_place(path: Path) -> Iterator[None]:
+    """Inside, `path` is written.
+
+    Raises `OSError` with the remedy when there is no room for it, or no right to write.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in NO_PLACE:
             raise

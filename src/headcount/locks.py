@@ -24,14 +24,29 @@ MOMENT = 5  # seconds that a dry run takes to look at the artifacts
 _files: dict[str, int] = {}
 
 
+class ClosedError(OSError):
+    """The file of the locks is another user's, who lets nobody else write it."""
+
+    def __init__(self, path: Path):
+        super().__init__(
+            f"{path} is another user's, who lets nobody else write it: let that user run "
+            f"`chmod g+rw {path}`, and `umask 002` before the next study, or let `artifacts` "
+            "name another folder"
+        )
+
+
 def take(directory: str | Path) -> str | None:
     """Become the one Snakemake that writes in `directory`; else who is, in words.
 
     Whoever only looks is waited for a moment. The lock is kept until the process ends. Where
     nothing can be written nobody needs one.
+
+    Raises `ClosedError` where all can be written but the lock.
     """
     try:
         file = _file(directory)
+    except ClosedError:
+        raise
     except OSError:
         return None
     until = time.monotonic() + MOMENT
@@ -63,7 +78,12 @@ def _file(directory: str | Path) -> int:
     path = Path(directory).resolve() / NAME
     if str(path) not in _files:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _files[str(path)] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            _files[str(path)] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except PermissionError as error:
+            if os.access(path.parent, os.W_OK):
+                raise ClosedError(path) from error
+            raise
         _hide(_files[str(path)])
     return _files[str(path)]
 

@@ -96,7 +96,32 @@ def explained(exception):
     """What an exception of Snakemake comes from, by its name; None where Snakemake says it well."""
     if exception == "MissingRuleException":
         return not_made(workflow.dag_settings.targets)
-    return REFUSED if exception == "ProtectedOutputException" else None
+    if exception == "ProtectedOutputException":
+        return REFUSED or protected(remade())
+    return None
+
+
+def protected(paths):
+    """What to say of those that are there and this user may not write; None if there are none."""
+    found = sorted(
+        path for path in paths if os.path.exists(path) and not os.access(path, os.W_OK)
+    )
+    if not found:
+        return None
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if found[3:] else "")
+    return (
+        f"Write-protected, most likely by another user: {shown}. "
+        f"Let that user run `chmod -R g+w {config['artifacts']}`, and `umask 002` before the next "
+        "study, or let `artifacts` name another folder"
+    )
+
+
+def folders(jobs):
+    """The folders, as far as they are there, that jobs of Snakemake write in."""
+    parents = {Path(file).parent for one in jobs for file in (*one.output, *one.log)}
+    while missing := {folder for folder in parents if not folder.exists()}:
+        parents = parents - missing | {folder.parent for folder in missing}
+    return map(str, parents)
 
 
 def closest(target, known):
