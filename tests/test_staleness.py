@@ -305,7 +305,7 @@ def test_what_is_stale_is_seen_whoever_owns_it(study):
     for arguments in ([], ["--dry-run"]):
         result = study.run("artifacts/tiny/figures/cross_task.png", *arguments)
         assert result.returncode  # it is not believed
-        assert re.search(r"^Write-protected, .*`chmod -R g\+w artifacts`", result.stdout, re.M)
+        assert re.search(r"^Write-protected, .*`chmod -R g\+rwX artifacts`", result.stdout, re.M)
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def protected(paths):
     shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if found[3:] else "")
     return (
         f"Write-protected, most likely by another user: {shown}. "
-        f"Let that user run `chmod -R g+w {config['artifacts']}`, and `umask 002` before the next "
+        f"Let that user run `chmod -R g+rwX {config['artifacts']}`, and `umask 002` before the next "
         "study, or let `artifacts` name another folder"
     )
 
