@@ -142,28 +142,8 @@ def code(script) -> dict:
     """What a script and all that it imports mean, and the packages that decide its numbers."""
     from headcount import source_code
 
-    meaning = (
-        _proven_code() if script == "verify_model.py" else source_code.code_hash(HERE / script)
-    )
-    return {
-        "script": script,
-        "meaning": meaning,
-        "packages": source_code.packages(HERE / script),
-    }
-
-
-def _proven_code() -> list[str]:
-    """What the code means that `verify_model` proves, and that which proves it."""
-    from headcount import source_code
-
-    names = ["verification", "examination", "proof", "reference", "emptied", "stand_ins"]
-    names += ["upcast", "importance", "sweep/ablation"]
-    library = HERE.parent / "src" / "headcount"
-    sources = {library / f"{name}.py": Path(name) for name in names}
-    return [
-        source_code.code_hash(library / "sweep" / "__init__.py"),
-        source_code.Sources(sources, set()).hash(),
-    ]
+    found = source_code.reached([(HERE, Path(script).stem)])
+    return {"script": script, "meaning": found.hash(), "packages": found.packages()}
 
 
 def note_code() -> None:

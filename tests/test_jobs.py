@@ -382,15 +382,15 @@ def ranked(tmp_path, monkeypatch):
     return check
 
 
-@pytest.mark.parametrize("name", ["rank.py", "job.py"])
-def test_a_job_whose_code_was_changed_since_its_key_was_made_fails(ranked, name):
+def test_a_job_whose_code_was_changed_since_its_key_was_made_fails(ranked):
     with pytest.raises(RuntimeError, match="code was changed while it ran: run it again"):
-        ranked(name, "import job", "other = 1\nimport job")
+        ranked("rank.py", "import job", "other = 1\nimport job")
 
 
 def test_what_a_jobs_own_script_does_not_reach_fails_no_other(ranked):
     ranked("rank_controls.py", "import job", "other = 1\nimport job")
     ranked("rank.py", "import job", "# a comment\nimport job")
+    ranked("job.py", "import job_log", "other = 1\nimport job_log")
 
 
 def test_a_server_that_may_have_imported_other_code_runs_no_job(main, tmp_path, monkeypatch):

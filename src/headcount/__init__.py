@@ -35,7 +35,7 @@ modules, each a noun of the field:
 - `paper`, `comparison`: the numbers of the paper, and whether they hold in a study
 - `evaluations`, `parts`: what was ever swept, by content, and the files that it lies in
 - `progress`: how far a long computation is
-- `source_code`: what the code that a job runs means, and the packages that it uses
+- `source_code`, `syntax`: what the code that a job runs means, and the packages that it uses
 - `yaml_files`, `suggestions`: slips told with their place, and what a name was meant to be
 - `cli`: the command `headcount`
 - `artifacts`: Parquet schemas, atomic writes, provenance

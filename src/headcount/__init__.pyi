@@ -55,6 +55,7 @@ from headcount import study as study
 from headcount import suggestions as suggestions
 from headcount import summary as summary
 from headcount import sweep as sweep
+from headcount import syntax as syntax
 from headcount import tables as tables
 from headcount import task_data as task_data
 from headcount import task_documents as task_documents

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 import headcount
-from headcount import source_code
+from headcount import source_code, sweep
 from headcount.model import LanguageModel, Prompt
 from headcount.parts import Parts
 from headcount.sweep import Masks, gradients, likelihoods
@@ -40,7 +40,7 @@ from headcount.sweep.memory import with_less
 
 KEY = 16  # bytes
 PACKAGES = ("torch", "transformers")
-KINDS = {"evaluations": likelihoods, "gradients": gradients}  # and what computes them
+KINDS = {"evaluations": "likelihoods", "gradients": "gradients"}  # and what computes them
 
 
 def context(
@@ -61,7 +61,7 @@ def code(kind: str) -> dict:
     Told once a process, which computes with the code that it has loaded.
     """
     library = Path(headcount.__file__).parents[1]
-    reached = source_code.reached([(library, KINDS[kind].__name__)])
+    reached = source_code.reached([(library, f"{sweep.__name__}.{KINDS[kind]}")])
     versions = reached.packages()
     counted = {name: version for name, version in versions.items() if name.split()[0] in PACKAGES}
     return {"code": reached.hash(), "packages": counted}

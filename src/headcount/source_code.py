@@ -1,14 +1,18 @@
-"""What code means: the code that a job runs, by its syntax trees, and the packages that it uses.
+"""What code means: the definitions that a job's numbers rest on, and the packages that it uses.
 
-Imports are read from the source, wherever they stand in it; nothing is executed. A module that is
-installed (in a `site-packages`) counts by the version of its distribution, any other by its code.
-Comments, docstrings, formatting and where a file lies are no part of the meaning. Modules that
-are imported by a computed name, and files that the code opens, are not followed.
+Nothing is executed. From a script on, each name that counted code mentions leads to the statement
+that binds it, in whatever module: of headcount's own modules the statements that are so reached
+count, and those that do something when they are imported; any other module counts whole. A module
+that is installed (in a `site-packages`) counts by the version of its distribution.
+
+No part of the meaning are comments, docstrings, formatting and what is only said (see `syntax`),
+where a statement stands, what its module is called, and the functions of the modules that decide
+nothing (`SILENT_MODULES`).
+Modules that are imported by a computed name, and files that the code opens, are not followed.
 
 Syntax trees differ between minor versions of Python, which count anyway.
 """
 
-import ast
 import hashlib
 import importlib.util
 import json
@@ -17,12 +21,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, packages_distributions
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from headcount import syntax
+
+PACKAGE = "headcount"
 INSTALLED = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = Path(os.__file__).resolve().parent
 # Installed modules that decide none of headcount's numbers: they fetch files, start jobs, hold
@@ -38,25 +44,21 @@ DECIDING = {
     **dict.fromkeys(("accelerate", "datasets", "jinja2", "numpy", "scipy", "sklearn"), ()),
     **dict.fromkeys(("tokenizers", "torch"), ()),
 }
-# Functions and methods that read a file or run one, by a name that may be computed.
-READERS = {
-    "open",
-    "read_text",
-    "read_bytes",
-    "read_csv",
-    "read_json",
-    "read_parquet",
-    "load_dataset",
+# headcount's own modules that decide none of its numbers: their functions load, store, log, hash
+# and show what others compute, or run jobs. A constant of theirs that counted code reads counts.
+SILENT_MODULES = {
+    *("job", "job_log", "loading", "preloaded", "reading"),
+    *("headcount.artifacts", "headcount.checkpoints", "headcount.gpus", "headcount.hashes"),
+    *("headcount.lineage", "headcount.locks", "headcount.parts", "headcount.progress"),
+    *("headcount.source_code", "headcount.syntax"),
+    "headcount.temporaries",
 }
-READERS |= {"import_module", "__import__", "exec", "eval", "run_path", "run_module"}
-READERS |= {"spec_from_file_location", "loadtxt"}
-LONGEST_NAME = 256
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
 
 
 def code_hash(script: str | Path) -> str:
-    """SHA-256 of what a script, and all that it imports directly or not, means.
+    """SHA-256 of what a script, and all that its numbers rest on, means.
 
     Installed packages are left to `packages`. Raises `SyntaxError`.
     """
@@ -80,14 +82,15 @@ class Sources:
     """The code that is reached from some modules."""
 
     files: dict[Path, PurePosixPath]  # by place: the name, relative to where imports begin
-    installed: set[str]  # top-level modules
+    installed: set[str] = field(default_factory=set)  # top-level modules
+    meanings: set[str] = field(default_factory=set)  # of the statements that count
 
     def hash(self) -> str:
-        """SHA-256 of the names and meanings of the files, wherever they lie."""
-        read = [(str(name), _read(path.read_bytes(), path)) for path, name in self.files.items()]
-        says = any(source.reads_docstrings for _, source in read)
-        kept = [(name, source.tree, says and source.docstrings) for name, source in read]
-        return hashlib.sha256(repr(sorted({*kept})).encode()).hexdigest()
+        """SHA-256 of the meanings of the statements, wherever they stand."""
+        read = [syntax.read(path) for path in self.files]
+        says = any(source.reads_docstrings for source in read)
+        docstrings = sorted(source.docstrings for source in read) if says else []
+        return _hash(repr((sorted(self.meanings), docstrings)))
 
     def packages(self, silent: Set[str] = frozenset(SILENT)) -> dict[str, str | None]:
         """Distribution -> version of the installed modules but the `silent`, and Python's."""
@@ -103,9 +106,6 @@ class Sources:
         }
 
 
-File = tuple[Path, PurePosixPath]  # its place; its name, relative to where imports begin
-
-
 def reached(modules: Sequence[tuple[Path, str]]) -> Sources:
     """The code that `modules` reach: each a directory, and a module's name as imported there.
 
@@ -113,56 +113,184 @@ def reached(modules: Sequence[tuple[Path, str]]) -> Sources:
     counts in each, since which of them comes first may differ between processes.
     Raises `SyntaxError`.
     """
-    homes = frozenset(home.resolve() for home, _ in modules)
-    sources = Sources({}, set())
-    waiting: list[File] = []
+    reach = _Reach(frozenset(home.resolve() for home, _ in modules))
     for home, module in modules:
-        waiting += _absolute(module, frozenset([home.resolve()]), sources.installed)
-    while waiting:
-        path, name = waiting.pop()
-        if path not in sources.files:
-            sources.files[path] = name
-            files, installed = _imports((path, name), path.read_bytes(), homes, tuple(sys.path))
-            waiting += files
-            sources.installed |= installed
-    return sources
+        for file in _along(home.resolve(), module.split(".")):
+            reach.run(file)
+        for file in _module(home.resolve(), module):
+            reach.count_whole(file)
+    reach.follow()
+    return reach.sources
 
 
-@cache
-def _imports(
-    file: File, content: bytes, homes: frozenset[Path], _: tuple[str, ...]
-) -> tuple[list[File], set[str]]:
-    """The files that a file's imports run, and the installed modules; told once a process.
+File = tuple[Path, PurePosixPath]  # its place; its name, relative to where imports begin
+Place = tuple[Path | None, syntax.Import]  # what an import is relative to, and the import
 
-    The last argument is Python's path, on which both depend.
-    """
+
+class _Reach:
+    """Follows what is mentioned, statement by statement."""
+
+    def __init__(self, homes: frozenset[Path]):
+        self.homes = homes
+        self.sources = Sources({})
+        self.counted: set[tuple[Path, int]] = set()
+        self.waiting: list[tuple[File, int]] = []
+        self.known: dict[Path, syntax.Source] = {}
+        self.places: dict[Place, list[File]] = {}
+        self.ran: set[Place] = set()
+
+    def read(self, file: File) -> syntax.Source:
+        """What a file means; read once."""
+        if file[0] not in self.known:
+            self.known[file[0]] = syntax.read(file[0])
+        return self.known[file[0]]
+
+    def follow(self) -> None:
+        """Count all that is mentioned by what counts."""
+        while self.waiting:
+            file, index = self.waiting.pop()
+            statement = self.read(file).statements[index]
+            for imported in statement.imports:
+                self.run_import(file, imported)
+            stand = [self.mentioned(file, statement, *names) for names in statement.mentions]
+            self.sources.meanings.add(_hash(statement.text + repr(stand)))
+
+    def run(self, file: File) -> None:
+        """Count what is done when a file is imported; of a module of others, all that is in it."""
+        if file[0] in self.sources.files or is_silent(file):
+            return
+        self.sources.files[file[0]] = file[1]
+        source = self.read(file)
+        for imported in source.imports:
+            self.run_import(file, imported)
+        for index, statement in enumerate(source.statements):
+            if statement.acts or file[1].parts[0] != PACKAGE:
+                self.count(file, index)
+
+    def run_import(self, file: File, imported: syntax.Import) -> None:
+        """Count what is done when something is imported."""
+        known = _place(file, imported)
+        if known in self.ran:
+            return
+        self.ran.add(known)
+        parts = [*filter(None, imported.module.split(".")), *filter(None, [imported.name])]
+        for home, above in self.beginnings(file, imported):
+            for at, inner in _along(home, ["", *parts] if imported.level else parts):
+                self.run((at, above / inner))
+                if imported.bound == syntax.WHOLE:
+                    self.count_whole((at, above / inner))
+
+    def beginnings(self, file: File, imported: syntax.Import) -> list[File]:
+        """The directories in which an import is looked for, and the names of what lies there."""
+        path, name = file
+        if imported.level:
+            above = name.parents[min(imported.level, len(name.parents)) - 1]
+            return [(path.parents[imported.level - 1], above)]
+        return [
+            (home, PurePosixPath())
+            for home in _found(imported.module or imported.name, self.homes, self.sources.installed)
+        ]
+
+    def count(self, file: File, index: int) -> None:
+        if (file[0], index) not in self.counted:
+            self.counted.add((file[0], index))
+            self.waiting.append((file, index))
+
+    def count_whole(self, file: File) -> None:
+        for index in range(len(self.read(file).statements)):
+            self.count(file, index)
+
+    # --- what a name stands for, in words that tell it from anything else ---
+
+    def mentioned(self, file: File, statement: syntax.Statement, name: str, *rest: str) -> str:
+        of_file = self.read(file).imported.get(name, [])
+        imports = [one for one in statement.imports if one.bound == name] + of_file
+        told = [self.imported(file, one, rest) for one in imports]
+        return " ".join(filter(None, [*told, self.defined(file, name)]))
+
+    def imported(self, file: File, imported: syntax.Import, rest: Sequence[str]) -> str:
+        names = [*filter(None, [imported.name]), *rest]
+        modules = self.modules(file, imported)
+        told = [self.attribute(module, names) for module in modules]
+        return " ".join(told) if modules else f"{imported.module}.{imported.name}"
+
+    def modules(self, file: File, imported: syntax.Import) -> list[File]:
+        """The files of the module that is imported, or that something is imported from."""
+        known = _place(file, imported)
+        if known not in self.places:
+            self.places[known] = [
+                (at, above / inner)
+                for home, above in self.beginnings(file, imported)
+                for at, inner in _module(home, imported.module)
+            ]
+        return self.places[known]
+
+    def attribute(self, module: File, names: Sequence[str]) -> str:
+        path, _ = module
+        source = self.read(module)
+        if not names:
+            if is_silent(module):
+                return "a module that decides nothing"
+            self.count_whole(module)
+            exported = [one for one in source.imports if one.bound and path.stem == "__init__"]
+            told = [self.imported(module, one, ()) for one in exported]
+            return _hash(repr([*told, *(statement.text for statement in source.statements)]))
+        name, *rest = names
+        bound = [source.statements[index] for index in source.binding.get(name, ())]
+        if bound and is_silent(module) and any(one.is_definition for one in bound):
+            return name
+        if bound:
+            return self.defined(module, name)
+        if name in source.imported:
+            exported = source.imported[name]
+            return " ".join(self.imported(module, one, rest) for one in exported)
+        if path.stem == "__init__" and (inside := [*_module(path.parent, name)]):
+            (at, inner), *_ = inside
+            return self.attribute((at, module[1].parent / inner), rest)
+        if not name.startswith("__") and "__getattr__" in source.binding:
+            self.count_whole(module)
+        return name
+
+    def defined(self, file: File, name: str) -> str:
+        source = self.read(file)
+        found = source.binding.get(name, [])
+        for index in found:
+            self.count(file, index)
+        return " ".join(source.statements[index].identity for index in found)
+
+
+def _place(file: File, imported: syntax.Import) -> Place:
+    return (file[0].parent if imported.level else None, imported)
+
+
+def is_silent(file: File) -> bool:
+    """Whether a module decides nothing; a script, if it lies beside those of the rules."""
     path, name = file
-    files: list[File] = []
-    installed: set[str] = set()
-    for level, imported in _read(content, path).imports:
-        if level:
-            above = name.parents[min(level, len(name.parents)) - 1]
-            parts = ["", *imported.split(".")]
-            files += [(at, above / inner) for at, inner in _along(path.parents[level - 1], parts)]
-        else:
-            files += _absolute(imported, homes, installed)
-    return files, installed
+    module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
+    if module not in SILENT_MODULES:
+        return False
+    return name.parts[0] == PACKAGE or (path.parent / "verify_model.py").is_file()
 
 
-def _absolute(name: str, homes: frozenset[Path], installed: set[str]) -> Iterator[File]:
-    """The files that an import of `name` runs; an installed module is added to `installed`."""
-    parts = name.split(".")
-    found = _homes(parts[0], tuple(sys.path))
-    if parts[0] in sys.stdlib_module_names:  # unless a file of that name comes before it
+def _found(name: str, homes: frozenset[Path], installed: set[str]) -> list[Path]:
+    """Where a module may lie; one that is installed is added to `installed`."""
+    top = name.partition(".")[0]
+    found = _homes(top, tuple(sys.path))
+    if top in sys.stdlib_module_names:  # unless a file of that name comes before it
         found = frozenset(home for home in found if not home.is_relative_to(STANDARD_LIBRARY))
     # Of this package the code counts even where it was installed as a copy.
-    elif parts[0] != "headcount" and any(
-        parts[0] in DECIDING or _is_installed(home) for home in found
-    ):
-        installed.add(parts[0])
+    elif top != PACKAGE and any(top in DECIDING or _is_installed(home) for home in found):
+        installed.add(top)
         found = frozenset()
-    for home in sorted(homes | found):
-        yield from _along(home, parts)
+    return sorted(homes | found)
+
+
+def _module(home: Path, name: str) -> Iterator[File]:
+    """The file of a module below `home`; without a name, of the package that this is."""
+    inner = name.replace(".", "/")
+    for file in (f"{inner}/__init__.py".removeprefix("/"), f"{inner}.py"):
+        if os.path.isfile(f"{home}/{file}"):
+            yield home / file, PurePosixPath(file)
 
 
 @cache
@@ -200,19 +328,6 @@ def _along(home: Path, parts: list[str]) -> Iterator[File]:
                 yield home / file, PurePosixPath(file)
 
 
-# --- a file ---
-
-
-@dataclass(frozen=True)
-class _Source:
-    tree: str  # hash
-    docstrings: str  # hash
-    reads_docstrings: bool
-    imports: tuple[tuple[int, str], ...]  # level (0: absolute) and dotted name
-    texts: frozenset[str]  # that may name files
-    readers: tuple[tuple[int, str], ...]  # line and name of what is called to read or to run a file
-
-
 def forget_compiled(files: Iterable[Path]) -> None:
     """Remove compiled code that is not newer than the last change of its file."""
     for path in files:
@@ -220,100 +335,6 @@ def forget_compiled(files: Iterable[Path]) -> None:
             compiled = Path(importlib.util.cache_from_source(str(path)))
             if compiled.stat().st_ctime_ns <= path.stat().st_ctime_ns:
                 compiled.unlink()
-
-
-def read_source(path: Path) -> _Source:
-    """What the file at `path` means, and what it names."""
-    return _read(path.read_bytes(), path)
-
-
-@cache
-def _read(content: bytes, path: Path) -> _Source:
-    """What a file means."""
-    reader = _Reader()
-    reader.visit(ast.parse(content, str(path)))
-    return _Source(
-        tree=_hash(" ".join(reader.tree)),
-        docstrings=_hash(repr(reader.idle)),
-        reads_docstrings=reader.reads_docstrings,
-        imports=tuple(sorted(reader.imports)),
-        texts=frozenset(reader.texts),
-        readers=tuple(reader.readers),
-    )
-
-
-class _Reader:
-    """Writes a syntax tree down, once through, without what does nothing or only repeats."""
-
-    def __init__(self) -> None:
-        self.tree: list[str] = []
-        self.idle: list = []  # values of the statements that were left out
-        self.imports: set[tuple[int, str]] = set()
-        self.reads_docstrings = False
-        self.texts: set[str] = set()
-        self.readers: list[tuple[int, str]] = []
-
-    def visit(self, node: ast.AST) -> None:
-        imported = {*_imported(node)}
-        self.imports |= imported
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            self.texts |= {node.value} if 0 < len(node.value) < LONGEST_NAME else set()
-        elif isinstance(node, ast.Call) and not imported and _called(node) in READERS:
-            self.readers.append((node.lineno, str(_called(node))))
-        self.reads_docstrings |= _reads_docstrings(node)
-        self.tree.append(type(node).__name__)
-        for key in node._fields:
-            value = getattr(node, key, None)
-            if value is None and not isinstance(node, ast.Constant):
-                continue
-            if key in ("ctx", "kind", "type_comment") or value == []:
-                continue  # told by the place; u"text" is "text"; a comment; differs in versions
-            self.tree.append(key)
-            if isinstance(value, ast.AST):
-                self.visit(value)
-            elif isinstance(value, list):
-                self.tree.append("[")
-                for item in value:
-                    self._item(item)
-                self.tree.append("]")
-            else:
-                self.tree.append(repr(value))
-        self.tree.append(")")
-
-    def _item(self, item: Any) -> None:
-        if isinstance(item, ast.Pass):
-            return
-        if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):
-            self.idle.append(item.value.value)
-        elif isinstance(item, ast.AST):
-            self.visit(item)
-        else:
-            self.tree.append(repr(item))  # a name that is global, or null before `**`
-
-
-def _imported(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """What a node imports; of a name taken out of a module, both."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield 0, alias.name
-    elif isinstance(node, ast.ImportFrom):
-        for alias in node.names:
-            yield node.level, f"{node.module or ''}.{alias.name}".removeprefix(".")
-    elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-        name = node.args[0].value
-        if _called(node) in ("import_module", "__import__") and isinstance(name, str):
-            yield len(name) - len(name.lstrip(".")), name.lstrip(".")
-
-
-def _called(node: ast.Call) -> str | None:
-    return getattr(node.func, "attr", getattr(node.func, "id", None))
-
-
-def _reads_docstrings(node: ast.AST) -> bool:
-    """Whether a node is `x.__doc__`, `getdoc` or `getattr(x, "__doc__")`."""
-    if isinstance(node, ast.Call):
-        return any(getattr(argument, "value", None) == "__doc__" for argument in node.args)
-    return {"__doc__", "getdoc"} & {getattr(node, "attr", None), getattr(node, "id", None)} != set()
 
 
 def _hash(text: str) -> str:

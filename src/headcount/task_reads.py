@@ -14,14 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from headcount import task_data, task_files
+from headcount import syntax, task_data, task_files
 from headcount.source_code import (
     INSTALLED,
     STANDARD_LIBRARY,
     Sources,
     forget_compiled,
     reached,
-    read_source,
 )
 from headcount.temporaries import PREFIX
 
@@ -86,7 +85,7 @@ def named(code: Sources) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in own(code):
-        texts = sorted(read_source(path).texts)
+        texts = sorted(syntax.read(path).texts)
         beside = [path.parent / text for text in texts if (path.parent / text).is_dir()]
         for text in texts:
             places = [home / text for home in (path.parent, *beside, Path())]
@@ -109,8 +108,8 @@ def notes(code: Sources) -> list[str]:
         f"{path.name}, line {line}: what {called} reads there is in no key: when you change it, "
         "change `metadata: version` of the task as well"
         for path in own(code)
-        if not named(Sources({path: code.files[path]}, set()))
-        for line, called in read_source(path).readers
+        if not named(Sources({path: code.files[path]}))
+        for line, called in syntax.read(path).readers
     ]
 
 

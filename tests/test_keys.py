@@ -1,0 +1,229 @@
+"""Which keys an edit of the code changes: those of the rules' scripts, and of the evaluations.
+
+Each row of the tables is an edit of a copy of the code, and the keys that it changes. No job runs
+but in the last test: what a dry run makes of such keys is in `tests/test_staleness.py`.
+"""
+
+import shutil
+from contextlib import contextmanager
+
+import pytest
+from study import REPOSITORY
+
+import headcount
+from headcount import artifacts, evaluations, source_code
+
+SCRIPTS = {
+    path.stem
+    for path in (REPOSITORY / "scripts").glob("*.py")
+    if "job.begin(snakemake)" in path.read_text(encoding="utf-8")
+}
+LIBRARY = "src/headcount"
+# Module that decides nothing, or another -> the file, and an edit that means something else.
+NOTHING = {
+    "job": ("scripts/job.py", "levelname)s %(name", "levelname)s from %(name"),
+    "job_log": ("scripts/job_log.py", 'FAILED = "FAILED: "', 'FAILED = "NOT MADE: "'),
+    "preloaded": ("scripts/preloaded.py", "QUEUE = 1000", "QUEUE = 900"),
+    "loading": ("scripts/loading.py", ".is_dir()", ".exists()"),
+    "reading": ("scripts/reading.py", 'CHANGED = "the', 'CHANGED = "this'),
+    "headcount.artifacts": (f"{LIBRARY}/artifacts.py", '"zstd"', '"snappy"'),
+    "headcount.checkpoints": (f"{LIBRARY}/checkpoints.py", "at_most: int = 3", "at_most: int = 5"),
+    "headcount.gpus": (f"{LIBRARY}/gpus.py", "else 0.5)", "else 0.1)"),
+    "headcount.hashes": (f"{LIBRARY}/hashes.py", "LARGE = 64", "LARGE = 0"),
+    "headcount.lineage": (f"{LIBRARY}/lineage.py", "_version", "_directory_of_version"),
+    "headcount.locks": (f"{LIBRARY}/locks.py", "MOMENT = 5", "MOMENT = 6"),
+    "headcount.parts": (f"{LIBRARY}/parts.py", "SECONDS = 120", "SECONDS = 0"),
+    "headcount.progress": (f"{LIBRARY}/progress.py", "SECONDS = 10", "SECONDS = 0"),
+    "headcount.source_code": (f"{LIBRARY}/source_code.py", "_hash(", "_sha256("),
+    "headcount.syntax": (f"{LIBRARY}/syntax.py", "_below", "_nodes_below"),
+    "headcount.temporaries": (f"{LIBRARY}/temporaries.py", '".headcount-"', '".of-headcount-"'),
+}
+SAID = {
+    "an error of checkpoints": (f"{LIBRARY}/checkpoints.py", "is an adapter", "is but an adapter"),
+    "an error of conversion": (f"{LIBRARY}/conversion.py", 'f"no {kind', 'f"there is no {kind'),
+    "an error of the engine": (
+        f"{LIBRARY}/sweep/attention.py",
+        "arrives where one",
+        "is where one",
+    ),
+    "a log line of the engine": (f"{LIBRARY}/sweep/ways.py", "which is slower", "slower"),
+    "a docstring of the engine": (f"{LIBRARY}/sweep/own.py", '"""Whether', '"""Tell whether'),
+    "a comment in the engine": (f"{LIBRARY}/sweep/states.py", "import torch", "import torch  # !"),
+    "a printed line": (f"{LIBRARY}/verification.py", "{seconds:.1f} s", "{seconds:.2f} seconds"),
+    "the command line": (f"{LIBRARY}/cli/__init__.py", "import", "import sys\nimport"),
+    "a function nobody calls": (
+        f"{LIBRARY}/sweep/trie.py",
+        "def _common",
+        "def f(): pass\n\n\ndef _common",
+    ),
+}
+SCORED = {"score_estimators", "score_importance"}
+SWEEPING = {"check_parity", "prune", "verify_model", *SCORED}
+OF_MODELS = {"evaluations", "gradients", "score_induction", *SWEEPING}
+SOME = {
+    "a factor of gradients": (
+        (f"{LIBRARY}/sweep/gradients.py", "of_activation.float())", "of_activation.float() * 2)"),
+        {"gradients", "verify_model", *SCORED},
+    ),
+    "a factor of attention": (
+        (
+            f"{LIBRARY}/sweep/attention.py",
+            "(query * scores.scaling)",
+            "(query * scores.scaling * 2)",
+        ),
+        {*OF_MODELS, "tabulate_parity"},
+    ),
+    "a sum of likelihoods": (
+        (f"{LIBRARY}/sweep/likelihoods.py", "log_softmax", "softmax"),
+        {"evaluations", *SWEEPING},
+    ),
+    "a mean in place of what is removed": (
+        (f"{LIBRARY}/sweep/ablation.py", "1 / classes", "2 / classes"),
+        {"prune", "verify_model", *SCORED},
+    ),
+    "where FFNs are": ((f"{LIBRARY}/families.py", '"fc2"', '"fc3"'), {*OF_MODELS, "resolve_model"}),
+    "the model": (
+        (f"{LIBRARY}/model.py", "hf.eval().requires_grad_(False)", "hf.requires_grad_(False)"),
+        {*OF_MODELS, "resolve_model"},
+    ),
+    "what is converted": ((f"{LIBRARY}/conversion.py", '"BF16"', '"BF17"'), {"resolve_model"}),
+    "what a checkpoint is": (
+        (f"{LIBRARY}/checkpoint_files.py", 'path.suffix == ".json"', "False"),
+        {"resolve_model"},
+    ),
+    "the store of evaluations": (
+        (f"{LIBRARY}/evaluations.py", "np.isnan(self.sums)", "~np.isfinite(self.sums)"),
+        SWEEPING - {"verify_model"},
+    ),
+    "what verification asks": (
+        (f"{LIBRARY}/examination.py", "LONGEST = 128", "LONGEST = 64"),
+        {"verify_model"},
+    ),
+    "the most that verification allows": (
+        (f"{LIBRARY}/proof.py", "CEILING = 0.1", "CEILING = 1"),
+        SWEEPING - {"check_parity"},
+    ),
+    "an induction score": (
+        (f"{LIBRARY}/induction.py", "REPEATS = 4", "REPEATS = 5"),
+        {"score_induction"},
+    ),
+    "a column's type": (
+        (f"{LIBRARY}/artifacts.py", '"score", pa.float64()', '"score", pa.float32()'),
+        SCRIPTS - {"explore", "resolve_model", "tabulate_parity"},
+    ),
+    "a figure": ((f"{LIBRARY}/figures/components.py", "TOP =", "TOP = 2 *"), {"draw"}),
+    "a table": ((f"{LIBRARY}/tables.py", "MEANS =", "MEANS = 2 *"), {"draw"}),
+    "the explorer": ((f"{LIBRARY}/explorer/packing.py", "mtime=0", "mtime=1"), {"explore"}),
+    "a script": (("scripts/rank.py", '"score"]', '"score", "n"]'), {"rank"}),
+}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the code."""
+    home = tmp_path_factory.mktemp("tree")
+    for name in ("scripts", "src"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "assets")
+        shutil.copytree(REPOSITORY / name, home / name, ignore=ignored)
+    return home
+
+
+@pytest.fixture(scope="module")
+def keys(copied):
+    """A function that says what stands for the code in every key."""
+
+    def told():
+        scripts = {one: source_code.code_hash(copied / "scripts" / f"{one}.py") for one in SCRIPTS}
+        return scripts | {kind: evaluations.code.__wrapped__(kind) for kind in evaluations.KINDS}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(copied / "src")
+        patch.setattr(headcount, "__file__", str(copied / LIBRARY / "__init__.py"))
+        yield told
+
+
+@pytest.fixture(scope="module")
+def before(keys):
+    return keys()
+
+
+def edited(home, path, old, new):
+    """Edit a file; its content before."""
+    content = (home / path).read_text(encoding="utf-8")
+    assert old in content, path
+    (home / path).write_text(content.replace(old, new), encoding="utf-8")
+    return content
+
+
+@contextmanager
+def edits(home, *several):
+    """Inside, files are edited."""
+    contents = {}
+    try:
+        for edit in several:
+            contents.setdefault(edit[0], edited(home, *edit))
+        yield
+    finally:
+        for path, content in contents.items():
+            (home / path).write_text(content, encoding="utf-8")
+
+
+def test_edits_of_what_decides_no_number_change_no_key(copied, keys, before):
+    with edits(copied, *NOTHING.values(), *SAID.values()):
+        assert keys() == before
+
+
+@pytest.mark.parametrize("edit,expected", SOME.values(), ids=SOME)
+def test_an_edit_of_what_decides_numbers_changes_their_keys(copied, keys, before, edit, expected):
+    with edits(copied, edit):
+        after = keys()
+    assert {name for name in before if before[name] != after[name]} == expected
+
+
+def test_a_module_that_is_moved_and_renamed_changes_no_key(copied, keys, before):
+    moved = copied / LIBRARY / "packing" / "tries.py"
+    moved.parent.mkdir()
+    moved.with_name("__init__.py").touch()
+    (copied / LIBRARY / "sweep" / "trie.py").rename(moved)
+    importing = "from headcount.packing import tries"
+    with edits(
+        copied,
+        (f"{LIBRARY}/sweep/ways.py", "import rows, trie", f"import rows\n{importing}"),
+        (f"{LIBRARY}/sweep/ways.py", "trie.blocks", "tries.blocks"),
+        (f"{LIBRARY}/sweep/packed.py", "from headcount.sweep import trie", importing),
+        (f"{LIBRARY}/sweep/packed.py", "trie.blocks", "tries.blocks"),
+        (f"{LIBRARY}/sweep/attention.py", "headcount.sweep.trie", "headcount.packing.tries"),
+    ):
+        assert keys() == before
+    moved.rename(copied / LIBRARY / "sweep" / "trie.py")
+
+
+def test_what_decides_nothing_is_there_and_would_be_reached(copied, keys, monkeypatch):
+    declared = source_code.SILENT_MODULES
+    assert declared == set(NOTHING)
+    monkeypatch.setattr(source_code, "SILENT_MODULES", set())
+    reached = [source_code.reached([(copied / "scripts", name)]) for name in SCRIPTS]
+    names = {str(name) for sources in reached for name in sources.files.values()}
+    assert {f"{module.replace('.', '/')}.py" for module in declared} <= names
+
+
+@pytest.mark.slow
+def test_no_number_rests_on_what_decides_nothing(finished, tmp_path):
+    """All edits at once: nothing is stale, and all that is made anew is what it was."""
+    study = finished.copy(tmp_path / "study")
+    for edit in NOTHING.values():
+        edited(study.directory, *edit)
+    assert study.stale() == {}
+    shutil.rmtree(study.directory / "artifacts")
+    result = study.run()
+    assert result.returncode == 0, result.stdout
+    assert made(study) == made(finished)
+
+
+def made(study):
+    """The contents of a study's artifacts and figures."""
+    home = study.directory / "artifacts"
+    tables = [path for path in home.rglob("*.parquet") if "evaluations" not in path.parts]
+    figures = [path for path in home.rglob("*") if path.suffix in (".png", ".svg", ".html")]
+    found = {path.relative_to(home): artifacts.provenance(path)["content"] for path in tables}
+    return found | {path.relative_to(home): path.read_bytes() for path in figures}
