@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import job_log
@@ -142,8 +142,16 @@ def code(script) -> dict:
     """What a script and all that it imports mean, and the packages that decide its numbers."""
     from headcount import source_code
 
-    found = source_code.reached([(HERE, Path(script).stem)])
+    found = source_code.reached([(HERE, Path(script).stem)], _code_in(preloaded.state()))
     return {"script": script, "meaning": found.hash(), "packages": found.packages()}
+
+
+@cache
+def _code_in(_state: str):
+    """The project's code in one state, of which each file is read once for all scripts."""
+    from headcount import source_code
+
+    return source_code.Code([HERE])
 
 
 def note_code() -> None:

@@ -211,7 +211,8 @@ def test_what_python_imports_is_reached(name):
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
 def test_a_script_does_not_count_the_helpers_that_start_it(script):
-    assert not {"job.py", "preloaded.py"} & names(script)
+    begins = "job.begin(snakemake)" in script.read_text(encoding="utf-8")
+    assert not (begins and {"job.py", "preloaded.py"} & names(script))
 
 
 def test_no_script_reads_docstrings():

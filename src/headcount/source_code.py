@@ -27,6 +27,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, packages_dist
 from pathlib import Path, PurePosixPath
 
 from headcount import syntax
+from headcount.syntax import WHOLE
 
 PACKAGE = "headcount"
 INSTALLED = {"site-packages", "dist-packages"}
@@ -46,13 +47,11 @@ DECIDING = {
 }
 # headcount's own modules that decide none of its numbers: their functions load, store, log, hash
 # and show what others compute, or run jobs. A constant of theirs that counted code reads counts.
-SILENT_MODULES = {
-    *("job", "job_log", "loading", "preloaded", "reading"),
-    *("headcount.artifacts", "headcount.checkpoints", "headcount.gpus", "headcount.hashes"),
-    *("headcount.lineage", "headcount.locks", "headcount.parts", "headcount.progress"),
-    *("headcount.source_code", "headcount.syntax"),
-    "headcount.temporaries",
-}
+SILENT_MODULES = {"job", "job_log", "loading", "preloaded", "reading"}
+SILENT_MODULES |= {"headcount.artifacts", "headcount.checkpoints", "headcount.gpus"}
+SILENT_MODULES |= {"headcount.hashes", "headcount.lineage", "headcount.locks", "headcount.parts"}
+SILENT_MODULES |= {"headcount.progress", "headcount.source_code", "headcount.syntax"}
+SILENT_MODULES |= {"headcount.temporaries"}
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
 
@@ -87,9 +86,8 @@ class Sources:
 
     def hash(self) -> str:
         """SHA-256 of the meanings of the statements, wherever they stand."""
-        read = [syntax.read(path) for path in self.files]
-        says = any(source.reads_docstrings for source in read)
-        docstrings = sorted(source.docstrings for source in read) if says else []
+        says = any(syntax.read(path).reads_docstrings for path in self.files)
+        docstrings = sorted(repr(syntax.docstrings(path)) for path in self.files) if says else []
         return _hash(repr((sorted(self.meanings), docstrings)))
 
     def packages(self, silent: Set[str] = frozenset(SILENT)) -> dict[str, str | None]:
@@ -106,161 +104,164 @@ class Sources:
         }
 
 
-def reached(modules: Sequence[tuple[Path, str]]) -> Sources:
+File = tuple[Path, PurePosixPath]  # its place; its name, relative to where imports begin
+Counted = tuple[File, int | None]  # a statement; None: what is done when the file is imported
+
+
+def reached(modules: Sequence[tuple[Path, str]], code: "Code | None" = None) -> Sources:
     """The code that `modules` reach: each a directory, and a module's name as imported there.
 
     A name is looked for in these directories and where Python finds it. Found in several places it
-    counts in each, since which of them comes first may differ between processes.
-    Raises `SyntaxError`.
+    counts in each, since which of them comes first may differ between processes. `code` has what
+    was read before from the same directories, as it still is. Raises `SyntaxError`.
     """
-    reach = _Reach(frozenset(home.resolve() for home, _ in modules))
+    code = code or Code(home for home, _ in modules)
+    waiting: list[Counted] = []
     for home, module in modules:
-        for file in _along(home.resolve(), module.split(".")):
-            reach.run(file)
+        waiting += [(file, None) for file in _along(home.resolve(), module.split("."))]
         for file in _module(home.resolve(), module):
-            reach.count_whole(file)
-    reach.follow()
-    return reach.sources
+            waiting += code.whole(file)
+    sources, seen = Sources({}), set(waiting)
+    while waiting:
+        file, index = waiting.pop()
+        step = code.step(file, index)
+        sources.installed |= step.installed
+        if index is None:
+            sources.files[file[0]] = file[1]
+        else:
+            sources.meanings.add(step.meaning)
+        new = step.further - seen
+        seen |= new
+        waiting += new
+    return sources
 
 
-File = tuple[Path, PurePosixPath]  # its place; its name, relative to where imports begin
-Place = tuple[Path | None, syntax.Import]  # what an import is relative to, and the import
+@dataclass
+class Step:
+    """What follows from one thing that counts."""
+
+    meaning: str = ""
+    further: set[Counted] = field(default_factory=set)
+    installed: set[str] = field(default_factory=set)
 
 
-class _Reach:
-    """Follows what is mentioned, statement by statement."""
+class Code:
+    """Code that is imported from some directories; each file is read, and each step found, once."""
 
-    def __init__(self, homes: frozenset[Path]):
-        self.homes = homes
-        self.sources = Sources({})
-        self.counted: set[tuple[Path, int]] = set()
-        self.waiting: list[tuple[File, int]] = []
-        self.known: dict[Path, syntax.Source] = {}
-        self.places: dict[Place, list[File]] = {}
-        self.ran: set[Place] = set()
+    def __init__(self, homes: Iterable[Path]):
+        self.homes = frozenset(home.resolve() for home in homes)
+        self.files: dict[Path, syntax.Source] = {}
+        self.places: dict[tuple[Path | None, syntax.Import], list[File]] = {}
+        self.steps: dict[Counted, Step] = {}
+        self.now = Step()  # the one that is being found
+
+    def step(self, file: File, index: int | None) -> Step:
+        """What follows when a statement counts, or a file is imported."""
+        if (file, index) not in self.steps:
+            self.now = Step()
+            if index is None:
+                self._import_all(file)
+            else:
+                self._follow(file, self.read(file).statements[index])
+            self.steps[file, index] = self.now
+        return self.steps[file, index]
 
     def read(self, file: File) -> syntax.Source:
-        """What a file means; read once."""
-        if file[0] not in self.known:
-            self.known[file[0]] = syntax.read(file[0])
-        return self.known[file[0]]
+        """What a file means."""
+        if file[0] not in self.files:
+            self.files[file[0]] = syntax.read(file[0])
+        return self.files[file[0]]
 
-    def follow(self) -> None:
-        """Count all that is mentioned by what counts."""
-        while self.waiting:
-            file, index = self.waiting.pop()
-            statement = self.read(file).statements[index]
-            for imported in statement.imports:
-                self.run_import(file, imported)
-            stand = [self.mentioned(file, statement, *names) for names in statement.mentions]
-            self.sources.meanings.add(_hash(statement.text + repr(stand)))
+    def whole(self, file: File) -> list[Counted]:
+        """All statements of a file."""
+        return [(file, index) for index in range(len(self.read(file).statements))]
 
-    def run(self, file: File) -> None:
-        """Count what is done when a file is imported; of a module of others, all that is in it."""
-        if file[0] in self.sources.files or is_silent(file):
-            return
-        self.sources.files[file[0]] = file[1]
+    def _import_all(self, file: File) -> None:
+        """Of headcount's modules what is done counts, of any other all that is in it."""
         source = self.read(file)
         for imported in source.imports:
-            self.run_import(file, imported)
+            self._import(file, imported)
+        is_own = file[1].parts[0] == PACKAGE
         for index, statement in enumerate(source.statements):
-            if statement.acts or file[1].parts[0] != PACKAGE:
-                self.count(file, index)
+            if statement.acts or not is_own:
+                self.now.further.add((file, index))
 
-    def run_import(self, file: File, imported: syntax.Import) -> None:
-        """Count what is done when something is imported."""
-        known = _place(file, imported)
-        if known in self.ran:
-            return
-        self.ran.add(known)
+    def _follow(self, file: File, statement: syntax.Statement) -> None:
+        for imported in statement.imports:
+            self._import(file, imported)
+        stand = []
+        for name, *rest in statement.mentions:
+            imports = [one for one in statement.imports if one.bound == name]
+            imports += self.read(file).imported.get(name, [])
+            told = [self._imported(file, one, rest) for one in imports]
+            stand.append(" ".join([*told, self._defined(file, name)]))
+        self.now.meaning = _hash(statement.text + repr(stand))
+
+    def _import(self, file: File, imported: syntax.Import) -> None:
+        if not imported.level and _found(imported.top, tuple(sys.path))[1]:
+            self.now.installed.add(imported.top)
         parts = [*filter(None, imported.module.split(".")), *filter(None, [imported.name])]
-        for home, above in self.beginnings(file, imported):
+        for home, above in self._beginnings(file, imported):
             for at, inner in _along(home, ["", *parts] if imported.level else parts):
-                self.run((at, above / inner))
-                if imported.bound == syntax.WHOLE:
-                    self.count_whole((at, above / inner))
+                one = (at, above / inner)
+                if not is_silent(one):
+                    self.now.further.add((one, None))
+                    self.now.further |= {*self.whole(one)} if imported.bound == WHOLE else set()
 
-    def beginnings(self, file: File, imported: syntax.Import) -> list[File]:
+    def _beginnings(self, file: File, imported: syntax.Import) -> list[File]:
         """The directories in which an import is looked for, and the names of what lies there."""
         path, name = file
         if imported.level:
             above = name.parents[min(imported.level, len(name.parents)) - 1]
             return [(path.parents[imported.level - 1], above)]
-        return [
-            (home, PurePosixPath())
-            for home in _found(imported.module or imported.name, self.homes, self.sources.installed)
-        ]
-
-    def count(self, file: File, index: int) -> None:
-        if (file[0], index) not in self.counted:
-            self.counted.add((file[0], index))
-            self.waiting.append((file, index))
-
-    def count_whole(self, file: File) -> None:
-        for index in range(len(self.read(file).statements)):
-            self.count(file, index)
+        found, _ = _found(imported.top, tuple(sys.path))
+        return [(home, PurePosixPath()) for home in sorted(self.homes | found)]
 
     # --- what a name stands for, in words that tell it from anything else ---
 
-    def mentioned(self, file: File, statement: syntax.Statement, name: str, *rest: str) -> str:
-        of_file = self.read(file).imported.get(name, [])
-        imports = [one for one in statement.imports if one.bound == name] + of_file
-        told = [self.imported(file, one, rest) for one in imports]
-        return " ".join(filter(None, [*told, self.defined(file, name)]))
-
-    def imported(self, file: File, imported: syntax.Import, rest: Sequence[str]) -> str:
-        names = [*filter(None, [imported.name]), *rest]
-        modules = self.modules(file, imported)
-        told = [self.attribute(module, names) for module in modules]
-        return " ".join(told) if modules else f"{imported.module}.{imported.name}"
-
-    def modules(self, file: File, imported: syntax.Import) -> list[File]:
-        """The files of the module that is imported, or that something is imported from."""
-        known = _place(file, imported)
+    def _imported(self, file: File, imported: syntax.Import, rest: Sequence[str]) -> str:
+        known = (file[0].parent if imported.level else None, imported)
         if known not in self.places:
             self.places[known] = [
                 (at, above / inner)
-                for home, above in self.beginnings(file, imported)
+                for home, above in self._beginnings(file, imported)
                 for at, inner in _module(home, imported.module)
             ]
-        return self.places[known]
+        names = [*filter(None, [imported.name]), *rest]
+        told = [self._attribute(module, names) for module in self.places[known]]
+        return " ".join(told) if told else f"{imported.module}.{imported.name}"
 
-    def attribute(self, module: File, names: Sequence[str]) -> str:
-        path, _ = module
-        source = self.read(module)
+    def _attribute(self, module: File, names: Sequence[str]) -> str:
+        path, source = module[0], self.read(module)
         if not names:
-            if is_silent(module):
-                return "a module that decides nothing"
-            self.count_whole(module)
-            exported = [one for one in source.imports if one.bound and path.stem == "__init__"]
-            told = [self.imported(module, one, ()) for one in exported]
-            return _hash(repr([*told, *(statement.text for statement in source.statements)]))
+            return self._all_of(module)
         name, *rest = names
         bound = [source.statements[index] for index in source.binding.get(name, ())]
-        if bound and is_silent(module) and any(one.is_definition for one in bound):
+        if any(one.is_definition for one in bound) and is_silent(module):
             return name
         if bound:
-            return self.defined(module, name)
+            return self._defined(module, name)
         if name in source.imported:
-            exported = source.imported[name]
-            return " ".join(self.imported(module, one, rest) for one in exported)
+            return " ".join(self._imported(module, one, rest) for one in source.imported[name])
         if path.stem == "__init__" and (inside := [*_module(path.parent, name)]):
-            (at, inner), *_ = inside
-            return self.attribute((at, module[1].parent / inner), rest)
-        if not name.startswith("__") and "__getattr__" in source.binding:
-            self.count_whole(module)
+            return self._attribute((inside[0][0], module[1].parent / inside[0][1]), rest)
         return name
 
-    def defined(self, file: File, name: str) -> str:
+    def _all_of(self, module: File) -> str:
+        """A module, of which anything may be used; of a package what it offers, too."""
+        if is_silent(module):
+            return "a module that decides nothing"
+        self.now.further |= {*self.whole(module)}
+        source = self.read(module)
+        offered = [one for one in source.imports if one.bound and module[0].stem == "__init__"]
+        told = [self._imported(module, one, ()) for one in offered]
+        return _hash(repr([*told, *(statement.text for statement in source.statements)]))
+
+    def _defined(self, file: File, name: str) -> str:
         source = self.read(file)
         found = source.binding.get(name, [])
-        for index in found:
-            self.count(file, index)
+        self.now.further |= {(file, index) for index in found}
         return " ".join(source.statements[index].identity for index in found)
-
-
-def _place(file: File, imported: syntax.Import) -> Place:
-    return (file[0].parent if imported.level else None, imported)
 
 
 def is_silent(file: File) -> bool:
@@ -272,17 +273,16 @@ def is_silent(file: File) -> bool:
     return name.parts[0] == PACKAGE or (path.parent / "verify_model.py").is_file()
 
 
-def _found(name: str, homes: frozenset[Path], installed: set[str]) -> list[Path]:
-    """Where a module may lie; one that is installed is added to `installed`."""
-    top = name.partition(".")[0]
-    found = _homes(top, tuple(sys.path))
+@cache
+def _found(top: str, path: tuple[str, ...]) -> tuple[frozenset[Path], bool]:
+    """The directories of a top-level module that is not installed, and whether it is."""
+    found = _homes(top, path)
     if top in sys.stdlib_module_names:  # unless a file of that name comes before it
-        found = frozenset(home for home in found if not home.is_relative_to(STANDARD_LIBRARY))
+        return frozenset(h for h in found if not h.is_relative_to(STANDARD_LIBRARY)), False
     # Of this package the code counts even where it was installed as a copy.
-    elif top != PACKAGE and any(top in DECIDING or _is_installed(home) for home in found):
-        installed.add(top)
-        found = frozenset()
-    return sorted(homes | found)
+    if top != PACKAGE and any(top in DECIDING or _is_installed(home) for home in found):
+        return frozenset(), True
+    return found, False
 
 
 def _module(home: Path, name: str) -> Iterator[File]:

@@ -6,24 +6,12 @@ only said: the texts of exceptions and assertions, and lines for a logger.
 
 import ast
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-# Functions and methods that read a file or run one, by a name that may be computed.
-READERS = {
-    "open",
-    "read_text",
-    "read_bytes",
-    "read_csv",
-    "read_json",
-    "read_parquet",
-    "load_dataset",
-}
-READERS |= {"import_module", "__import__", "exec", "eval", "run_path", "run_module"}
-READERS |= {"spec_from_file_location", "loadtxt"}
-LONGEST_NAME = 256
 LOGGERS = ("logger", "logging", "warnings")
 WHOLE = "*"  # bound by an import: all that is in the module
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -42,6 +30,11 @@ class Import:
     name: str = ""
     bound: str = ""
 
+    @property
+    def top(self) -> str:
+        """The top-level module, of an absolute import."""
+        return (self.module or self.name).partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -52,7 +45,7 @@ class Statement:
     binds: frozenset[str]
     is_definition: bool  # of a function or a class
     acts: bool  # when the file is imported, beside binding names
-    imports: tuple[Import, ...]  # inside of functions
+    imports: tuple[Import, ...]  # in its blocks, and in functions
 
     @cached_property
     def identity(self) -> str:
@@ -66,10 +59,7 @@ class Source:
 
     statements: tuple[Statement, ...]
     imports: tuple[Import, ...]  # when the file is imported
-    texts: frozenset[str]  # that may name files
-    readers: tuple[tuple[int, str], ...]  # line and name of what is called to read or run a file
-    docstrings: str  # hash
-    reads_docstrings: bool
+    reads_docstrings: bool  # `x.__doc__`, `getattr(x, "__doc__")` or `getdoc`
 
     @cached_property
     def binding(self) -> dict[str, list[int]]:
@@ -94,47 +84,40 @@ def read(path: Path) -> Source:
     return _parsed(path.read_bytes(), path)
 
 
+def docstrings(path: Path) -> list:
+    """The docstrings in a file, and what else stands there for itself."""
+    nodes = _below(ast.parse(path.read_bytes()))
+    return [node.value.value for node in nodes if _is_idle(node)]  # type: ignore[attr-defined]
+
+
 @cache
 def _parsed(content: bytes, path: Path) -> Source:
     """What a file means."""
     tree = ast.parse(content, str(path))
-    nodes = _below(tree)
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
-    calls = [node for node in nodes if isinstance(node, ast.Call) and not _imports([node])]
-    idle = [node.value.value for node in nodes if _is_idle(node)]  # type: ignore[attr-defined]
-    docstrings = hashlib.sha256(repr(idle).encode()).hexdigest()
-    reads_docstrings = any(map(_reads_docstrings, nodes))
-    imports = _imports(_running(tree))
-    return Source(
-        statements=tuple(_statement(one, imports) for one in tree.body if not _is_nothing(one)),
-        imports=imports,
-        texts=frozenset(t for t in texts if isinstance(t, str) and 0 < len(t) < LONGEST_NAME),
-        readers=tuple((call.lineno, name) for call in calls if (name := _called(call)) in READERS),
-        docstrings=docstrings,
-        reads_docstrings=reads_docstrings,
-    )
+    imports = imports_of(_running(tree))
+    statements = tuple(_statement(one, imports) for one in tree.body if not _is_nothing(one))
+    return Source(statements, imports, b"__doc__" in content or b"getdoc" in content)
 
 
 def _statement(node: ast.stmt, of_file: tuple[Import, ...]) -> Statement:
-    at_once = _running(node)
-    running = {*_imports(at_once)}
-    inside = tuple(one for one in _imports(_below(node)) if one not in running)
     if is_definition := isinstance(node, DEFINITIONS):
         binds, acts = {node.name}, False
     else:
-        binds = _stored(at_once)
+        binds = _stored(_running(node))
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         acts = not (isinstance(node, ASSIGNMENTS) and all(map(_is_plain, targets)))
-    reader = _Reader({one.bound for one in (*of_file, *inside)})
-    text = ast.dump(reader.visit(node))
-    return Statement(text, tuple(reader.mentions), frozenset(binds), is_definition, acts, inside)
+    reader = _Reader(of_file)
+    text, mentions = ast.dump(reader.visit(node), annotate_fields=False), tuple(reader.mentions)
+    imports = tuple(reader.imports)
+    return Statement(text, mentions, frozenset(binds), is_definition, acts, imports)
 
 
 class _Reader(ast.NodeTransformer):
     """Takes out of a syntax tree what does nothing, and leaves blanks for what is imported."""
 
-    def __init__(self, imported: set[str]):
-        self.imported = imported
+    def __init__(self, of_file: Iterable[Import]):
+        self.imported = {one.bound for one in of_file}
+        self.imports: list[Import] = []  # that are found in the tree
         self.mentions: list[tuple[str, ...]] = []
         self.local: list[set[str]] = []  # names of the functions around
         self.saying = False  # in what an exception says
@@ -149,8 +132,18 @@ class _Reader(ast.NodeTransformer):
     def generic_visit(self, node: ast.AST) -> ast.AST:
         for key, value in ast.iter_fields(node):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                self._import(value)
                 setattr(node, key, [one for one in value if not _is_nothing(one)])
         return super().generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self._import([node])
+        return self.generic_visit(node)
+
+    def _import(self, nodes: Iterable[ast.AST]) -> None:
+        found = imports_of(nodes)
+        self.imports += found
+        self.imported |= {one.bound for one in found}
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         is_said = self.saying and isinstance(node.value, str)
@@ -243,7 +236,8 @@ def _below(node: ast.AST, without: tuple[type, ...] = ()) -> list[ast.AST]:
     return found
 
 
-def _imports(nodes: list[ast.AST]) -> tuple[Import, ...]:
+def imports_of(nodes: Iterable[ast.AST]) -> tuple[Import, ...]:
+    """What is imported by some nodes, each by itself."""
     found = []
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -255,7 +249,7 @@ def _imports(nodes: list[ast.AST]) -> tuple[Import, ...]:
             for alias in node.names:
                 bound = alias.asname or alias.name
                 found.append(Import(node.level, node.module or "", alias.name, bound))
-        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
             name = getattr(node.args[0], "value", None) if node.args else None
             if isinstance(name, str):
                 inner = name.lstrip(".")
@@ -263,7 +257,8 @@ def _imports(nodes: list[ast.AST]) -> tuple[Import, ...]:
     return tuple(found)
 
 
-def _called(node: ast.Call) -> str:
+def called(node: ast.Call) -> str:
+    """The name of what is called, without what it is an attribute of."""
     return getattr(node.func, "attr", getattr(node.func, "id", ""))
 
 
@@ -288,10 +283,3 @@ def _is_nothing(node: ast.AST) -> bool:
     )
     is_import = isinstance(node, ast.Import | ast.ImportFrom)
     return is_logged or is_import or isinstance(node, ast.Pass) or _is_idle(node)
-
-
-def _reads_docstrings(node: ast.AST) -> bool:
-    """Whether a node is `x.__doc__`, `getdoc` or `getattr(x, "__doc__")`."""
-    if isinstance(node, ast.Call):
-        return any(getattr(argument, "value", None) == "__doc__" for argument in node.args)
-    return {"__doc__", "getdoc"} & {getattr(node, "attr", None), getattr(node, "id", None)} != set()

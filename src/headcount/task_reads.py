@@ -6,6 +6,7 @@ tells of every file that it opens. A file that a library opens without Python, a
 pyarrow's own readers do, is followed where the code names it, but not seen.
 """
 
+import ast
 import importlib.util
 import os
 import sys
@@ -24,6 +25,19 @@ from headcount.source_code import (
 )
 from headcount.temporaries import PREFIX
 
+# Functions and methods that read a file or run one, by a name that may be computed.
+READERS = {
+    "open",
+    "read_text",
+    "read_bytes",
+    "read_csv",
+    "read_json",
+    "read_parquet",
+    "load_dataset",
+}
+READERS |= {"import_module", "__import__", "exec", "eval", "run_path", "run_module"}
+READERS |= {"spec_from_file_location", "loadtxt"}
+LONGEST_NAME = 256
 # Where nothing lies that a task's author wrote.
 ELSEWHERE = {*INSTALLED, "proc", "dev", "sys", "huggingface"}
 
@@ -85,7 +99,7 @@ def named(code: Sources) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in own(code):
-        texts = sorted(syntax.read(path).texts)
+        texts = sorted(_texts(path))
         beside = [path.parent / text for text in texts if (path.parent / text).is_dir()]
         for text in texts:
             places = [home / text for home in (path.parent, *beside, Path())]
@@ -93,6 +107,20 @@ def named(code: Sources) -> dict[str, Path]:
             if there and there.resolve() not in code.files:
                 found[text] = there
     return dict(sorted(found.items()))
+
+
+def _texts(path: Path) -> set[str]:
+    """The texts in a file of code that may name files."""
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return {text for text in texts if isinstance(text, str) and 0 < len(text) < LONGEST_NAME}
+
+
+def _readers(path: Path) -> list[tuple[int, str]]:
+    """Line and name of what a file of code calls to read a file or to run one."""
+    calls = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
+    named = [(call, syntax.called(call)) for call in calls if not syntax.imports_of([call])]
+    return [(call.lineno, name) for call, name in named if name in READERS]
 
 
 def _is_file(path: Path) -> bool:
@@ -109,7 +137,7 @@ def notes(code: Sources) -> list[str]:
         "change `metadata: version` of the task as well"
         for path in own(code)
         if not named(Sources({path: code.files[path]}))
-        for line, called in syntax.read(path).readers
+        for line, called in _readers(path)
     ]
 
 
