@@ -5,13 +5,17 @@ but in the last test: what a dry run makes of such keys is in `tests/test_stalen
 """
 
 import shutil
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from study import REPOSITORY
 
 import headcount
-from headcount import artifacts, evaluations, source_code
+from headcount import artifacts, evaluations, importance, source_code, syntax
+from headcount.model import Prompt
+from headcount.sweep import Masks, ablation
 
 SCRIPTS = {
     path.stem
@@ -133,7 +137,9 @@ def keys(copied):
     """A function that says what stands for the code in every key."""
 
     def told():
-        scripts = {one: source_code.code_hash(copied / "scripts" / f"{one}.py") for one in SCRIPTS}
+        home = copied / "scripts"
+        code = source_code.Code([home])
+        scripts = {one: source_code.reached([(home, one)], code).hash() for one in SCRIPTS}
         return scripts | {kind: evaluations.code.__wrapped__(kind) for kind in evaluations.KINDS}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -196,6 +202,48 @@ def test_a_module_that_is_moved_and_renamed_changes_no_key(copied, keys, before)
     ):
         assert keys() == before
     moved.rename(copied / LIBRARY / "sweep" / "trie.py")
+
+
+def running(function):
+    """The functions and classes of the library that run while a function does."""
+    found, home = set(), str(REPOSITORY / "src")
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(home):
+            found.add(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    places = {code: Path(code.co_filename).relative_to(home) for code in found}
+    return {(place, code.co_qualname.split(".")[0]) for code, place in places.items()}
+
+
+def sweep(model):
+    """Likelihoods with a head and an FFN removed and a mean in their place, and gradients."""
+    prompts = [Prompt([2, 3, 4, last], [last], False) for last in (5, 6)]
+    left = ablation.fit(model, prompts, "mean", seed=0)
+    masks = Masks.removing(model, [([], []), ([(0, 1)], [1])], left)
+    evaluations.log_likelihoods(model, prompts, masks)
+    importance.gradient(model, prompts, "heads", "token")
+
+
+def test_all_that_runs_is_counted_or_decides_nothing(opt):
+    """Seen as it runs."""
+    ran = running(lambda: sweep(opt))
+    counted = source_code.reached([(REPOSITORY / "scripts", "score_importance")]).meanings
+    names = {
+        (path.relative_to(REPOSITORY / "src"), name)
+        for path, index in counted
+        if path.is_relative_to(REPOSITORY / "src")
+        for name in syntax.read(path).statements[index].binds
+    }
+    silent = {Path(*module.split(".")).with_suffix(".py") for module in source_code.SILENT_MODULES}
+    inner = {"<module>", "<lambda>", "<listcomp>", "<genexpr>"}
+    assert len(ran) > 60
+    assert {one for one in ran - names if one[0] not in silent and one[1] not in inner} == set()
 
 
 def test_what_decides_nothing_is_there_and_would_be_reached(copied, keys, monkeypatch):

@@ -82,13 +82,14 @@ class Sources:
 
     files: dict[Path, PurePosixPath]  # by place: the name, relative to where imports begin
     installed: set[str] = field(default_factory=set)  # top-level modules
-    meanings: set[str] = field(default_factory=set)  # of the statements that count
+    # Of the statements that count, each by its file and its place there.
+    meanings: dict[tuple[Path, int], str] = field(default_factory=dict)
 
     def hash(self) -> str:
         """SHA-256 of the meanings of the statements, wherever they stand."""
         says = any(syntax.read(path).reads_docstrings for path in self.files)
         docstrings = sorted(repr(syntax.docstrings(path)) for path in self.files) if says else []
-        return _hash(repr((sorted(self.meanings), docstrings)))
+        return _hash(repr((sorted({*self.meanings.values()}), docstrings)))
 
     def packages(self, silent: Set[str] = frozenset(SILENT)) -> dict[str, str | None]:
         """Distribution -> version of the installed modules but the `silent`, and Python's."""
@@ -129,7 +130,7 @@ def reached(modules: Sequence[tuple[Path, str]], code: "Code | None" = None) -> 
         if index is None:
             sources.files[file[0]] = file[1]
         else:
-            sources.meanings.add(step.meaning)
+            sources.meanings[file[0], index] = step.meaning
         new = step.further - seen
         seen |= new
         waiting += new
