@@ -30,13 +30,13 @@ test-slow: $(TEST) ## the tests that take minutes
 test-kills: $(TEST) ## thirty kills at random moments, and the same command again
 	$(PYTEST) -m kills
 
-# tests/cluster.py
+# tests/support/cluster.py
 test-slurm: $(TEST) .venv/slurm ## a study on a throwaway SLURM, as root on Debian, else skipped
 	$(PYTEST) -m slurm
 
-# tests/processors.py
+# tests/support/processors.py
 test-cpus: $(TEST) ## the numerical tests as other processors compute
-	.venv/bin/python tests/processors.py $(RESULTS)
+	.venv/bin/python tests/support/processors.py $(RESULTS)
 
 lint: $(TEST) ## ruff, mypy, snakefmt and Snakemake's own linter
 	.venv/bin/ruff check .

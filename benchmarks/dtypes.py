@@ -12,9 +12,9 @@ import torch
 from report import write_table
 from works import MEMORY, prepared, smollm2
 
-from headcount.evaluation import Evaluation
-from headcount.model import LanguageModel
-from headcount.sweep import Masks
+from headcount.engine import Masks
+from headcount.models.language_model import LanguageModel
+from headcount.scores.documents import Evaluation
 
 DOCUMENTS = 40
 

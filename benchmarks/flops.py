@@ -6,13 +6,13 @@ activation functions and softmax are not.
 
 from torch import Tensor
 
-from headcount.families import Parts
-from headcount.model import LanguageModel, Prompt
-from headcount.sweep import Masks
-from headcount.sweep.attention import Sight
-from headcount.sweep.memory import Budget
-from headcount.sweep.sharing import tree
-from headcount.sweep.trie import blocks
+from headcount.engine import Masks
+from headcount.engine.attention import Sight
+from headcount.engine.memory import Budget
+from headcount.engine.sharing import tree
+from headcount.engine.trie import blocks
+from headcount.models.families import Parts
+from headcount.models.language_model import LanguageModel, Prompt
 
 
 def sweep(model: LanguageModel, prompts: list[Prompt], masks: Masks) -> float:

@@ -25,11 +25,12 @@ from report import write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig
 from works import OPT_MINI, cumulative, orders, rows_of
 
-from headcount import importance, plan
-from headcount import model as models
-from headcount.evaluation import request_pairs
-from headcount.model import LanguageModel, Prompt
-from headcount.sweep import Masks, log_likelihoods
+from headcount.engine import Masks, log_likelihoods
+from headcount.models import loading as model_loading
+from headcount.models.language_model import LanguageModel, Prompt
+from headcount.scores import importance
+from headcount.scores.documents import request_pairs
+from headcount.study import machines, plan
 
 LAYERS, SMALL_LAYERS = 30, 3
 TASK, SHOTS = "mini_reverse", 0
@@ -97,7 +98,7 @@ def compare(directory: Path, pairs: list) -> str:
     """Largest relative difference between disk and memory in the stages of a small model."""
     found = []
     for device_map in ("disk", "cpu"):
-        model = models.load(directory, device_map=device_map, memory=MEMORY)
+        model = model_loading.load(directory, device_map=device_map, memory=MEMORY)
         found.append([run() for _, run in stages(model, model.encode(pairs))])
     return f"{max(abs(a - b).max() / abs(b).max() for a, b in zip(*found, strict=True)):.0e}"
 
@@ -118,7 +119,7 @@ def run(directory: Path) -> None:
     size = save(large, LAYERS, tokenizer)
     save(small, SMALL_LAYERS, tokenizer)
     difference = compare(small, pairs)
-    model = models.load(large, device_map="disk", memory=MEMORY)
+    model = model_loading.load(large, device_map="disk", memory=MEMORY)
     prompts = model.encode(pairs)
     dimensions, bound = plan.Size.of(model.hf.config, "float32"), MEMORY * 2**20
     forget_peak()  # saving held the whole model
@@ -127,7 +128,7 @@ def run(directory: Path) -> None:
         forget(large)
         once = seconds(lambda: read(large))
         # No memory beside the bound: all weights stream, at the rate at which they were read.
-        here = plan.Machine("here", bound, sustained_rate(), dimensions.bytes / once)
+        here = machines.Machine("here", bound, sustained_rate(), dimensions.bytes / once)
         planned = 3600 * stage.hours(dimensions, here, bound)
         forget(large)
         took = seconds(compute)

@@ -22,10 +22,10 @@ from report import write_table
 from torch import Tensor
 from works import HEAD_LEVELS, cumulative, orders, rows_of, smollm2
 
-from headcount import importance
-from headcount.evaluation import request_pairs
-from headcount.model import LanguageModel
-from headcount.sweep import Masks, log_likelihoods
+from headcount.engine import Masks, log_likelihoods
+from headcount.models.language_model import LanguageModel
+from headcount.scores import importance
+from headcount.scores.documents import request_pairs
 
 BOUNDS = (200, 1000)  # MB
 COLUMNS = ["stage, bound", "held at most, MB", "seconds", "largest difference, relative"]

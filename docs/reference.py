@@ -16,12 +16,13 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "headcount"
-SCHEMAS = (PACKAGE / "schemas", REPOSITORY / "workflow" / "schemas")
+SCHEMAS = (PACKAGE / "study" / "schemas", REPOSITORY / "workflow" / "schemas")
 # Pages of the site that lie elsewhere in the repository.
 ELSEWHERE = {
     "benchmarks.md": "benchmarks/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "engine.md": "src/headcount/engine/README.md",
 }
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
 
@@ -154,9 +155,9 @@ def kind(entry: dict) -> str:
 
 
 def artifact_schemas() -> str:
-    from headcount import artifacts
+    from headcount.artifacts import schemas
 
-    said = remarks(Path(artifacts.__file__).read_text(encoding="utf-8"))
+    said = remarks(Path(schemas.__file__).read_text(encoding="utf-8"))
     lines = [
         "# Artifacts",
         "",
@@ -165,7 +166,7 @@ def artifact_schemas() -> str:
         "`NAME_high` bound the 95 % interval of `NAME`.",
         "",
     ]
-    for name, columns in artifacts.SCHEMAS.items():
+    for name, columns in schemas.SCHEMAS.items():
         lines += [f"## {name}", "", *said.get((name, None), []), ""]
         lines += ["| column | type | null | |", "| --- | --- | --- | --- |"]
         for field in columns:
@@ -177,9 +178,9 @@ def artifact_schemas() -> str:
 
 
 def remarks(source: str) -> dict[tuple, list[str]]:
-    """The comments of `artifacts.SCHEMAS`: above a schema, or (schema, column) beside a column."""
+    """The comments of `schemas.ROWS`: above a schema, or (schema, column) beside a column."""
     said, above, name = {}, [], None
-    for line in source.partition("SCHEMAS: dict")[2].splitlines():
+    for line in source.partition("ROWS: dict")[2].splitlines():
         code, _, comment = line.partition("#")
         if opened := re.match(r'    "(\w+)": pa\.schema\(', code):
             name = opened[1]

@@ -7,7 +7,8 @@ job.begin(snakemake)
 import loading
 import reading
 
-from headcount import artifacts, parity
+from headcount.artifacts import schemas, storage
+from headcount.interop import parity
 
 parameters = snakemake.params
 facts = loading.model_facts(snakemake)
@@ -29,10 +30,10 @@ if "task" in dict(snakemake.wildcards.items()):
         )
 else:
     rows, metrics = parity.edge_cases(model, reference, prompts), {}
-artifacts.write(
+storage.write(
     snakemake.output[0],
     rows,
-    artifacts.SCHEMAS["parity"],
+    schemas.SCHEMAS["parity"],
     job.provenance(
         snakemake,
         model={**facts, "window": model.window},

@@ -4,17 +4,18 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, correlation
+from headcount.artifacts import schemas, storage
+from headcount.scores import correlation
 
 across, importance = snakemake.wildcards.across, list(snakemake.input.importance)
 function = getattr(correlation, across)
-artifacts.write(
+storage.write(
     snakemake.output[0],
     function(importance, snakemake.params.resamples, snakemake.params.seed),
-    artifacts.SCHEMAS["reliability" if across == "reliability" else "correlation"],
+    schemas.SCHEMAS["reliability" if across == "reliability" else "correlation"],
     job.provenance(
         snakemake,
-        model=artifacts.provenance(importance[0])["model"],
-        documents=artifacts.most_documents(importance),
+        model=storage.provenance(importance[0])["model"],
+        documents=storage.most_documents(importance),
     ),
 )

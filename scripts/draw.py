@@ -6,8 +6,9 @@ import job
 
 job.begin(snakemake)
 
-from headcount import across, artifacts, figures, lineage, tables
-from headcount.pages import pages
+from headcount.artifacts import lineage, storage
+from headcount.report import across, figures, tables
+from headcount.report.catalogue import pages
 
 name, output = snakemake.params.figure, snakemake.output
 style = figures.Style(**snakemake.params.style)
@@ -23,4 +24,4 @@ for page in pages(name):
     drawn += files
 table = rows.to_arrow()
 made = job.provenance(snakemake, files=lineage.seals(drawn))
-artifacts.write(output.table, table, table.schema, made)
+storage.write(output.table, table, table.schema, made)

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import loading
 
-from headcount import artifacts, evaluations, model, proof
-from headcount.evaluation import fit_ablation
+from headcount.artifacts import storage
+from headcount.models import loading as model_loading
+from headcount.scores import evaluation_store
+from headcount.scores.documents import fit_ablation
+from headcount.verify import tolerance
 
 
 def outline(snakemake):
     """The job's model without its weights: its components and its tokenizer."""
     facts = loading.model_facts(snakemake)
-    return model.outline(facts["path"], facts["trust_remote_code"], facts["layout"])
+    return model_loading.outline(facts["path"], facts["trust_remote_code"], facts["layout"])
 
 
 def store(snakemake, prompts):
@@ -22,18 +25,18 @@ def store(snakemake, prompts):
 
     def proved():
         loaded = loading.load_model(snakemake)
-        proof.prove_on(loaded, prompts, snakemake.params.place["yaml"])
+        tolerance.prove_on(loaded, prompts, snakemake.params.place["yaml"])
         return loaded
 
     facts, wildcards = loading.model_facts(snakemake), snakemake.wildcards
-    way = artifacts.provenance(snakemake.input.verified)["way"]
-    context = evaluations.context(
+    way = storage.provenance(snakemake.input.verified)["way"]
+    context = evaluation_store.context(
         facts["fingerprint"], snakemake.params.dtype, way, facts["layout"]
     )
     of_model = Path(snakemake.input.model).parent
     place = Path("evaluations", wildcards.task, f"{wildcards.shots}-shot")
     beside = [one / place for one in of_model.parent.iterdir() if one != of_model]
-    return evaluations.Store(of_model / place, context, proved, beside)
+    return evaluation_store.Store(of_model / place, context, proved, beside)
 
 
 def stand_ins(snakemake, prompts, store):

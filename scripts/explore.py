@@ -4,7 +4,8 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, explorer, lineage
+from headcount.artifacts import lineage, storage
+from headcount.report import explorer
 
 files = snakemake.input
 tables = {name: files.get(name) for name in snakemake.params.tables}
@@ -14,6 +15,6 @@ gathered = explorer.gather(
     snakemake.params.names,
 )
 page = snakemake.output.page
-with artifacts.atomic(page) as temporary:
+with storage.atomic(page) as temporary:
     temporary.write_text(explorer.page(gathered), encoding="utf-8")
-artifacts.write_json(snakemake.output.made, job.provenance(snakemake, files=lineage.seals([page])))
+storage.write_json(snakemake.output.made, job.provenance(snakemake, files=lineage.seals([page])))

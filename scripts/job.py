@@ -55,7 +55,7 @@ def begin(snakemake) -> None:
     sys.excepthook = report
     hold(check_code, snakemake)
     date_marker()
-    from headcount import gpus, locks
+    from headcount.artifacts import gpus, locks
 
     global task
     task = described(snakemake)
@@ -140,7 +140,7 @@ def hold(check, *arguments):
 
 def code(script) -> dict:
     """What a script and all that it imports mean, and the packages that decide its numbers."""
-    from headcount import source_code
+    from headcount.artifacts import source_code
 
     found = source_code.reached([(HERE, Path(script).stem)], _code_in(preloaded.state()))
     return {"script": script, "meaning": found.hash(), "packages": found.packages()}
@@ -149,7 +149,7 @@ def code(script) -> dict:
 @cache
 def _code_in(_state: str):
     """The project's code in one state, of which each file is read once for all scripts."""
-    from headcount import source_code
+    from headcount.artifacts import source_code
 
     return source_code.Code([HERE])
 
@@ -159,7 +159,7 @@ def note_code() -> None:
 
     Python would run compiled code that has the size and the second of its file, whatever is in it.
     """
-    from headcount import source_code
+    from headcount.artifacts import source_code
 
     source_code.forget_compiled(preloaded.files())
     os.environ[preloaded.CODE] = preloaded.state()
@@ -177,8 +177,8 @@ def check_code(snakemake) -> None:
 
 
 def described(snakemake):
-    """The job as `headcount.lineage` knows it; where things lie (`place`) decides no number."""
-    from headcount import lineage
+    """The job as `lineage` knows it; where things lie (`place`) decides no number."""
+    from headcount.artifacts import lineage
 
     parameters = {key: value for key, value in snakemake.params.items() if key != "place"}
     return lineage.Job(
@@ -193,9 +193,9 @@ def described(snakemake):
 
 def prompts(snakemake):
     """The rows of the job's prompts."""
-    from headcount import artifacts
+    from headcount.artifacts import storage
 
-    return artifacts.read(*snakemake.input.prompts)
+    return storage.read(*snakemake.input.prompts)
 
 
 def provenance(snakemake, **facts) -> dict:

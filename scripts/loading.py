@@ -4,13 +4,14 @@ from pathlib import Path
 
 import job
 
-from headcount import artifacts, checkpoint_files, checkpoints, model
-from headcount.families import ModelError
+from headcount.artifacts import storage
+from headcount.models import checkpoints, fingerprint, loading
+from headcount.models.families import ModelError
 
 
 def model_facts(snakemake) -> dict:
     """What `resolve_model` found out about the job's model, and the path where that lies now."""
-    facts = artifacts.read_json(snakemake.input.model)
+    facts = storage.read_json(snakemake.input.model)
     facts["source"] = snakemake.params.place["source"]
     return {**facts, "path": str(checkpoints.place(facts, Path(snakemake.input.model).parent))}
 
@@ -20,7 +21,8 @@ def load_model(snakemake):
 
     Its prompts go through the layers the way that `verify_model` proved.
 
-    Raises `ModelError` when no weights, or others, lie there by now, and what `model.load` raises.
+    Raises `ModelError` when no weights, or others, lie there by now, and what `loading.load`
+    raises.
     """
     facts = model_facts(snakemake)
     if not Path(facts["path"]).is_dir():
@@ -28,11 +30,11 @@ def load_model(snakemake):
             f"the model in {facts['path']} is gone: put it back and run it again, or delete "
             f"{snakemake.input.model} if it has moved"
         )
-    if checkpoint_files.fingerprint(facts["path"]) != facts["fingerprint"]:
+    if fingerprint.fingerprint(facts["path"]) != facts["fingerprint"]:
         raise ModelError(
             f"the model in {facts['path']} is not what it was when the study began: run it again"
         )
-    loaded = model.load(
+    loaded = loading.load(
         facts["path"],
         dtype=snakemake.params.dtype,
         device_map=snakemake.params.place["device_map"],
@@ -41,5 +43,5 @@ def load_model(snakemake):
         layout=facts["layout"],
     )
     if verified := snakemake.input.get("verified"):
-        loaded.way = artifacts.provenance(verified)["way"]
+        loaded.way = storage.provenance(verified)["way"]
     return loaded

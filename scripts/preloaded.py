@@ -50,8 +50,8 @@ CODE = "HEADCOUNT_CODE"  # environment variable: the state of the code as keys w
 KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
 # What the library imports inside of functions, as lm-eval, or through transformers' lazy modules.
 LAZY = {
-    "headcount.tasks": ["lm_eval.api.task", "lm_eval.tasks", "datasets"],
-    "headcount.model": [
+    "headcount.tasks.loading": ["lm_eval.api.task", "lm_eval.tasks", "datasets"],
+    "headcount.models.language_model": [
         "lm_eval.models.huggingface",
         "transformers.conversion_mapping",
         "transformers.models.opt.modeling_opt",
@@ -67,7 +67,7 @@ def start() -> None:
     """
     if sys.platform != "linux":
         return
-    from headcount import temporaries
+    from headcount.artifacts import temporaries
 
     library = f"{Path(__file__).parents[1] / 'src'}:{os.environ.get('PYTHONPATH', '')}"
     try:
@@ -313,12 +313,14 @@ def preload(scripts: Path) -> None:
     importlib.import_module("snakemake.script")
     for script in scripts.glob("*.py"):
         for node in ast.walk(ast.parse(script.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.module == "headcount":
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("headcount"):
+                place = importlib.import_module(str(node.module))
                 for alias in node.names:
-                    module = f"headcount.{alias.name}"
-                    for name in [module, *LAZY.get(module, [])]:
-                        importlib.import_module(name)
-    if "headcount.evaluations" in sys.modules:
+                    if hasattr(place, "__path__") and not hasattr(place, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+    for name in [name for module in LAZY if module in sys.modules for name in LAZY[module]]:
+        importlib.import_module(name)
+    if "headcount.scores.evaluation_store" in sys.modules:
         read_once()
     gc.freeze()  # the children neither collect what is there nor copy its pages for it
 
@@ -328,7 +330,7 @@ def read_once() -> None:
 
     It imports nothing: of every script, this one's imports are a part of what it means.
     """
-    evaluations = sys.modules["headcount.evaluations"]
+    evaluations = sys.modules["headcount.scores.evaluation_store"]
     for kind in evaluations.KINDS:
         evaluations.code(kind)
     sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("opt")

@@ -6,13 +6,14 @@ job.begin(snakemake)
 
 import reading
 
-from headcount import artifacts, tasks
+from headcount.artifacts import schemas, storage
+from headcount.tasks import loading, prompts
 
 parameters = snakemake.params
-limits = tasks.Limits(**parameters.limits)
+limits = prompts.Limits(**parameters.limits)
 yaml = reading.task(snakemake)
 with reading.documents(snakemake) as unhashed:
-    rows = tasks.prepare(
+    rows = prompts.prepare(
         yaml,
         shots=int(snakemake.wildcards.shots),
         limits=limits,
@@ -21,14 +22,14 @@ with reading.documents(snakemake) as unhashed:
         metric=parameters.metric,
         splits=[snakemake.wildcards.split],
     )
-artifacts.write(
+storage.write(
     snakemake.output[0],
     rows,
-    artifacts.SCHEMAS["tasks"],
+    schemas.SCHEMAS["tasks"],
     job.provenance(
         snakemake,
         seed=parameters.seed,
-        task_version=tasks.version(yaml),
-        remarks=[*tasks.remarks(rows, limits), *unhashed],
+        task_version=loading.version(yaml),
+        remarks=[*prompts.remarks(rows, limits), *unhashed],
     ),
 )

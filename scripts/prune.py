@@ -10,8 +10,9 @@ import evaluating
 import loading
 import reading
 
-from headcount import artifacts, correlation, pruning
-from headcount.evaluation import Evaluation
+from headcount.artifacts import schemas, storage
+from headcount.scores import correlation, pruning
+from headcount.scores.documents import Evaluation
 
 parameters, wildcards = snakemake.params, snakemake.wildcards
 facts = loading.model_facts(snakemake)
@@ -22,15 +23,14 @@ evaluation = Evaluation(prompts, "evaluation", reading.task(snakemake), paramete
 # (ranking, component) -> table
 tables = {}
 for path in snakemake.input.rankings:
-    made = artifacts.provenance(path)
-    tables.setdefault(made["ranking"], {})[made["component"]] = artifacts.frame(path)
+    made = storage.provenance(path)
+    tables.setdefault(made["ranking"], {})[made["component"]] = storage.frame(path)
 
 # The name of each output -> the ranking that it prunes by, the same unless it transfers.
 by = {name: name for name in parameters.rankings}
 if parameters.transfer:
     importance = {
-        artifacts.provenance(path)["task"]: artifacts.frame(path)
-        for path in snakemake.input.importance
+        storage.provenance(path)["task"]: storage.frame(path) for path in snakemake.input.importance
     }
     by["closest"], by["farthest"] = correlation.closest_and_farthest(importance, wildcards.task)
 
@@ -52,10 +52,10 @@ with evaluating.store(snakemake, prompts) as store:
         store,
     )
 for (name, ranking), path in zip(by.items(), snakemake.output, strict=True):
-    artifacts.write(
+    storage.write(
         path,
         rows[ranking],
-        artifacts.SCHEMAS["pruning"],
+        schemas.SCHEMAS["pruning"],
         job.provenance(
             snakemake,
             model={**facts, "window": model.window},

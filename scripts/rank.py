@@ -4,20 +4,21 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, rankings
+from headcount.artifacts import schemas, storage
+from headcount.scores import rankings
 
 importance = list(snakemake.input.importance)
-tables = [artifacts.frame(path, ["layer", "head", "score"]) for path in importance]
-made = artifacts.provenance(importance[0])
-artifacts.write(
+tables = [storage.frame(path, ["layer", "head", "score"]) for path in importance]
+made = storage.provenance(importance[0])
+storage.write(
     snakemake.output[0],
     rankings.rank(rankings.aggregate(tables)),
-    artifacts.SCHEMAS["rankings"],
+    schemas.SCHEMAS["rankings"],
     job.provenance(
         snakemake,
         ranking=snakemake.params.ranking,
         model=made["model"],
         scored_by=made["estimator"],
-        documents=artifacts.most_documents(importance),
+        documents=storage.most_documents(importance),
     ),
 )

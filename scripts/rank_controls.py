@@ -6,9 +6,10 @@ job.begin(snakemake)
 
 import polars as pl
 
-from headcount import artifacts, rankings
+from headcount.artifacts import schemas, storage
+from headcount.scores import rankings
 
-facts = artifacts.read_json(snakemake.input.model)
+facts = storage.read_json(snakemake.input.model)
 components = pl.DataFrame(
     rankings.components(snakemake.wildcards.component, facts["heads"], facts["ffns"]),
     schema={"layer": pl.Int32, "head": pl.Int32},
@@ -20,9 +21,9 @@ for name, path in zip(snakemake.params.rankings, snakemake.output, strict=True):
     else:
         index = int(name.removeprefix("random-"))
         order = rankings.random_order(components, snakemake.params.seed, index)
-    artifacts.write(
+    storage.write(
         path,
         order,
-        artifacts.SCHEMAS["rankings"],
+        schemas.SCHEMAS["rankings"],
         job.provenance(snakemake, ranking=name, model=facts),
     )

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 import job
 
-from headcount import task_reads, tasks, temporaries
-from headcount.task_files import TaskError
+from headcount.artifacts import temporaries
+from headcount.tasks import code as task_code
+from headcount.tasks import loading
+from headcount.tasks.files import TaskError
 
-logger = logging.getLogger("headcount.task_reads")
+logger = logging.getLogger("headcount.tasks.code")
 CHANGED = "the task was changed while the study ran: run it again"
 
 
@@ -25,11 +27,11 @@ def task(snakemake) -> str:
 
 def _check(snakemake) -> None:
     parameters, place = snakemake.params, snakemake.params.place
-    if task_reads.state(place["files"]) == place["files"]:
+    if task_code.state(place["files"]) == place["files"]:
         return
-    same = tasks.meaning(place["yaml"]) == parameters.task
+    same = loading.meaning(place["yaml"]) == parameters.task
     if "documents" in dict(parameters.items()):
-        same &= tasks.documents(place["yaml"], place["datasets"]) == parameters.documents
+        same &= loading.documents(place["yaml"], place["datasets"]) == parameters.documents
     if not same:
         raise TaskError(f"{place['yaml']}: {CHANGED}")
 
@@ -41,13 +43,13 @@ def documents(snakemake) -> Iterator[list[str]]:
     Raises `TaskError` if a file of the task was changed meanwhile, also if it was put back.
     """
     place, unhashed = snakemake.params.place, []
-    code, before = task_reads.code_of(place["yaml"]), task_reads.state(place["files"])
-    with _own_temporaries(), task_reads.watched(code) as opened:
+    code, before = task_code.code_of(place["yaml"]), task_code.state(place["files"])
+    with _own_temporaries(), task_code.watched(code) as opened:
         yield unhashed
-    if task_reads.state(before) != before:
+    if task_code.state(before) != before:
         raise TaskError(f"{place['yaml']}: {CHANGED}")
-    known = task_reads.files(place["yaml"], place["datasets"])
-    unhashed += task_reads.unfollowed(opened, code, known)
+    known = task_code.files(place["yaml"], place["datasets"])
+    unhashed += task_code.unfollowed(opened, code, known)
     for line in unhashed:
         logger.warning("%s: %s", snakemake.wildcards.task, line)
 

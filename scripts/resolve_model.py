@@ -6,13 +6,14 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, model
-from headcount.checkpoint_files import CONVERTED
+from headcount.artifacts import storage
+from headcount.models import loading
+from headcount.models.fingerprint import CONVERTED
 
 parameters, output = snakemake.params, Path(snakemake.output[0])
 # Of each source, so that a study that comes back to an earlier one finds what was made of it.
-checkpoint = f"{CONVERTED}{artifacts.hash_json(parameters.content)[:12]}"
-facts = model.resolve(
+checkpoint = f"{CONVERTED}{storage.hash_json(parameters.content)[:12]}"
+facts = loading.resolve(
     **parameters.place,
     converted=output.parent / checkpoint,
     trust_remote_code=parameters.trust_remote_code,
@@ -21,4 +22,4 @@ facts = model.resolve(
 facts = {"name": snakemake.wildcards.model, **facts}
 read = {key: facts[key] for key in facts if key not in ("source", "revision", "path", "converted")}
 facts["path"] = checkpoint if facts["converted"] else None  # where others lie the study says
-artifacts.write_json(output, facts | job.provenance(snakemake, content=artifacts.hash_json(read)))
+storage.write_json(output, facts | job.provenance(snakemake, content=storage.hash_json(read)))

@@ -8,8 +8,9 @@ import evaluating
 import loading
 import reading
 
-from headcount import artifacts, importance
-from headcount.evaluation import Evaluation
+from headcount.artifacts import schemas, storage
+from headcount.scores import importance
+from headcount.scores.documents import Evaluation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
@@ -23,9 +24,9 @@ with evaluating.store(snakemake, prompts) as store:
     for estimator in importance.ESTIMATORS:
         scores = importance.estimate(estimator, model, evaluation, component, ablation, store)
         rows += [{"estimator": estimator, **row} for row in scores.rows(model, component)]
-artifacts.write(
+storage.write(
     snakemake.output[0],
     rows,
-    artifacts.SCHEMAS["estimators"],
+    schemas.SCHEMAS["estimators"],
     job.provenance(snakemake, model=facts),
 )

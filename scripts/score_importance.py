@@ -8,8 +8,9 @@ import evaluating
 import loading
 import reading
 
-from headcount import artifacts, importance
-from headcount.evaluation import Evaluation
+from headcount.artifacts import schemas, storage
+from headcount.scores import importance
+from headcount.scores.documents import Evaluation
 
 parameters = snakemake.params
 component = snakemake.wildcards.component
@@ -22,10 +23,10 @@ with evaluating.store(snakemake, prompts) as store:
     scores = importance.estimate(
         parameters.estimator, model, evaluation, component, ablation, store
     )
-artifacts.write(
+storage.write(
     snakemake.output[0],
     scores.rows(model, component),
-    artifacts.SCHEMAS["importance"],
+    schemas.SCHEMAS["importance"],
     job.provenance(
         snakemake,
         model=facts,

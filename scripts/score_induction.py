@@ -6,14 +6,15 @@ job.begin(snakemake)
 
 import loading
 
-from headcount import artifacts, induction
+from headcount.artifacts import schemas, storage
+from headcount.scores import induction
 
 facts = loading.model_facts(snakemake)
 model = loading.load_model(snakemake)
 function = getattr(induction, snakemake.wildcards.kind)
-artifacts.write(
+storage.write(
     snakemake.output[0],
     function(model, seed=snakemake.params.seed, **snakemake.params.induction),
-    artifacts.SCHEMAS["induction"],
+    schemas.SCHEMAS["induction"],
     job.provenance(snakemake, model=facts),
 )

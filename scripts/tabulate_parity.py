@@ -4,10 +4,11 @@ import job
 
 job.begin(snakemake)
 
-from headcount import artifacts, parity
+from headcount.artifacts import storage
+from headcount.interop import parity
 
 table = parity.table([*snakemake.input.tasks, snakemake.input.edge_cases]).to_arrow()
-artifacts.write(
+storage.write(
     snakemake.output[0],
     table,
     table.schema,

@@ -6,15 +6,16 @@ job.begin(snakemake)
 
 import loading
 
-from headcount import artifacts, verification
+from headcount.artifacts import schemas, storage
+from headcount.verify import verification
 
 facts = loading.model_facts(snakemake)
 model = loading.load_model(snakemake)
 table = verification.prove(model, snakemake.params.seed)
-artifacts.write(
+storage.write(
     snakemake.output[0],
     table.to_arrow(),
-    artifacts.SCHEMAS["verified"],
+    schemas.SCHEMAS["verified"],
     # What others go by is the way; the differences are for those who look.
     job.provenance(snakemake, model=facts, way=model.way, content=model.way),
 )

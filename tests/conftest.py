@@ -10,8 +10,11 @@ import tiny
 import torch
 from study import Study
 
-from headcount import artifacts, explorer, tasks
-from headcount import model as models
+from headcount.artifacts import schemas, storage
+from headcount.models import loading as model_loading
+from headcount.report import explorer
+from headcount.tasks import loading
+from headcount.tasks import prompts as task_prompts
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +46,7 @@ def all_models(tmp_path_factory):
     AutoTokenizer takes the saved one for another class in some families.
     """
     loaded = {
-        family: models.load(tiny.save_model(tmp_path_factory.mktemp(family), family))
+        family: model_loading.load(tiny.save_model(tmp_path_factory.mktemp(family), family))
         for family in tiny.CONFIGS
     }
     for model in loaded.values():
@@ -59,21 +62,21 @@ def model(request, all_models):
 
 @pytest.fixture(scope="session")
 def opt(checkpoint):
-    return models.load(checkpoint)
+    return model_loading.load(checkpoint)
 
 
 @pytest.fixture(scope="session")
 def yaml(task_path):
-    return tasks.find("tiny_a", task_path)
+    return loading.find("tiny_a", task_path)
 
 
 @pytest.fixture(scope="session")
 def prompts(yaml, tmp_path_factory):
     """The artifact `tasks` of tiny_a at two shots."""
     path = tmp_path_factory.mktemp("prompts") / "2-shot.parquet"
-    rows = tasks.prepare(yaml, 2, tasks.Limits(calibration=24, evaluation=8), seed=0)
-    artifacts.write(path, rows, artifacts.ROWS["tasks"], {})
-    return artifacts.read(path)
+    rows = task_prompts.prepare(yaml, 2, task_prompts.Limits(calibration=24, evaluation=8), seed=0)
+    storage.write(path, rows, schemas.ROWS["tasks"], {})
+    return storage.read(path)
 
 
 @pytest.fixture
@@ -82,9 +85,9 @@ def write_prompts(tmp_path):
 
     def write(yaml, shots, limits):
         path = tmp_path / f"{shots}-shot.parquet"
-        rows = tasks.prepare(yaml, shots, limits, seed=0)
-        artifacts.write(path, rows, artifacts.ROWS["tasks"], {})
-        return artifacts.read(path)
+        rows = task_prompts.prepare(yaml, shots, limits, seed=0)
+        storage.write(path, rows, schemas.ROWS["tasks"], {})
+        return storage.read(path)
 
     return write
 

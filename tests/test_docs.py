@@ -17,12 +17,12 @@ import yaml
 from packaging.requirements import Requirement
 from study import REPOSITORY, Study
 
-from headcount import artifacts
+from headcount.artifacts import schemas
 
 PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN_ELSEWHERE = {"docs/cluster.md": "tests/test_slurm.py runs it on a throwaway cluster"}
+RUN_ELSEWHERE = {"docs/cluster.md": "tests/workflow/test_slurm.py runs it on a throwaway cluster"}
 # Commands that are not run here, and why.
 NOT_RUN = {
     "make all": "installs an environment; the job `study` of continuous integration",
@@ -106,7 +106,7 @@ def test_the_reference_names_every_key_column_and_command():
         told = f"| `{below}` |" if below else f"## {key}\n"
         section = pages["reference/configuration.md"].partition(f"## {key}\n")
         assert told in section[1] + section[2], path
-    for columns in artifacts.SCHEMAS.values():
+    for columns in schemas.SCHEMAS.values():
         assert all(f"| `{name}` |" in pages["reference/artifacts.md"] for name in columns.names)
     for command in ("summary", "plan", "export", "lm-eval"):
         assert f"## headcount {command}\n" in pages["reference/command-line.md"]

@@ -21,15 +21,20 @@ import polars as pl
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from headcount import artifacts, importance, pruning, rankings, tasks, verification
-from headcount import model as models
-from headcount.checkpoints import told
-from headcount.evaluation import Documents, Evaluation, Scores
-from headcount.evaluations import Store, log_likelihoods
-from headcount.model import LanguageModel, ModelError, Prompt
-from headcount.rankings import RankingError
-from headcount.sweep import Masks
-from headcount.task_kinds import Limits
+from headcount.artifacts import schemas, storage
+from headcount.engine import Masks
+from headcount.models import language_model as model_language_model
+from headcount.models import loading as model_loading
+from headcount.models.checkpoints import told
+from headcount.models.language_model import LanguageModel, ModelError, Prompt
+from headcount.scores import importance, pruning, rankings
+from headcount.scores.documents import Documents, Evaluation, Scores
+from headcount.scores.evaluation_store import Store, log_likelihoods
+from headcount.scores.rankings import RankingError
+from headcount.tasks import loading
+from headcount.tasks import prompts as task_prompts
+from headcount.tasks.spec import Limits
+from headcount.verify import verification
 
 Model: TypeAlias = str | Path | PreTrainedModel | LanguageModel
 LIMITS = Limits(calibration=100, evaluation=100)  # documents of a task, unless others are asked for
@@ -44,14 +49,14 @@ def language_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: str = "float32",
     device_map: str = "cpu",
-    memory: float = models.MEMORY,
+    memory: float = model_language_model.MEMORY,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """A model whose heads and FFNs can be removed, of the hub, in a directory, or loaded before.
 
     A `PreTrainedModel` stays as it is and where it is; its tokenizer is looked for where it was
     loaded from, unless it is given. `memory`, in MB, is what computations hold beside the weights;
-    the others are those of `headcount.model.load`.
+    the others are those of `headcount.models.loading.load`.
 
     Raises `ModelError` when it cannot be had, is not whole, or its components are not found.
     """
@@ -60,8 +65,8 @@ def language_model(
     if isinstance(source, PreTrainedModel):
         return LanguageModel(source, tokenizer or _tokenizer(source), memory)
     with TemporaryDirectory() as converted:
-        facts = models.resolve(str(source), None, None, converted, trust_remote_code)
-        loaded = models.load(facts["path"], dtype, device_map, memory, trust_remote_code)
+        facts = model_loading.resolve(str(source), None, None, converted, trust_remote_code)
+        loaded = model_loading.load(facts["path"], dtype, device_map, memory, trust_remote_code)
     loaded.tokenizer = tokenizer or loaded.tokenizer
     loaded.hf.name_or_path = str(source)
     return loaded
@@ -115,10 +120,10 @@ def task(
 
     Raises `TaskError` when there is no such task, or it cannot be studied as asked.
     """
-    yaml = tasks.find(name, task_path)
-    rows = tasks.prepare(yaml, shots, limits, seed, datasets, metric=metric)
+    yaml = loading.find(name, task_path)
+    rows = task_prompts.prepare(yaml, shots, limits, seed, datasets, metric=metric)
     about = {"task": name, "shots": shots}
-    prompts = artifacts.labelled(rows, artifacts.SCHEMAS["tasks"], about)
+    prompts = storage.labelled(rows, schemas.SCHEMAS["tasks"], about)
     return Task(name, shots, yaml, metric, prompts)
 
 
@@ -269,6 +274,6 @@ def _frame(
 ) -> pl.DataFrame:
     """Rows of the artifact `kind` with the labels that are known of them."""
     about = {"model": model.hf.name_or_path, **labels}
-    fields = [field for field in artifacts.LABELS[kind] if field.name in about]
-    schema = pa.schema([*fields, *artifacts.ROWS[kind]])
-    return pl.DataFrame(artifacts.labelled(rows, schema, about))
+    fields = [field for field in schemas.LABELS[kind] if field.name in about]
+    schema = pa.schema([*fields, *schemas.ROWS[kind]])
+    return pl.DataFrame(storage.labelled(rows, schema, about))

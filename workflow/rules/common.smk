@@ -5,9 +5,11 @@ from functools import cache
 import job
 import preloaded
 import terminal
-from headcount import checkpoint_files, checks, configuration, task_kinds, task_reads
-from headcount import tasks as lm_eval_tasks
-from headcount.pages import pages
+from headcount.models import fingerprint
+from headcount.study import checks, configuration
+from headcount.tasks import code as task_code, spec
+from headcount.tasks import loading as task_loading
+from headcount.report.catalogue import pages
 from snakemake.exceptions import WorkflowError
 
 job.note_code()
@@ -29,7 +31,8 @@ def checked():
     homes = [Path(file).resolve().parent for file in workflow.configfiles]
     config.update(configuration.placed(completed, *homes, HOME))
     found = checks.check(config, documents=False)
-    refuse(found)
+    if found.problems:
+        refuse(checks.check(config))
     return found
 
 
@@ -56,7 +59,7 @@ pathvars:
 @cache
 def task_yaml(task):
     """The file that defines a task."""
-    return str(lm_eval_tasks.find(task, config["task_path"]))
+    return str(task_loading.find(task, config["task_path"]))
 
 
 CONTROLS = ["depth", *[f"random-{i}" for i in range(config["random_rankings"])]]
@@ -72,7 +75,7 @@ wildcard_constraints:
 
 
 # --- what makes a job stale: what its rule's params hold, other than `place`, and the contents of
-# its inputs (headcount.lineage) ---
+# its inputs (headcount.artifacts.lineage) ---
 
 
 code = cache(job.code)
@@ -81,21 +84,21 @@ code = cache(job.code)
 @cache
 def task_state(task):
     """The state of a task's files before they are hashed, by which jobs see that they changed."""
-    return task_reads.state(task_reads.files(task_yaml(task), config["datasets"]))
+    return task_code.state(task_code.files(task_yaml(task), config["datasets"]))
 
 
 @cache
 def task_meaning(task):
     """What decides prompts and metrics: the task's configuration and code."""
     task_state(task)
-    return lm_eval_tasks.meaning(task_yaml(task))
+    return task_loading.meaning(task_yaml(task))
 
 
 @cache
 def task_documents(task):
     """What decides a task's documents."""
     task_state(task)
-    return lm_eval_tasks.documents(task_yaml(task), config["datasets"])
+    return task_loading.documents(task_yaml(task), config["datasets"])
 
 
 @cache
@@ -104,7 +107,7 @@ def model_source(model):
     source = config["models"][model]["source"]
     if not Path(source).is_dir():
         return [source, config["models"][model]["revision"]]
-    return checkpoint_files.fingerprint(source, config["models"][model]["gguf_file"])
+    return fingerprint.fingerprint(source, config["models"][model]["gguf_file"])
 
 
 def ablation(component=None):
@@ -120,16 +123,14 @@ def ablation(component=None):
 
 def limits(wildcards):
     """Of the study's limits those that decide the prompts of a split."""
-    chosen = task_kinds.Limits(**config["limits"])
-    return asdict(
-        task_kinds.deciding(task_yaml(wildcards.task), wildcards.split, chosen)
-    )
+    chosen = spec.Limits(**config["limits"])
+    return asdict(spec.deciding(task_yaml(wildcards.task), wildcards.split, chosen))
 
 
 @cache
 def judged_by(task):
     """The metric that the study judges a task by, whether it names one or leaves it to the rule."""
-    return lm_eval_tasks.headline(task_yaml(task), config["metrics"].get(task))
+    return task_loading.headline(task_yaml(task), config["metrics"].get(task))
 
 
 def metric(wildcards):
@@ -310,6 +311,6 @@ def pruned_by(component, tasks, names):
 
 
 def show_summary():
-    from headcount import summary
+    from headcount.report import summary
 
     summary.show(Path(config["artifacts"]))

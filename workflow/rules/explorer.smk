@@ -1,10 +1,10 @@
 # Artifacts and tables of the figures -> a page of each model, to look through without a network.
-from headcount.hashes import file_hashes
+from headcount.artifacts.hashes import file_hashes
 
 # All estimators are computed only when asked for, so their page has a name of its own.
 PAGES = ["index", "estimators"]
 # They decide what the page is, as the code does.
-ASSETS = sorted(Path(HOME, "src/headcount/explorer/assets").iterdir())
+ASSETS = sorted(Path(HOME, "src/headcount/report/explorer/assets").iterdir())
 EXPLORED = [
     "head_pruning",
     "ffn_pruning",

@@ -1,5 +1,5 @@
 # Artifacts -> the tables and figures that people look at: a rule for each figure, a function for its
-# table (headcount.tables) and one for the drawing (headcount.figures), all by the figure's name.
+# table (headcount.report.tables) and one for the drawing (headcount.report.figures), all by the figure's name.
 
 # The aggregate of a single task is its own ranking, which is drawn once.
 AGGREGATES = ["aggregate"] if len(STUDIED) > 1 else []

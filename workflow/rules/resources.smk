@@ -1,5 +1,6 @@
 # What a job asks for, by the model that it loads, and with whom it travels on a cluster.
-from headcount import artifacts, model_files, plan
+from headcount.artifacts import storage
+from headcount.study import model_checks, plan, resources
 
 # The jobs of a model that takes less memory than this take seconds or minutes.
 SMALL_MB = 8000
@@ -16,8 +17,8 @@ def of_model(key):
 def size_of(name):
     """The size of a model; None before it is resolved."""
     try:
-        facts = artifacts.read_json(Path(config["artifacts"], name, "model.json"))
-    except (FileNotFoundError, artifacts.DamagedError):
+        facts = storage.read_json(Path(config["artifacts"], name, "model.json"))
+    except (FileNotFoundError, storage.DamagedError):
         return None
     return plan.Size.resolved(facts, config["models"][name]["dtype"])
 
@@ -25,10 +26,10 @@ def size_of(name):
 def megabytes(wildcards):
     """MB of a job of a model; until it is resolved by its files, None where there are none."""
     model, size = config["models"][wildcards.model], size_of(wildcards.model)
-    weights = size.bytes if size else model_files.stored(model["source"])
+    weights = size.bytes if size else model_checks.stored(model["source"])
     if weights is None and model["mem_mb"] is None:
         return None
-    return plan.megabytes(weights or 0, model)
+    return resources.megabytes(weights or 0, model)
 
 
 def memory(wildcards, attempt):
@@ -52,8 +53,8 @@ def estimated(stages, wildcards, input):
     """Minutes of a job that computes `stages`; None where what it reads is not there yet."""
     model, size = config["models"][wildcards.model], size_of(wildcards.model)
     try:
-        prompts = artifacts.read(*input.prompts) if stages else None
-    except (FileNotFoundError, artifacts.DamagedError):
+        prompts = storage.read(*input.prompts) if stages else None
+    except (FileNotFoundError, storage.DamagedError):
         return None
     if size is None:
         return None
@@ -62,7 +63,9 @@ def estimated(stages, wildcards, input):
     if stages:
         task, shots = wildcards.task, int(wildcards.shots)
         found = plan.stages(size, prompts, task, shots, config)
-    return plan.minutes(size, model, [stage for stage in found if stage.name in names])
+    return resources.minutes(
+        size, model, [stage for stage in found if stage.name in names]
+    )
 
 
 def together(stage):

@@ -1,4 +1,4 @@
-# What is stale, decided by content (headcount.lineage), and how Snakemake is told.
+# What is stale, decided by content (headcount.artifacts.lineage), and how Snakemake is told.
 #
 # Inputs are `ancient`, their times decide nothing, but for those that this run is going to make
 # (`current` in common.smk). Each rule has one more input, a marker, a file that is newer than any
@@ -12,8 +12,8 @@ from functools import cache
 from itertools import product
 from tempfile import gettempdir
 
-from headcount import gpus, lineage, locks, present, reasons, temporaries
-from headcount.suggestions import did_you_mean
+from headcount.artifacts import gpus, lineage, locks, present, temporaries
+from headcount.messages import did_you_mean
 from snakemake.iocontainers import InputFiles, Wildcards
 
 MARKER = job.MARKER
@@ -23,7 +23,7 @@ VALUES = {
     "model": list(config["models"]),
     "task": [*STUDIED, *HELDOUT],
     "shots": [str(shots) for shots in config["shots"]],
-    "split": list(task_kinds.SPLITS),
+    "split": list(spec.SPLITS),
     "component": ["heads", "ffns", "combined"],
     "across": ["cross_task", "cross_shot", "reliability"],
     "kind": ["prefix_matching", "copying"],
@@ -162,7 +162,7 @@ if workflow.is_main_process:
     refuse(CHECKED)
     for damage in filter(None, (one.damage for one in STATE.stale)):
         logger.warning(f"Note: {damage}; it is made again.")
-    if file := os.environ.get(reasons.ASKED):
+    if file := os.environ.get(lineage.ASKED):
         lineage.tell(STATE.stale, config["artifacts"], file)
 
 

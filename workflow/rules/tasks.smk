@@ -10,7 +10,7 @@ rule prepare_task:
     log:
         "<artifacts>/logs/tasks/{task}/{shots}-shot/{split}.log",
     wildcard_constraints:
-        split="|".join(task_kinds.SPLITS),
+        split="|".join(spec.SPLITS),
     group:
         "tasks"
     conda:

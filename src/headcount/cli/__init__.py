@@ -15,7 +15,7 @@ EPILOG = "A study of your own: headcount init --model MODEL --tasks TASK,TASK"
 
 
 def main() -> None:
-    from headcount.cli import models, results, study
+    from headcount.cli import _models, _results, _study
 
     if (
         os.environ.get("COLUMNS") == "0"
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"headcount {version('headcount')}")
     parser.set_defaults(run=None, takes_more=False)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for module in (study, results, models):
+    for module in (_study, _results, _models):
         module.add_to(commands)
     arguments, rest = parser.parse_known_args()
     if arguments.run is None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 def needs_cache() -> None:
     """End the command where nothing can be cached: other libraries take for granted that it can."""
-    from headcount import hashes, temporaries
+    from headcount.artifacts import hashes, temporaries
 
     place = hashes.memory()
     try:

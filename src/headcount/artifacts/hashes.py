@@ -1,0 +1,88 @@
+"""SHA-256 of files that may be large, each byte read once and not again at every start.
+
+What is found of a file over 64 MB is remembered, under `$XDG_CACHE_HOME/headcount` or
+`~/.cache/headcount`, with its place, size, inode and times; of these the time of the last change of
+any kind (ctime) cannot be set, so that a file with another content has another entry. The names of
+files say nothing: what the Hugging Face hub's cache stores under its hash may have been edited
+there since.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from headcount.artifacts import temporaries
+
+LARGE = 64 * 2**20  # bytes
+SETTLED = 2  # seconds: file systems count time in ticks, some of them in seconds
+
+
+def memory() -> Path:
+    """The directory in which headcount remembers what takes long to find out."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user whom the system does not know: nothing can be written there
+        home = Path(os.devnull)
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache", "headcount")
+
+
+def file_hashes(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of the content of each file."""
+    memory = Memory()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        hashes = list(threads.map(lambda path: memory.recall(path, "", read), paths))
+    memory.save()
+    return hashes
+
+
+class Memory:
+    """What was found of large files by what the system says of each; written atomically."""
+
+    def __init__(self) -> None:
+        self.path = memory() / "hashes.json"
+        self.found: dict[str, str] = {}
+        try:
+            self.known = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def recall(self, path: Path, what: str, find: Callable[[Path], str], above: int = LARGE) -> str:
+        """What `find` makes of a file, under the name `what`; once, if it has more bytes.
+
+        Of a file that has changed within the last `SETTLED` seconds nothing is remembered: what is
+        written to it next might leave the same times.
+        """
+        path = path.resolve()
+        now, state = time.time(), path.stat()
+        if state.st_size <= above:
+            return find(path)
+        times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
+        key = f"{what}{path} {state.st_size} {state.st_dev} {state.st_ino} {times}"
+        if key not in self.known:
+            found = find(path)
+            if state.st_ctime > now - SETTLED:
+                return found
+            self.known[key] = self.found[key] = found
+        return self.known[key]
+
+    def save(self) -> None:
+        """Add what was found; where nothing can be written, it is found again the next time."""
+        if not self.found:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporaries.file(self.path) as temporary:
+                temporary.write_text(json.dumps(self.known, indent=1))
+                temporary.replace(self.path)
+        except OSError:
+            return
+
+
+def read(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

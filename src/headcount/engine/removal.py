@@ -1,0 +1,235 @@
+"""Heads and FFNs taken out of a decoder layer: what is removed is not computed where that is safe.
+
+The modules of a layer are given other `forward`s for a while: projections that leave out the rows
+and columns of removed heads, an FFN that adds nothing. A removed component may leave a stand-in
+(`headcount.engine.ablation`); by default it leaves zero.
+
+What a head is: its slice of the input of the output projection. Where something lies between
+attention and that projection, such as a gate or a norm over all heads (BitNet), it has had its say.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headcount.models import families, projections
+from headcount.models.families import Parts
+from headcount.models.language_model import LanguageModel, replaced
+
+
+class StandIn(NamedTuple):
+    """What removed components of a layer leave at positions [..]: z [.., H, e], ffn [.., d]."""
+
+    z: Tensor
+    ffn: Tensor
+
+
+@dataclass
+class Ablation:
+    """Stand-ins by class: z [C, H, e] of each of L layers, ffn [L, C, d].
+
+    The C classes are the first token and all others, or, for `resample`, the positions.
+    """
+
+    z: list[Tensor]
+    ffn: Tensor
+    made: str  # a hash of what decided them
+
+    def at(self, layer: int, positions: Tensor) -> StandIn:
+        """What removed components of a layer leave at `positions`.
+
+        Positions beyond the last class go through the classes again, the first one left out.
+        """
+        C = self.ffn.shape[1]
+        rows = torch.where(positions < C, positions, 1 + (positions - 1) % max(C - 1, 1))
+        return StandIn(self.z[layer][rows], self.ffn[layer, rows])
+
+
+@contextmanager
+def without(model: LanguageModel, heads: Sequence[Tensor], ffns: Tensor) -> Iterator[None]:
+    """Inside, the whole model runs without the heads `[L][H]` and FFNs [L] that are False.
+
+    For code that runs the model by itself, such as generation; attention is computed for all
+    heads. The sweep removes layer by layer.
+    """
+    with ExitStack() as stack:
+        for layer in range(model.num_layers):
+            stack.enter_context(removed(model, layer, heads[layer], bool(ffns[layer])))
+        yield
+
+
+@contextmanager
+def removed(
+    model: LanguageModel,
+    layer: int,
+    heads: Tensor,
+    ffn: bool,
+    stand_in: StandIn | None = None,
+    narrow: bool = False,
+) -> Iterator[Tensor | None]:
+    """Inside, `layer` runs without the heads [H] that are False, and without its FFN if `ffn` is.
+
+    With `narrow`, queries, keys and values of removed heads are not computed either, if the layer
+    allows it. Then yields, for each query head that is left, the index of its key-value head among
+    those left [H'], else None.
+    """
+    part = model.parts[layer]
+    forwards: dict[nn.Module, Callable] = {}
+    counts: dict[str, int] = {}
+    kv_of_query = None
+    kept, gone = heads.nonzero()[:, 0], (~heads).nonzero()[:, 0]
+    if len(gone):
+        z = None if stand_in is None else stand_in.z
+        if not projections.is_plain(part.attention_output):
+            forwards[part.attention_output] = _masked_output(part, heads, z)
+        elif len(kept) == 0 and part.skips:
+            extra = _written(model, layer, gone, z)
+            forwards[part.attention] = partial(_no_attention, part.attention_output, extra)
+        else:
+            narrow = narrow and part.inputs is not None and len(kept) > 0
+            if narrow:
+                kv_heads, kv_of_query = _kv_heads(part, kept)
+                forwards |= _narrow_inputs(part, kept, kv_heads)
+                counts = part.inputs.counts(len(kept), len(kv_heads))
+            columns = projections.channels(kept, part.head_dim)
+            forwards[part.attention_output] = _narrow_output(
+                part.attention_output,
+                columns,
+                None if narrow else columns,
+                _written(model, layer, gone, z),
+            )
+    if not ffn and part.ffn_writes is not None:
+        forwards |= dict.fromkeys(part.ffn_inner, _nothing)
+        added = None if stand_in is None else stand_in.ffn
+        for module in (*part.ffn_beside, part.ffn_writes):
+            experts = module.forward if families.holds_experts(module) else None
+            here = added if module is part.ffn_writes else None
+            forwards[module] = partial(_no_ffn, part.d_model, experts, here)
+    with replaced(forwards), _counting(part.attention, counts):
+        yield kv_of_query
+
+
+# --- attention ---
+
+
+def _kv_heads(part: Parts, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Key-value heads [K'] that the query heads [H'] need, and the index of each's in them [H']."""
+    of_query = kept // (part.heads // part.kv_heads)
+    return of_query.unique(return_inverse=True)
+
+
+def _narrow_inputs(part: Parts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Module, Callable]:
+    """Projections of queries, keys and values that compute the kept heads alone."""
+    forwards: dict[nn.Module, Callable] = {}
+    for name, outputs in part.inputs.outputs(kept, kv_heads).items():
+        projection = part.attention.get_submodule(name)
+        outputs = outputs.to(projection.weight.device)
+        weight = projections.matrix(projection)[outputs]
+        bias = None if projection.bias is None else projection.bias[outputs]
+        forwards[projection] = partial(F.linear, weight=weight, bias=bias)
+    return forwards
+
+
+def _narrow_output(
+    projection: nn.Module, columns: Tensor, select: Tensor | None, extra: Tensor | None
+) -> Callable:
+    """The output projection of some heads: of an input [.., H' * e], or selected from [.., H * e].
+
+    The bias stays, and `extra` [.., d] is added.
+    """
+    weight = projections.matrix(projection)
+    weight = weight[:, columns.to(weight.device)]
+
+    def forward(z: Tensor) -> Tensor:
+        z = z if select is None else z[..., select.to(z.device)]
+        out = F.linear(z, weight, projection.bias)
+        return out if extra is None else out + extra
+
+    return forward
+
+
+def _masked_output(part: Parts, heads: Tensor, stand_in: Tensor | None) -> Callable:
+    """A projection of any kind, which reads zero or the stand-in [.., H, e] of removed heads."""
+    forward = part.attention_output.forward
+
+    def masked(z: Tensor) -> Tensor:
+        z = z.unflatten(-1, (part.heads, part.head_dim))
+        instead = z.new_zeros(()) if stand_in is None else stand_in.to(z)
+        return forward(torch.where(heads.to(z.device)[:, None], z, instead).flatten(-2))
+
+    return masked
+
+
+def _written(model: LanguageModel, layer: int, gone: Tensor, z: Tensor | None) -> Tensor | None:
+    """What the stand-ins z [.., H, e] of removed heads write to the residual stream [.., d]."""
+    if z is None:
+        return None
+    weight = model.head_weight(layer)
+    gone, z = gone.to(weight.device), z.to(weight.device)
+    return z[..., gone, :].flatten(-2) @ weight[gone].flatten(0, 1)
+
+
+def _no_attention(
+    projection: nn.Module,
+    extra: Tensor | None,
+    *args: Any,
+    hidden_states: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What an attention module returns without a head: the output projection's bias."""
+    hidden = args[0] if hidden_states is None else hidden_states  # [B, T, d]
+    out = hidden.new_zeros(*hidden.shape[:-1], len(projections.matrix(projection)))
+    for term in (projection.bias, extra):
+        out = out if term is None else out + term
+    return out, None
+
+
+# --- FFN ---
+
+
+def _nothing(hidden: Tensor) -> Tensor:
+    """In place of a module whose output will not be read: one channel, which fits anywhere."""
+    return hidden[..., :1]
+
+
+def _no_ffn(
+    d: int,
+    experts: Callable | None,
+    added: Tensor | None,
+    hidden: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor | tuple:
+    """What a module returns that adds nothing, or `added` [.., d], to the residual stream.
+
+    A mixture of experts may return more than that: its forward pass of one token of each row shows
+    what.
+    """
+    out = hidden.new_zeros(*hidden.shape[:-1], d)  # of [B, T] positions, which OPT flattens
+    if added is not None:
+        added = added.to(out).reshape(-1, d)
+        out = added.repeat(out[..., 0].numel() // len(added), 1).view_as(out)
+    if experts is None:
+        return out
+    first = hidden if args or kwargs else hidden[..., :1, :]
+    returned = experts(first, *args, **kwargs)
+    return (out, *returned[1:]) if isinstance(returned, tuple) else out
+
+
+@contextmanager
+def _counting(attention: nn.Module, counts: dict[str, int]) -> Iterator[None]:
+    """Inside, attributes of the attention module have other values."""
+    before = {name: getattr(attention, name) for name in counts}
+    try:
+        for name, value in counts.items():
+            setattr(attention, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(attention, name, value)

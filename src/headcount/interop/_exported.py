@@ -1,0 +1,94 @@
+"""Is an exported checkpoint the model that was studied?
+
+The study's engine computes log-likelihoods of random prompts under the mask; transformers loads the
+checkpoint and computes the same ones, both in float32, whatever the weights are stored in. How far
+the two may be apart is found as in `headcount.verify.tolerance`: by running the checkpoint with
+rounding errors made on purpose.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import get_max_memory
+from torch import Tensor
+
+from headcount.engine import Masks, log_likelihoods
+from headcount.models import loading as model_loading
+from headcount.models.families import ModelError
+from headcount.models.language_model import LanguageModel
+from headcount.scores.pruning import Removal
+from headcount.verify.properties import TARGETS, random_batches
+from headcount.verify.reference import Reference
+from headcount.verify.tolerance import COPIES, WHOLE, Batch, Finding, finding, scores_and_margins
+
+SEED = 0  # of the prompts, and of the rounding errors
+
+
+@dataclass
+class Study:
+    """What the study makes of a pruned model: log-likelihoods [prompts] of each batch, and tokens
+    of texts."""
+
+    removed: Removal
+    batches: list[Batch]
+    expected: list[Tensor]
+    texts: dict[str, list[int]]
+
+
+class Differs(Exception):  # noqa: N818 - a finding, not a fault
+    """A checkpoint is not the model that was studied; the message says where."""
+
+
+def study(model: LanguageModel, removed: Removal) -> Study:
+    """What the masks of `removed` give, by the model's own attention: no family lacks that way."""
+    model.way = "own"
+    asked = random_batches(model, np.random.default_rng(SEED))
+    prompts = [prompt for batch in asked for prompt in batch.prompts]
+    swept, _ = log_likelihoods(model, prompts, Masks.removing(model, [removed]))
+    expected = list(swept[0].split([len(batch.prompts) for batch in asked]))
+    texts = [model.tokenizer.decode(batch.tokens[0]) for batch in asked]
+    read = {text: model.tokenizer(text)["input_ids"] for text in texts}
+    return Study(removed, asked, expected, read)
+
+
+def compare(checkpoint: LanguageModel, study: Study) -> Finding:
+    """The largest difference, beside its bound, of what plain transformers makes of `checkpoint`.
+
+    `checkpoint` is an unmodified model, of which `headcount.verify.reference` runs the forward
+    pass.
+    """
+    reference = Reference(checkpoint, COPIES, SEED)
+    findings = []
+    for batch, expected in zip(study.batches, study.expected, strict=True):
+        logits = reference.logits(batch.tokens, TARGETS, [((), ())], checkpoint.heads)
+        scores, _ = scores_and_margins(logits[:, 0], batch)  # [1 + C, prompts]
+        findings.append(finding((WHOLE, str(batch)), scores, expected, None))
+    return max(findings, key=lambda one: one.excess)
+
+
+def check(directory: Path, loading: dict, study: Study) -> Finding:
+    """`compare` of the checkpoint in `directory`; `loading` is for `headcount.models.loading.load`.
+
+    Raises `Differs` when it is not the model that was studied, or does not load.
+    """
+    try:
+        checkpoint = model_loading.load(directory, **loading)
+        found = compare(checkpoint, study)
+    except ModelError as error:
+        raise Differs(str(error)) from error
+    if not found.passed:
+        raise Differs(
+            f"log-likelihoods are off by {found.difference:.3g}, where rounding explains "
+            f"{found.bound:.3g} ({found.where})"
+        )
+    for text, tokens in study.texts.items():
+        if checkpoint.tokenizer(text)["input_ids"] != tokens:
+            raise Differs(f"its tokenizer reads {text!r} otherwise")
+    return found
+
+
+def place(weights: dict[str, Tensor]) -> str:
+    """The `device_map` of a model of so many weights in float32: in memory if that is free."""
+    needed = sum(4 * weight.numel() for weight in weights.values())
+    return "cpu" if needed < get_max_memory()["cpu"] else "disk"

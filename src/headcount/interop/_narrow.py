@@ -1,0 +1,249 @@
+"""Smaller tensors for a pruned model, as far as its architecture's configuration can say so.
+
+Configurations count heads and FFN channels once for all layers, so that a layer that lost more than
+others has to be filled up with heads that write nothing. Two things can be said:
+
+- **fewer heads in every layer**, where the size of a head is a setting of its own (Llama, Mistral,
+  Qwen, Gemma, Phi; not OPT, GPT-2, GPT-NeoX, whose heads share d_model). Key-value heads go with
+  the query heads that need them, or are repeated for groups that become smaller.
+- **fewer layers**, where a layer lost all its heads and its FFN and has no bias that remains.
+
+An FFN has as many channels in every layer, so that removing it in some of them saves nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from headcount.models import families
+from headcount.models.language_model import LanguageModel
+from headcount.scores.pruning import Removal
+
+# `model_type`s whose attention takes the setting `head_dim` and separate queries, keys and values.
+FREE_HEADS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi")
+
+Slots = list[tuple[int, list[int]]]  # of a layer: K' key-value heads, each with its query heads
+
+
+class Narrowed(NamedTuple):
+    """A model to save, what is other in its configuration, and what could not become smaller."""
+
+    hf: PreTrainedModel
+    changed: dict[str, tuple]  # setting: (before, after)
+    note: str
+
+
+@torch.no_grad()
+def narrow(model: LanguageModel, removed: Removal) -> Narrowed:
+    """A smaller model with the logits of `model`, whose removed components write nothing already.
+
+    It is `model.hf` itself where nothing can be saved; else it shares the tensors that stay as they
+    are, and lacks those that no checkpoint holds: it is there to be saved, and runs when it is
+    loaded again.
+    """
+    config = model.hf.config
+    if config.get_text_config() is not config:  # a part of a larger model's
+        return Narrowed(model.hf, {}, "")
+    heads, ffns = set(removed[0]), set(removed[1])
+    kept = {
+        layer: [head for head in range(H) if (layer, head) not in heads]
+        for layer, H in enumerate(model.heads)
+    }
+    layers = [
+        layer
+        for layer in kept
+        if kept[layer] or layer not in ffns or not _adds_nothing_else(model, layer)
+    ]
+    if not any(model.heads[layer] for layer in layers):  # a model without attention is none of ours
+        layers = sorted({*layers, next(layer for layer in kept if model.heads[layer])})
+    note = ""
+    if not _says(model, layers):
+        layers, note = list(kept), "the configuration cannot say which layers are left"
+    changes = _of_layers(config, layers)
+    slots = None
+    for group, kv_heads in _fewer_heads(model, [kept[layer] for layer in layers]):
+        counts = {
+            "num_attention_heads": group * kv_heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": model.parts[0].head_dim,
+        }
+        if _skeleton(model.hf, changes | counts):
+            changes |= counts
+            slots = {layer: _slots(model, kept[layer], group, kv_heads) for layer in layers}
+            break
+    smaller = _skeleton(model.hf, changes) if changes else None
+    if smaller is None:
+        return Narrowed(model.hf, {}, note)
+    smaller.load_state_dict(_weights(model, layers, slots), assign=True)
+    smaller.generation_config = model.hf.generation_config
+    before = {key: getattr(config, key, None) for key in changes}
+    shown = {
+        key: (value, changes[key])
+        for key, value in before.items()
+        if value != changes[key] and not isinstance(value, list)
+    }
+    return Narrowed(smaller, shown, note)
+
+
+# --- the configuration ---
+
+
+def _skeleton(hf: PreTrainedModel, changes: dict) -> PreTrainedModel | None:
+    """A model like `hf` with other settings and without weights; None if there can be none.
+
+    Some families want heads that divide d_model, or have settings that fit the old ones alone.
+    """
+    try:
+        config = type(hf.config).from_dict(hf.config.to_dict() | changes)
+        with torch.device("meta"):
+            return type(hf)(config).eval()
+    except Exception:  # whatever a family's own code raises at settings that it does not know
+        return None
+
+
+def _of_layers(config: PreTrainedConfig, layers: list[int]) -> dict:
+    """Settings of a model of some of the layers, with those that are listed by layer."""
+    L = config.num_hidden_layers
+    if len(layers) == L:
+        return {}
+    by_layer = {  # such as `layer_types`: sliding windows in every second layer
+        key: [value[layer] for layer in layers]
+        for key, value in config.to_dict().items()
+        if "layer" in key and isinstance(value, list) and len(value) == L
+    }
+    return by_layer | {"num_hidden_layers": len(layers)}
+
+
+def _says(model: LanguageModel, layers: list[int]) -> bool:
+    """Whether a configuration says that a model has these layers alone, each built as it is now."""
+    if len(layers) == model.num_layers:
+        return True
+    smaller = _skeleton(model.hf, _of_layers(model.hf.config, layers))
+    left = None if smaller is None else families.get(smaller, _path(model))
+    if not isinstance(left, nn.ModuleList) or len(left) != len(layers):
+        return False
+    return all(
+        _built_alike(model.layers[before], before, left[after], after)
+        for after, before in enumerate(layers)
+    )
+
+
+def _built_alike(layer: nn.Module, number: int, other: nn.Module, others: int) -> bool:
+    """Whether two layers have the same settings and sizes, but for their own numbers.
+
+    Settings decide what is computed also where short inputs do not show it, as windows do.
+    """
+    mine, theirs = _built(layer), _built(other)
+    return mine.keys() == theirs.keys() and all(
+        value == theirs[key] or (value, theirs[key]) == (number, others)
+        for key, value in mine.items()
+    )
+
+
+def _built(layer: nn.Module) -> dict:
+    """The kinds and settings of a layer's modules, and the sizes of its weights."""
+    made: dict = {name: tensor.shape for name, tensor in layer.state_dict().items()}
+    for path, module in layer.named_modules():
+        made[path, ""] = type(module)
+        made |= {
+            (path, name): value
+            for name, value in vars(module).items()
+            if isinstance(value, str | int | float | None) and name[0] != "_" and name != "training"
+        }
+    return made
+
+
+def _adds_nothing_else(model: LanguageModel, layer: int) -> bool:
+    """Whether a layer without heads and FFN leaves the residual stream as it is, as far as known.
+
+    A layer without attention has a convolution or a state space, which still writes.
+    """
+    pre_norm = getattr(model.hf.config, "do_layer_norm_before", True)
+    output = model.parts[layer].attention_output
+    return pre_norm and output is not None and getattr(output, "bias", None) is None
+
+
+# --- heads ---
+
+
+def _fewer_heads(model: LanguageModel, kept: Sequence[list[int]]) -> list[tuple[int, int]]:
+    """(query heads to a key-value head, key-value heads) that hold what every layer keeps.
+
+    Those with fewer weights than now, the fewest first.
+    """
+    if model.hf.config.model_type not in FREE_HEADS:
+        return []
+    part = model.parts[0]  # in these families all layers have the same heads
+    largest = part.heads // part.kv_heads
+    now = part.heads + part.kv_heads
+    options = []
+    for group in range(1, largest + 1):
+        needed = max(len(_chunks(model, heads, group)) for heads in kept)
+        fewer = range(max(1, needed), math.ceil(now / (group + 1)))
+        options += [((group + 1) * kv_heads, group, kv_heads) for kv_heads in fewer]
+    return [(group, kv_heads) for _, group, kv_heads in sorted(options)]
+
+
+def _chunks(model: LanguageModel, kept: list[int], group: int) -> Slots:
+    """The heads of each key-value head, at most `group` at a time."""
+    part = model.parts[0]
+    of_kv_head = part.heads // part.kv_heads
+    chunks = []
+    for kv_head in range(part.kv_heads):
+        mine = [head for head in kept if head // of_kv_head == kv_head]
+        chunks += [(kv_head, mine[i : i + group]) for i in range(0, len(mine), group)]
+    return chunks
+
+
+def _slots(model: LanguageModel, kept: list[int], group: int, kv_heads: int) -> Slots:
+    """The chunks of a layer, filled up with a head that is removed: there is one."""
+    chunks = _chunks(model, kept, group)
+    chunks += [(0, [])] * (kv_heads - len(chunks))
+    filler = next((head for head in range(model.heads[0]) if head not in kept), 0)
+    return [(kv_head, heads + [filler] * (group - len(heads))) for kv_head, heads in chunks]
+
+
+# --- weights ---
+
+
+def _weights(
+    model: LanguageModel, layers: list[int], slots: dict[int, Slots] | None
+) -> dict[str, Tensor]:
+    """The state dict of the smaller model."""
+    path = _path(model)
+    number = {str(layer): str(index) for index, layer in enumerate(layers)}
+    weights = {}
+    for name, tensor in model.hf.state_dict().items():
+        if not name.startswith(f"{path}."):
+            weights[name] = tensor
+            continue
+        layer, _, rest = name.removeprefix(f"{path}.").partition(".")
+        if layer in number:
+            if slots:
+                tensor = _of_slots(model, rest, tensor, slots[int(layer)])
+            weights[f"{path}.{number[layer]}.{rest}"] = tensor
+    return weights
+
+
+def _path(model: LanguageModel) -> str:
+    """Where in the model its list of layers is."""
+    return next(name for name, module in model.hf.named_modules() if module is model.layers)
+
+
+def _of_slots(model: LanguageModel, name: str, tensor: Tensor, slots: Slots) -> Tensor:
+    """The parameter `name` of a layer for the heads in `slots` alone."""
+    heads = torch.tensor([head for _, group in slots for head in group])  # [H']
+    kv_heads = torch.tensor([kv_head for kv_head, _ in slots])  # [K']
+    part = model.parts[0]
+    outputs = part.inputs.outputs(heads, kv_heads)
+    module, _, _ = name.rpartition(".")
+    for projection, rows in outputs.items():
+        if families.get(part.layer, module) is families.get(part.attention, projection):
+            return tensor[rows]  # of a weight [outputs, d] or a bias [outputs]
+    if families.get(part.layer, module) is part.attention_output and name.endswith("weight"):
+        return tensor[:, outputs["q_proj"]]  # its inputs are the queries' outputs
+    return tensor

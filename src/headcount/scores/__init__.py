@@ -1,0 +1,22 @@
+"""The definitions of the numbers, a module for each score, and the store of evaluations.
+
+- `correlation`: agreement of scores between tasks and between shots
+- `curves`: what a pruning curve says
+- `documents`: the documents of a task, and its metric under masks
+- `evaluation_store`: what was ever swept, by content
+- `importance`: gradient and oracle scores
+- `induction`: prefix matching, copying, retention
+- `pruning`: cumulative removal
+- `rankings`: orders of components
+"""
+
+__all__ = [
+    "correlation",
+    "curves",
+    "documents",
+    "evaluation_store",
+    "importance",
+    "induction",
+    "pruning",
+    "rankings",
+]

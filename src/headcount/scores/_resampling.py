@@ -1,0 +1,104 @@
+"""Importance scores under resamples, and under halves, of the documents that they come from.
+
+A table of importance has a contribution and a weight of each of n documents to every component.
+Documents that count times[i] times give score = sum(times * contributions) / sum(times * weights).
+The documents of a task are drawn with a seed and its name: the same whatever the shots, the
+component and the estimator, and whichever other tasks there are.
+"""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from headcount.artifacts import storage
+from headcount.scores.rankings import COMPONENT, aligned
+
+
+def resampled(table: pl.DataFrame, task: str, resamples: int, seed: int) -> np.ndarray:
+    """Scores [1 + resamples, N]: as measured, then under each bootstrap resample of the documents.
+
+    A resample draws n documents with replacement.
+    """
+    n = table["n"][0]
+    times = _generator(task, seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # [R, n]
+    return np.vstack([table["score"].to_numpy(), _scores(table, times)])
+
+
+def halves(table: pl.DataFrame, task: str, splits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [splits, N] of both halves of the documents, which are split at random every time.
+
+    Of an odd number of documents the second half has one more.
+    """
+    n = table["n"][0]
+    shuffled = _generator(task, seed).permuted(np.tile(np.arange(n), (splits, 1)), axis=1)
+    first = shuffled < n // 2  # [splits, n]
+    return _scores(table, first), _scores(table, ~first)
+
+
+def _generator(task: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(task.encode())])
+
+
+def _scores(table: pl.DataFrame, times: np.ndarray) -> np.ndarray:
+    """Scores [R, N] when document i counts times[r, i] times; times: [R, n]."""
+    contributions, weights = (
+        table[column].list.to_array(times.shape[1]).to_numpy()  # [N, n]
+        for column in ("contributions", "weights")
+    )
+    times = times.astype(float)
+    return (times @ contributions.T) / (times @ weights.T)
+
+
+class ImportanceFiles:
+    """Importance artifacts of one component of one model by (task, shots), as their labels say.
+
+    Raises `ValueError` when a task lacks some number of shots, or has it twice.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths: dict[tuple[str, int], str | Path] = {}
+        self.about: dict[str, str] = {}
+        for path in paths:
+            labels = storage.frame(path, ["model", "component", "task", "shots"])
+            key = labels.select("task", "shots").row(0)
+            about = labels.select("model", "component").row(0, named=True)
+            self.about = self.about or about
+            if about != self.about:
+                raise ValueError(f"{path} is of {about}, the files before it of {self.about}")
+            if key in self.paths:
+                raise ValueError(
+                    f"{self.paths[key]} and {path} are both {key[0]} at {key[1]} shots"
+                )
+            self.paths[key] = path
+        self.tasks = list(dict.fromkeys(task for task, _ in self.paths))
+        self.shots = sorted({shots for _, shots in self.paths})
+        for task in self.tasks:
+            for shots in self.shots:
+                if (task, shots) not in self.paths:
+                    raise ValueError(f"no importance of task {task} at {shots} shots was given")
+        self.components: list[tuple] | None = None  # of all files
+        self.documents: dict[str, int] = {}  # of each task
+
+    def read(self, task: str, shots: int) -> pl.DataFrame:
+        """The table of importance, sorted by (layer, head).
+
+        Raises `ValueError` when it does not match the tables that were read before.
+        """
+        path = self.paths[task, shots]
+        [table] = aligned([storage.frame(path)])
+        n, components = table["n"][0], table.select(COMPONENT).rows()
+        self.components = self.components or components
+        if components != self.components:
+            raise ValueError(f"{path} does not hold the same components as the files before it")
+        if n != self.documents.setdefault(task, n):
+            raise ValueError(f"{path}: {n} documents, but {self.documents[task]} at other shots")
+        return table
+
+    @property
+    def layers(self) -> np.ndarray:
+        """The layer [N] of each component."""
+        first = aligned([storage.frame(self.paths[self.tasks[0], self.shots[0]])])[0]
+        return first["layer"].to_numpy()

@@ -1,0 +1,97 @@
+"""Cumulative pruning: the least important components removed first, level by level."""
+
+import json
+from typing import Any
+
+import polars as pl
+
+from headcount.engine import Masks
+from headcount.engine.removal import Ablation
+from headcount.models.language_model import LanguageModel
+from headcount.scores.documents import Documents, Scores
+from headcount.scores.evaluation_store import Store
+from headcount.scores.rankings import COMPONENT, removed
+
+Removal = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # (layer, head) pairs, FFN layers
+
+
+def prune(
+    model: LanguageModel,
+    evaluation: Documents,
+    rankings: dict[str, dict[str, pl.DataFrame]],
+    levels: list[tuple[float, float]],
+    ablation: Ablation | None = None,
+    store: Store | None = None,
+) -> dict[str, list[dict]]:
+    """Evaluate every (heads level, FFNs level), in percent, under every ranking.
+
+    `rankings` maps a name to the ranking table of each component that is pruned ("heads", "ffns").
+    Equal sets of components are evaluated once, whichever levels and rankings ask for them; what
+    they leave is `ablation`'s, zero by default. What `store` knows is taken from there.
+
+    Returns rows of the artifact `pruning` for each ranking.
+    """
+    wanted = {
+        (name, level): removal(ranking, *level)
+        for name, ranking in rankings.items()
+        for level in levels
+    }
+    distinct = list(dict.fromkeys(wanted.values()))
+    scores = evaluation.run(model, Masks.removing(model, distinct, ablation), store)
+    rows: dict[str, list[dict]] = {name: [] for name in rankings}
+    for (name, level), gone in wanted.items():
+        rows[name] += _rows(name, level, gone, evaluation, scores, distinct.index(gone))
+    return rows
+
+
+def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: float) -> Removal:
+    """What is removed at the levels, in percent; a component without a ranking stays whole.
+
+    Raises `ValueError` when a level is not between 0 and 100.
+    """
+    levels = {"heads": heads_level, "ffns": ffns_level}
+    gone = {
+        component: removed(of_component, levels[component]).select(COMPONENT).sort(COMPONENT)
+        for component, of_component in ranking.items()
+    }
+    return (
+        tuple(gone["heads"].rows()) if "heads" in gone else (),
+        tuple(gone["ffns"]["layer"]) if "ffns" in gone else (),
+    )
+
+
+def order(ranking: str, task: str) -> str:
+    """What a ranking is to a task: "own", "aggregate", "closest", "farthest", "depth", "random"."""
+    return "own" if ranking == task else ranking.split("-")[0]
+
+
+def _rows(
+    name: str,
+    level: tuple[float, float],
+    gone: Removal,
+    evaluation: Documents,
+    scores: Scores,
+    mask: int,
+) -> list[dict]:
+    return [
+        {
+            "ranking": name,
+            "heads_level": level[0],
+            "ffns_level": level[1],
+            "heads_removed": len(gone[0]),
+            "ffns_removed": len(gone[1]),
+            "doc_id": doc_id,
+            "log_likelihoods": scores.log_likelihoods[mask][document],
+            "is_greedy": scores.is_greedy[mask][document],
+            "metric": scores.metric[mask, document],
+            "results": json.dumps(scores.results[mask][document], default=_plain),
+        }
+        for document, doc_id in enumerate(evaluation.doc_ids)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know: numpy's and torch's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a metric's result {value!r} ({type(value).__name__}) cannot be kept as JSON")

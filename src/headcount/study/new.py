@@ -1,0 +1,300 @@
+"""The command `headcount init`: the configuration of a study, written for this machine.
+
+The model and the tasks are looked up, and what they ask for is chosen: where the model computes, in
+what dtype, with how much memory, on how many documents, at which levels. The file says why.
+"""
+
+import json
+import re
+import sys
+from itertools import product
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from headcount import messages
+from headcount.artifacts import gpus
+from headcount.study import checks, configuration, machines, plan, resources
+from headcount.tasks import datasets as task_datasets
+from headcount.tasks import files as task_files
+from headcount.tasks import loading as tasks
+from headcount.tasks import streams
+from headcount.tasks.files import TaskError
+
+SMALL = 1e9  # weights of a model whose jobs gain more from running side by side than from threads
+GPU_BYTES = (
+    24e9  # weights that one GPU is taken to have room for; a larger model is placed by `auto`
+)
+TRIED = 40  # documents that the cost is told from
+NUMBERS = (2500, 1000, 500, 200, 100, 50, 30, 20)  # of documents, the paper's first
+ENOUGH = 50  # documents: rather than fewer, fewer levels
+MINUTES = 5  # that a first look is to take on this machine
+
+
+class BeginningError(ValueError):
+    """A study that cannot be begun; the message has a line for each reason."""
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers of shots, as 0,1,5. Raises `BeginningError` for what is none."""
+    try:
+        return sorted({int(one) for one in text.split(",")})
+    except ValueError:
+        raise BeginningError(f"--shots {text}: give numbers separated by commas: 0,1,5") from None
+
+
+def begin(
+    out: Path,
+    model: str,
+    tasks: list[str],
+    shots: list[int],
+    task_path: str | None = None,
+    datasets: str | None = None,
+    new_task: str | None = None,
+) -> None:
+    """Write the study to `out`, and with `new_task` a task beside it; print what it will cost.
+
+    Nothing is written over. Raises `BeginningError` when a file is there already or something
+    speaks against the study, `ModelError` when the model's configuration cannot be had.
+    """
+    if out.exists():
+        raise BeginningError(f"{out} already exists: choose another with --out, or move it")
+    if new_task:
+        task_path = task_path or str(out.parent / "tasks")
+        write_task(Path(task_path), new_task)
+        tasks = [*tasks, new_task]
+    if not tasks:
+        raise BeginningError("say what to study: --tasks TASK,TASK, or --new-task NAME")
+    entry = _source(model)
+    study: dict[str, Any] = {
+        "models": {_name(model): entry},
+        "tasks": tasks,
+        "shots": shots,
+        "task_path": task_path,
+        "datasets": datasets,
+        "limits": {"calibration": TRIED, "evaluation": TRIED},
+    }
+    _refuse(study)
+    size = plan.size_of(configuration.completed(study)["models"][_name(model)])
+    why = _place(entry, size)
+    for step, random in ((10, 2), (20, 1)):
+        study["levels"], why["levels"] = levels(size.heads, size.ffns, step)
+        study["random_rankings"] = random
+        study["limits"], why["limits"] = _limits(study, size)
+        if study["limits"]["calibration"] >= ENOUGH:
+            break
+    _refuse(study)
+    text = _render(
+        "study.yaml",
+        **study,
+        name=_name(model),
+        entry=entry,
+        why=why,
+        schema=configuration.SCHEMA.name,
+        size=f"{size.layers} layers, {size.heads} heads, {size.ffns} FFNs, "
+        f"{messages.unit(size.bytes, 'B')} of weights",
+        of_tasks=_found(study),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(f"{out} is written.")
+    config = configuration.read(out)
+    for note in checks.check(config).notes:
+        print(f"Note: {note}.")
+    try:
+        plan.show(config)
+    except TaskError as error:
+        print(f"The cost cannot be estimated: {error}")
+    print(f"Next: headcount run {out}")
+
+
+def _refuse(study: dict) -> None:
+    """Raise `BeginningError` with all that speaks against a study."""
+    found = configuration.problems(study)
+    found = found or checks.check(configuration.completed(study)).problems
+    if found:
+        raise BeginningError("\n".join(found))
+
+
+# --- the model ---
+
+
+def _name(model: str) -> str:
+    """What the model's artifacts are filed under; a directory `model` by the one that it is in."""
+    path = Path(model)
+    parts = path.resolve().parts if path.exists() else path.parts
+    last = parts[-1] if parts[-1] != "model" else parts[-2]
+    name = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._").removesuffix(".gguf")
+    return name if name not in ("", "tasks", "logs", "across") else "model"
+
+
+def _source(model: str) -> dict:
+    """The entry of a model that is a hub name, a directory, or a GGUF file."""
+    path = Path(model)
+    if path.suffix == ".gguf" and path.is_file():
+        return {"source": str(path.parent), "gguf_file": path.name}
+    quantised = sorted(path.glob("*.gguf")) if path.is_dir() else []
+    if quantised and not (path / "config.json").exists():
+        return {"source": model, "gguf_file": quantised[0].name}
+    return {"source": model}
+
+
+def _place(entry: dict, size: plan.Size) -> dict[str, str]:
+    """Fill in where the model computes and what a job takes; returns why, by key."""
+    weights = size.bytes // size.bytes_per_weight
+    machine, why = machines.here(), {}
+    if number := len(gpus.visible()):
+        entry |= {"dtype": "bfloat16", "gpus": 1, "memory": 4000}
+        fits = 2 * weights < GPU_BYTES
+        entry["device_map"] = "cuda" if fits else "auto"
+        why["dtype"] = "fast on a GPU; float32 is more precise"
+        why["device_map"] = f"{number} GPU{'s' * (number > 1)} here" + (
+            "" if fits else "; what does not fit there stays in memory or on disk"
+        )
+    else:
+        wide = 4 * weights < machine.memory / 2
+        entry |= {"dtype": "float32" if wide else "bfloat16", "gpus": 0}
+        why["dtype"] = "fits the memory" if wide else "half the memory of float32"
+        fits = plan.BYTES[entry["dtype"]] * weights < 0.7 * machine.memory
+        entry["device_map"] = "cpu" if fits else "disk"
+        why["device_map"] = "no GPU here" + (
+            "" if fits else "; larger than its memory: layers are read from disk in turn"
+        )
+        entry["memory"] = 500 if weights < SMALL else 2000
+    cores = machine.cores
+    entry["threads"] = 1 if weights < SMALL else cores
+    why["threads"] = (
+        "CPU cores of a job; jobs of a small model run side by side"
+        if weights < SMALL
+        else f"CPU cores of a job; all {cores} here"
+    )
+    held = plan.BYTES[entry["dtype"]] * weights
+    entry["mem_mb"] = resources.megabytes(held, entry | {"mem_mb": None})
+    why["mem_mb"] = "MB of a job, for the scheduler: weights, `memory` and start-up"
+    return why
+
+
+# --- levels and documents ---
+
+
+def levels(heads: int, ffns: int, step: int) -> tuple[dict, str]:
+    """Levels at which other numbers of components are removed, `step` percent apart, and why."""
+    of_heads, of_ffns = _steps(heads, step), _steps(ffns, step)
+    combined = {"heads": [level for level in of_heads if level <= 70][::2], "ffns": of_ffns[:3]}
+    even = f"of {heads} heads and {ffns} FFNs, each level removes a whole number more"
+    return {"heads": of_heads, "ffns": of_ffns, "combined": combined}, even
+
+
+def _steps(components: int, step: int) -> list[int]:
+    """Whole percentages, `step` apart, or of each component where there are fewer than that."""
+    if components * step >= 100:
+        return [*range(0, 100, step)]
+    return [ceil(100 * count / components) for count in range(components)]
+
+
+def _limits(study: dict, size: plan.Size) -> tuple[dict, str]:
+    """As many documents as this machine does in the time, and why."""
+    study = {**study, "limits": {"calibration": TRIED, "evaluation": TRIED}}
+    config = configuration.completed(study)
+    memory = config["models"][next(iter(study["models"]))]["memory"] * 2**20
+    try:
+        found = plan.stages_of(size, config)
+        hours = sum(stage.hours(size, machines.here(), memory) for stage in found)
+    except TaskError:
+        few = {"calibration": 100, "evaluation": 100}
+        return few, "documents at most; the paper has 2500 to calibrate and evaluates all"
+    known = [count for counts in _documents(study).values() for count in counts.values() if count]
+    minutes = 60 * hours / min([TRIED, *known])  # of a document
+    within = [n for n in NUMBERS if minutes * n <= MINUTES]
+    number = within[0] if within else NUMBERS[-1]
+    limits: dict[str, int | None]
+    limits = {"calibration": number, "evaluation": number if number < NUMBERS[0] else None}
+    why = "as in the paper"
+    if number < NUMBERS[0]:
+        aim = f"as many as this machine does in {MINUTES} minutes" if within else "few"
+        why = f"{aim}, for a first look; raise them for results (the paper: 2500, and all)"
+    single = {task: there for task, there in _singles(config).items() if there <= number}
+    if single:
+        limits["evaluation"] = min(single.values()) // 2
+        why += f"; the rest of {', '.join(single)} calibrates"
+    return limits, why
+
+
+def _singles(config: dict) -> dict[str, int]:
+    """Task -> documents of its single split, of those that calibrate on what they evaluate."""
+    found = {}
+    for task in tasks.expand(config["tasks"], config["task_path"]):
+        of_task = _configuration(task, config)
+        evaluated = task_datasets.evaluated_split(of_task)
+        others = {of_task.get("training_split"), of_task.get("validation_split")} - {None}
+        count = _count(of_task, evaluated, config["datasets"])
+        if others <= {evaluated} and count:
+            found[task] = count
+    return found
+
+
+def _documents(study: dict) -> dict[str, dict[str, int | None]]:
+    """Task -> split -> how many documents it has; None where its files cannot be looked into."""
+    found = {}
+    for task in tasks.expand(study["tasks"], study["task_path"]):
+        of_task = _configuration(task, study)
+        found[task] = {
+            split: _count(of_task, split, study["datasets"])
+            for split in task_datasets.splits(of_task)
+        }
+    return found
+
+
+def _found(study: dict) -> list[str]:
+    """A line for each task: the documents that it has, where its files can be looked into."""
+    lines = []
+    for task, counts in _documents(study).items():
+        known = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
+        lines.append(f"{task}: {known or 'of the hub'}")
+    return lines
+
+
+def _configuration(task: str, config: dict) -> dict:
+    yaml = task_files.installed(tasks.find(task, config["task_path"]))
+    return task_datasets.placed(task_files.with_included(yaml), yaml)
+
+
+def _count(of_task: dict, split: str | None, datasets: str | None) -> int | None:
+    """Documents of a split, where its files can be looked into."""
+    documents = streams.documents(of_task, datasets).get(split or "")
+    return documents.count(sys.maxsize) if documents else None
+
+
+# --- a task of one's own ---
+
+EXAMPLES = {
+    "train": (("film", "book", "play"), ("dull", "slow", "moving", "clever")),
+    "validation": (("concert", "meal"), ("dreadful", "tedious", "lovely", "splendid")),
+}
+
+
+def write_task(directory: Path, name: str) -> None:
+    """Write a task with documents to fill in. Raises `BeginningError` rather than write over it."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise BeginningError(f"--new-task {name}: use letters, digits, - and _")
+    home = directory / name
+    there = [path for path in (directory / f"{name}.yaml", home) if path.exists()]
+    if there:
+        raise BeginningError(f"{there[0]} already exists: choose another with --new-task")
+    home.mkdir(parents=True)
+    for split, (things, words) in EXAMPLES.items():
+        lines = [
+            json.dumps({"text": f"The {thing} was {word}.", "label": words.index(word) // 2})
+            for thing, word in product(things, words)
+        ]
+        (home / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = _render("task.yaml", name=name, data=home.as_posix())
+    (directory / f"{name}.yaml").write_text(text, encoding="utf-8")
+    print(f"{directory / name}.yaml is written. Its documents, an example to write over: {home}/")
+
+
+def _render(template: str, **values: Any) -> str:
+    text = (Path(__file__).parent / "templates" / template).read_text(encoding="utf-8")
+    return jinja2.Environment(keep_trailing_newline=True).from_string(text).render(**values)

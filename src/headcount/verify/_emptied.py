@@ -1,0 +1,133 @@
+"""What is left of a decoder layer without its heads and its FFN: the residual stream alone.
+
+This is known of every decoder layer, whatever its modules are called: what it adds to the residual
+stream comes from its heads and its FFN, and else from constants. So the engine removes all of them,
+the norms let everything pass, and the layer is run on random hidden states: each channel of what
+leaves it must be that of what entered, plus the same constant at every token. An expert, a gate or
+a head that is left mixes channels or tokens, and shows.
+
+What an architecture does to the stream by design beside heads and FFN is named here, by feature,
+and by nothing that the engine goes by (`headcount.models.families`).
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from headcount.engine.layers import Arguments, enter, outside, resident, run
+from headcount.engine.removal import removed
+from headcount.engine.states import State
+from headcount.models.language_model import LanguageModel, replaced
+
+# Classes and names of modules that write to the stream beside heads and FFN; they are silenced.
+CLASSES_BESIDE = re.compile(
+    r"(Mixer|MambaLayer"  # state spaces
+    r"|DeltaNet|DeltaAttention|LightningAttention"  # linear attention
+    r"|RecurrentBlock"  # a gated recurrence
+    r"|ShortConv|ShortConvolution)$"
+)
+NAMES_BESIDE = (
+    "per_layer_projection",  # embeddings of every layer
+    "linear_right",  # a residual of low rank (LAuReL)
+    "modality_router",  # which mixes several streams (AltUp)
+)
+# Attributes of layers that multiply the stream itself, a channel at a time; all but the last hold
+# the multiplier or decide it.
+MULTIPLIERS = (
+    "layer_scalar",
+    "input_residual",  # a weight a channel
+    "attn_alpha_factor",
+    "attn_residual_add_idx",  # the deeper the nearer to 1
+    "is_block_boundary",  # a block of layers begins with an empty stream
+    "altup",  # half of the sum of two copies, times the square root of 2
+)
+ROUNDINGS = 16  # relative errors of a number's type: a few sums of hidden states of variance 1
+
+
+class Left(NamedTuple):
+    """What a layer still makes of its input."""
+
+    mixture: Tensor  # [tokens, d], beside the stream itself and constants: zero but for rounding
+    modules: str  # of the layer, that it comes from; "" where it is rounding
+
+
+@torch.no_grad()
+def left(model: LanguageModel, tokens: Tensor, seed: int = 0) -> Iterator[Left]:
+    """Yield what is left of each layer without its heads and its FFN.
+
+    `tokens` [R, T] decide what else than hidden states the layers are called with.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with resident(*outside(model)):
+        state, calls = enter(model, tokens)
+    for layer, arguments in enumerate(calls):
+        # Where there are several streams, they are alike.
+        shape = state.hidden.shape[-3:]  # [R, T, d]
+        hidden = torch.randn(shape, generator=generator).to(state.hidden)
+        state = state._replace(hidden=hidden.expand_as(state.hidden))
+        run_emptied = partial(_emptied, model, layer, state, arguments)
+        with resident(*model.layers[layer].modules()):
+            mixture, after = run_emptied()
+            largest = mixture.abs().max()
+            modules = []
+            rounding = ROUNDINGS * torch.finfo(hidden.dtype).eps
+            if not largest <= rounding:  # nor where it is not a number
+                for name, module in model.layers[layer].named_children():
+                    if run_emptied(module)[0].abs().max() < largest / 2:
+                        modules.append(name)
+        yield Left(mixture, ", ".join(modules))
+        state = state._replace(carried=after.carried)
+
+
+def _emptied(
+    model: LanguageModel, layer: int, state: State, arguments: Arguments, *silenced: nn.Module
+) -> tuple[Tensor, State]:
+    """What a layer without heads, FFN and the `silenced` modules mixes [tokens, d], and leaves."""
+    of_layer = model.layers[layer]
+    norms = [m for m in of_layer.modules() if "Norm" in type(m).__name__ and not any(m.children())]
+    silent = {*silenced, *(m for name, m in of_layer.named_modules() if _is_beside(name, m))}
+    forwards: dict[nn.Module, Callable] = {norm: partial(_passed, norm) for norm in norms}
+    forwards |= {module: partial(_silent, module.forward) for module in silent}
+    heads = torch.zeros(model.heads[layer], dtype=torch.bool)
+    entered = state._replace(hidden=state.hidden.clone())  # some families write into it
+    with replaced(forwards), removed(model, layer, heads, ffn=False):
+        after = run(model, layer, entered, arguments)
+    # [tokens, d]; a layer may be on another device than what entered it
+    before, out = (s.hidden.flatten(0, -2).cpu().double() for s in (state, after))
+    mixture = _centred(out) - _centred(before)
+    if any(hasattr(of_layer, name) for name in MULTIPLIERS):
+        mixture = _centred(out) - _centred(before) * _slopes(before, out)
+    return mixture, after
+
+
+def _is_beside(name: str, module: nn.Module) -> bool:
+    of_class = CLASSES_BESIDE.search(type(module).__name__)
+    return bool(of_class) or name.rpartition(".")[2] in NAMES_BESIDE
+
+
+def _passed(norm: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+    """In place of a norm: its input, in the type of its weights."""
+    hidden = args[0] if args else next(iter(kwargs.values()))
+    return hidden.to(next(norm.parameters(), hidden).dtype)
+
+
+def _silent(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    """In place of a module: its output, times zero."""
+    out = forward(*args, **kwargs)
+    if isinstance(out, tuple | list):
+        return type(out)([torch.zeros_like(out[0]), *out[1:]])
+    return torch.zeros_like(out)
+
+
+def _centred(hidden: Tensor) -> Tensor:
+    return hidden - hidden.mean(0)
+
+
+def _slopes(before: Tensor, out: Tensor) -> Tensor:
+    """Of each channel [d], by least squares."""
+    x, y = _centred(before), _centred(out)
+    return (x * y).sum(0) / (x * x).sum(0)

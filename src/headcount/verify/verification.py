@@ -1,0 +1,129 @@
+"""Does the engine compute what the model computes? Shown on a user's own checkpoint.
+
+In the dtype and at the place that a study uses, and in float32 if that is another, the engine
+(`engine`, `importance`, `induction`) is compared with the unmodified Hugging Face model
+(`reference`) on random prompts: very short ones, some of a few words and a long one, packed
+together, many with a context in common. Every layer loses some of its heads under one of the masks.
+On a study's own prompts, the longest among them, each job compares log-likelihoods before it
+computes anything (`prove_on`). What is asked: `headcount.verify.properties`; the bounds of the
+answers: `headcount.verify.tolerance`.
+"""
+
+import logging
+import time
+from tempfile import TemporaryDirectory
+
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from headcount.engine.fitness import refuse_unfit
+from headcount.models import loading as model_loading
+from headcount.models.language_model import LanguageModel
+from headcount.verify import _upcast
+from headcount.verify.properties import OF_EVERY_WAY, Examination
+from headcount.verify.tolerance import (
+    Finding,
+    VerificationError,
+    ceiling,
+    failure,
+    family,
+    finding,
+    table,
+)
+
+logger = logging.getLogger(__name__)
+
+WAYS = {"packed": "packed", "own": "by the model's own attention"}
+
+
+def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
+    """Rows of the artifact `verified`: of every property the largest difference, and its bound.
+
+    Of a model in half precision there are rows in float32 before its own: in float32 no difference
+    of a nat hides behind rounding. The row of a property is of the group of results whose
+    difference is the largest beside its bound. Where the engine ends with an error, the difference
+    is infinite and the error stands in place of the group. Raises `ModelError` for a model that
+    headcount refuses.
+    """
+    refuse_unfit(model)
+    if not _upcast.is_half(model):
+        return _as_it_is(model, seed)
+    with _upcast.in_float32(model):
+        exact = _as_it_is(model, seed)
+    return pl.concat([exact, _as_it_is(model, seed)])
+
+
+def _as_it_is(model: LanguageModel, seed: int) -> pl.DataFrame:
+    """The rows in the type that the model has."""
+    examination = Examination(model, seed)
+    expected = examination.expected()
+    found = examination.found()
+    worst: dict[str, Finding] = {}
+    for group, reference in expected.items():
+        one = finding(group, reference, found.get(group), examination.error, ceiling(model))
+        if not one.passed and group in examination.remarks:
+            one.where += f": {examination.remarks[group]}"
+        if group[0] not in worst or worst[group[0]].excess < one.excess:
+            worst[group[0]] = one
+    return table(worst.items(), model)
+
+
+def prove(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
+    """The same rows, all of whose properties hold, on the way through the layers `model.way`.
+
+    Raises `VerificationError`, which says what to do, when a property does not hold.
+    """
+    rows = examine(model, seed)
+    if not rows["passed"].all():
+        raise VerificationError(failure(rows, model))
+    return rows
+
+
+def examine(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
+    """The rows of `verify` on the first way on which they hold: right before fast.
+
+    Where packed prompts fail, `model.way` becomes the model's own attention.
+    """
+    rows = verify(model, seed)
+    failed = set(rows.filter(~pl.col("passed"))["property"])
+    if model.way == "packed" and failed and not failed & {*OF_EVERY_WAY}:
+        logger.warning("%s\nIts own attention is tried instead.", failure(rows, model))
+        model.way = "own"
+        rows = verify(model, seed)
+    return rows
+
+
+def show(
+    source: str, dtype: str = "float32", device_map: str = "cpu", console: Console | None = None
+) -> bool:
+    """Print the table of a model of the hub or in a directory, by random prompts alone.
+
+    Returns whether every property holds. Raises `ModelError` when the model does not load.
+    """
+    with TemporaryDirectory() as directory:
+        facts = model_loading.resolve(source, revision=None, gguf_file=None, converted=directory)
+        model = model_loading.load(facts["path"], dtype=dtype, device_map=device_map)
+        started = time.perf_counter()
+        rows = examine(model)
+        seconds = time.perf_counter() - started
+    (console or Console()).print(_printed(rows, model, seconds))
+    return rows["passed"].all()
+
+
+def _printed(rows: pl.DataFrame, model: LanguageModel, seconds: float) -> Table:
+    printed = Table(
+        title=f"{family(model)}, {model.hf.dtype}: headcount beside the unmodified model",
+        caption=f"difference: the largest; bound: what rounding explains; prompts went through the "
+        f"layers {WAYS[str(model.way)]}; {seconds:.1f} s",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("property", "in", "difference", "bound", "", "where"):
+        numeric = column in ("difference", "bound")
+        printed.add_column(column, justify="right" if numeric else "left")
+    for row in rows.iter_rows(named=True):
+        verdict = "yes" if row["passed"] else "[red]NO[/red]"
+        numbers = f"{row['difference']:.2g}", f"{row['bound']:.2g}"
+        printed.add_row(row["property"], row["dtype"], *numbers, verdict, row["where"])
+    return printed
