@@ -5,7 +5,7 @@ import job
 job.begin(snakemake)
 
 from headcount.artifacts import schemas, storage
-from headcount.scores import correlation
+from headcount.scores import correlation, rankings
 
 across, importance = snakemake.wildcards.across, list(snakemake.input.importance)
 function = getattr(correlation, across)
@@ -16,6 +16,6 @@ storage.write(
     job.provenance(
         snakemake,
         model=storage.provenance(importance[0])["model"],
-        documents=storage.most_documents(importance),
+        documents=rankings.most_documents(importance),
     ),
 )

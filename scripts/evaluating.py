@@ -1,5 +1,6 @@
 """What the scripts do that evaluate prompts: of the others that code is no part."""
 
+from functools import partial
 from pathlib import Path
 
 import loading
@@ -8,7 +9,6 @@ from headcount.artifacts import storage
 from headcount.models import loading as model_loading
 from headcount.scores import evaluation_store
 from headcount.scores.documents import fit_ablation
-from headcount.verify import tolerance
 
 
 def outline(snakemake):
@@ -22,12 +22,6 @@ def store(snakemake, prompts):
 
     The model is loaded if something is missing, and proved on `prompts` before it computes.
     """
-
-    def proved():
-        loaded = loading.load_model(snakemake)
-        tolerance.prove_on(loaded, prompts, snakemake.params.place["yaml"])
-        return loaded
-
     facts, wildcards = loading.model_facts(snakemake), snakemake.wildcards
     way = storage.provenance(snakemake.input.verified)["way"]
     context = evaluation_store.context(
@@ -36,7 +30,8 @@ def store(snakemake, prompts):
     of_model = Path(snakemake.input.model).parent
     place = Path("evaluations", wildcards.task, f"{wildcards.shots}-shot")
     beside = [one / place for one in of_model.parent.iterdir() if one != of_model]
-    return evaluation_store.Store(of_model / place, context, proved, beside)
+    load = partial(loading.load_proved, snakemake, prompts)
+    return evaluation_store.Store(of_model / place, context, load, beside)
 
 
 def stand_ins(snakemake, prompts, store):

@@ -7,6 +7,7 @@ import job
 from headcount.artifacts import storage
 from headcount.models import checkpoints, fingerprint, loading
 from headcount.models.families import ModelError
+from headcount.verify import tolerance
 
 
 def model_facts(snakemake) -> dict:
@@ -44,4 +45,11 @@ def load_model(snakemake):
     )
     if verified := snakemake.input.get("verified"):
         loaded.way = storage.provenance(verified)["way"]
+    return loaded
+
+
+def load_proved(snakemake, prompts):
+    """The same model, on some of the job's own prompts compared with the unmodified one."""
+    loaded = load_model(snakemake)
+    tolerance.prove_on(loaded, prompts, snakemake.params.place["yaml"])
     return loaded

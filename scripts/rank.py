@@ -19,6 +19,6 @@ storage.write(
         ranking=snakemake.params.ranking,
         model=made["model"],
         scored_by=made["estimator"],
-        documents=storage.most_documents(importance),
+        documents=rankings.most_documents(importance),
     ),
 )

@@ -170,11 +170,6 @@ def provenance(path: str | Path) -> dict:
     return json.loads(_opened(path).metadata.metadata[b"headcount"])
 
 
-def most_documents(importance: Sequence[str | Path]) -> int:
-    """The most documents that any of the artifacts `importance` comes from."""
-    return max(frame(path, ["n"])["n"].max() for path in importance)
-
-
 def _opened(path: str | Path) -> pq.ParquetFile:
     """The Parquet file at `path`, read into memory and found to be in order."""
     data = Path(path).read_bytes()

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from headcount.artifacts import storage
+
 COMPONENT = ["layer", "head"]
 
 
@@ -87,6 +89,11 @@ def aggregate(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
     tables = aligned(tables)
     mean = np.mean([table["score"] for table in tables], axis=0)
     return tables[0].select(COMPONENT).with_columns(score=mean)
+
+
+def most_documents(importance: Sequence[str | Path]) -> int:
+    """Return the most documents that any of the artifacts `importance` comes from."""
+    return max(storage.frame(path, ["n"])["n"].max() for path in importance)
 
 
 def depth(components: pl.DataFrame) -> pl.DataFrame:
