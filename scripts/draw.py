@@ -8,7 +8,6 @@ job.begin(snakemake)
 
 from headcount.artifacts import lineage, storage
 from headcount.report import across, figures, tables
-from headcount.report.catalogue import pages
 
 name, output = snakemake.params.figure, snakemake.output
 style = figures.Style(**snakemake.params.style)
@@ -18,7 +17,7 @@ inputs = {
 tabulate = getattr(tables, name, None) or getattr(across, name)
 rows = tabulate(**inputs, **snakemake.params.options)
 drawn = []
-for page in pages(name):
+for page in dict.fromkeys(Path(path).stem for path in output[1:]):
     files = [path for path in output[1:] if Path(path).stem == page]
     figures.save(getattr(figures, page)(rows, style), files)
     drawn += files

@@ -10,7 +10,7 @@ from pathlib import Path
 import tiny
 import yaml
 
-from headcount.report.catalogue import pages
+from headcount.report import catalogue
 
 REPOSITORY = Path(__file__).parents[2]
 STUDY = {
@@ -29,20 +29,11 @@ STUDY = {
     "induction": {"sequences": 2},
     "bootstrap": {"resamples": 20},
 }
-FIGURES = {
-    "head_importance",
-    "ffn_importance",
-    "head_pruning",
-    "ffn_pruning",
-    "combined_pruning",
-    "cross_task",
-    "transfer",
-    "cross_shot",
-    "induction",
-    "retention",
-    "summary",
-}
-PAGES = {page for name in FIGURES for page in pages(name)}
+DRAWN = [
+    figure for figure in catalogue.FIGURES.values() if not (figure.of_models or figure.on_request)
+]
+FIGURES = {figure.name for figure in DRAWN}
+PAGES = {page for figure in DRAWN for page in figure.pages}
 FORMATS = ("png", "svg", "pdf", "html")
 
 

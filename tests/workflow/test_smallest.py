@@ -10,7 +10,7 @@ from study import FIGURES
 
 from headcount.artifacts import schemas, storage
 from headcount.report import comparison, figures, summary, tables
-from headcount.report.catalogue import pages
+from headcount.report.catalogue import FIGURES as CATALOGUE
 from headcount.scores import correlation
 
 BOOTSTRAP = {"resamples": 20, "seed": 0}
@@ -135,7 +135,7 @@ def test_a_figure_that_needs_more_says_so_in_its_place(finished, tmp_path, varia
     made = Small(finished.directory / "artifacts" / "tiny", tmp_path, **study).tables()
     assert set(made) == FIGURES
     for name, table in made.items():
-        for page in pages(name):
+        for page in CATALOGUE[name].pages:
             path = tmp_path / f"{page}.svg"
             figures.save(getattr(figures, page)(table), [path])
             assert (">needs " in path.read_text()) == (name in too_small), page

@@ -9,7 +9,7 @@ from headcount.models import fingerprint
 from headcount.study import checks, configuration
 from headcount.tasks import code as task_code, spec
 from headcount.tasks import loading as task_loading
-from headcount.report.catalogue import pages
+from headcount.report import catalogue
 from snakemake.exceptions import WorkflowError
 
 job.note_code()
@@ -236,47 +236,26 @@ def pruned(ranking):
 
 
 FORMATS = ["png", "svg", "pdf", "html"]
-# Table -> category of the report, and what it answers there.
-REPORTED = {
-    "summary": ("1. Summary", "How much can be removed?"),
-    "head_pruning": ("2. Pruning", "Heads removed"),
-    "ffn_pruning": ("2. Pruning", "FFNs removed"),
-    "combined_pruning": ("2. Pruning", "Heads and FFNs removed together"),
-    "transfer": ("2. Pruning", "Heads removed by another task's ranking"),
-    "head_importance": ("3. Importance", "Which heads matter?"),
-    "ffn_importance": ("3. Importance", "Which FFNs matter?"),
-    "cross_task": ("4. Agreement", "Between tasks"),
-    "cross_shot": ("4. Agreement", "Between numbers of examples"),
-    "estimator_agreement": ("4. Agreement", "Between estimators"),
-    "induction": ("5. Induction heads", "Are the important heads induction heads?"),
-    "importance_by_depth": ("6. Across models", "Where does what matters lie?"),
-    "pruning_by_model": ("6. Across models", "How fast do models fall?"),
-    "removable_by_size": (
-        "6. Across models",
-        "Can more be removed from larger models?",
-    ),
-    "retention": ("5. Induction heads", "Do the induction heads stay?"),
-}
 
 
 def drawn(name, directory="{model}"):
     """The files of a figure: its table, and its pages in every format."""
-    category, label = REPORTED[name]
+    figure = catalogue.FIGURES[name]
     files = {"table": update(f"<artifacts>/{directory}/tables/{name}.parquet")}
-    for page in pages(name):
-        figure = f"<artifacts>/{directory}/figures/{page}"
+    for page in figure.pages:
+        file = f"<artifacts>/{directory}/figures/{page}"
         shown = report(
-            f"{figure}.png",
+            f"{file}.png",
             caption=f"../report/{name}.rst",
-            category=category,
+            category=figure.part,
             subcategory=directory,
             labels={
-                "figure": label if page == name else f"{label} Task by task",
+                "figure": figure.question + " Task by task" * (page != name),
                 "model": directory,
             },
         )
         files |= {
-            f"{page}_{kind}": update(shown if kind == "png" else f"{figure}.{kind}")
+            f"{page}_{kind}": update(shown if kind == "png" else f"{file}.{kind}")
             for kind in FORMATS
         }
     return files

@@ -47,7 +47,6 @@ SHOWN = {
         name: f"<artifacts>/{{model}}/tables/{name}.parquet"
         for name in ("head_pruning", "ffn_pruning", "combined_pruning")
     },
-    # Drawn only when asked for by name.
     "estimator_agreement": {
         "estimators": collect(
             "<artifacts>/{{model}}/estimators/{task}/{shots}-shot/{component}.parquet",
@@ -58,7 +57,10 @@ SHOWN = {
     },
 }
 FIGURES = [
-    page for name in SHOWN if name != "estimator_agreement" for page in pages(name)
+    page
+    for name in SHOWN
+    if not catalogue.FIGURES[name].on_request
+    for page in catalogue.FIGURES[name].pages
 ]
 # What else the functions of the tables take.
 OPTIONS = {

@@ -8,6 +8,7 @@
 - `paper`: the numbers of the paper
 - `summary`: a study in a few lines
 - `tables`: what figures show
+- `vocabulary`: names, colours and marks that figures and explorer share
 """
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "paper",
     "summary",
     "tables",
+    "vocabulary",
 ]

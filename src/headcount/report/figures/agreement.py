@@ -19,14 +19,9 @@ from headcount.report.figures.style import (
     tips,
     told_apart,
 )
+from headcount.report.vocabulary import ESTIMATORS
 from headcount.scores.correlation import AGGREGATE
 
-ESTIMATORS = {
-    "gradient-token": "gradient (token)",
-    "gradient-example": "gradient (example)",
-    "oracle-task": "oracle (metric)",
-    "oracle-loss": "oracle (loss)",
-}
 STATISTICS = ("rho", "rho_low", "rho_high", "overlap", "overlap_chance")
 
 

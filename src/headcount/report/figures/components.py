@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from headcount.report.figures.heatmaps import SIGNED, VIRIDIS, heatmap, listed, numbered
+from headcount.report.figures.heatmaps import SIGNED, heatmap, listed, numbered
 from headcount.report.figures.style import (
     PAGE,
     Style,
@@ -17,6 +17,7 @@ from headcount.report.figures.style import (
     task_names,
     tips,
 )
+from headcount.report.vocabulary import VIRIDIS
 from headcount.scores.correlation import AGGREGATE
 from headcount.scores.curves import MEAN
 

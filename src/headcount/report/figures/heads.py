@@ -3,7 +3,7 @@
 import altair as alt
 import polars as pl
 
-from headcount.report.figures.heatmaps import VIRIDIS, heatmap, numbered
+from headcount.report.figures.heatmaps import heatmap, numbered
 from headcount.report.figures.style import (
     PAGE,
     Style,
@@ -16,6 +16,7 @@ from headcount.report.figures.style import (
     panels,
     tips,
 )
+from headcount.report.vocabulary import VIRIDIS
 
 TOP = 5  # induction heads that are named
 

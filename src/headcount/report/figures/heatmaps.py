@@ -14,8 +14,6 @@ import png
 import polars as pl
 
 # Dark to bright, so that it reads the same in grey: viridis, at equal steps.
-VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30"]
-VIRIDIS += ["#fde725"]
 # Less than nothing is blue, more is orange; the lightest is nothing.
 SIGNED = ["#08306b", "#2171b5", "#9ecae1", "#f2f2f2", "#fdae6b", "#d94801", "#7f2704"]
 PIXELS = 512  # of the longer side of a picture, at least: what blurs edges is a part of a cell

@@ -4,7 +4,6 @@ import altair as alt
 import polars as pl
 
 from headcount.report.figures.style import (
-    ORDERS,
     PAGE,
     Style,
     about,
@@ -19,6 +18,7 @@ from headcount.report.figures.style import (
     tips,
 )
 from headcount.report.tables import MEANS
+from headcount.report.vocabulary import ORDERS
 from headcount.scores.curves import MEAN, shares_removed
 
 TITLES = {
@@ -277,7 +277,7 @@ def combined_pruning(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMi
         needs = "a level that removes a head or an FFN; this study has none"
         return note(style, title, needs)
     table = orders_named(style.named(table.filter(task=MEAN)))
-    names = [said[0] for said in ORDERS.values() if said[0] in set(table["name"])]
+    names = [order.name for order in ORDERS.values() if order.name in set(table["name"])]
     wide, tall = table["heads_removed"].n_unique(), table["ffns_removed"].n_unique()
     shown = panels(table)
     # Never lower than the title of its axis, which would run into the next panel's.

@@ -1,8 +1,7 @@
 """The theme of all figures: sizes, colours, names, titles, tooltips, and how they are saved.
 
 A unit is a point (1/72 inch), so that a figure put into a paper at its own size has text of the
-size that is written here. Orders of removal have the same colour, dash and shape everywhere: Okabe
-and Ito's palette, which colour-blind readers can tell apart, and dashes and shapes for grey print.
+size that is written here.
 """
 
 import re
@@ -18,6 +17,7 @@ import vl_convert
 
 from headcount.artifacts.storage import atomic
 from headcount.report.figures import web
+from headcount.report.vocabulary import ORDERS
 
 PRESETS = {  # name -> width and size of text, in points
     "column": (238, 7.0),  # 3.3 inches
@@ -26,14 +26,6 @@ PRESETS = {  # name -> width and size of text, in points
 }
 FONT = "Helvetica, Arial, Liberation Sans, sans-serif"
 PPI = 300
-ORDERS = {  # order -> name in the legend, colour, dash, shape
-    "own": ("the task's own ranking", "#0072B2", [1, 0], "circle"),
-    "aggregate": ("mean over tasks", "#D55E00", [6, 2], "square"),
-    "closest": ("closest task's ranking", "#56B4E9", [4, 2, 1, 2], "triangle-up"),
-    "farthest": ("farthest task's ranking", "#E69F00", [3, 1], "triangle-down"),
-    "depth": ("top layers first", "#009E73", [2, 2], "diamond"),
-    "random": ("random order", "#777777", [1, 2], "cross"),
-}
 # Colours, dashes and shapes of anything else that is told apart: models, numbers of shots, pairs.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 DASHES = [[1, 0], [6, 2], [2, 2], [4, 2, 1, 2], [8, 3], [1, 2]]
@@ -288,7 +280,7 @@ def tips(*columns: str) -> list[alt.Tooltip]:
 
 
 def orders_named(table: pl.DataFrame) -> pl.DataFrame:
-    names = {order: said[0] for order, said in ORDERS.items()}
+    names = {name: order.name for name, order in ORDERS.items()}
     return by_shots(table).with_columns(name=pl.col("order").replace_strict(names))
 
 

@@ -5,7 +5,6 @@ import polars as pl
 
 from headcount.report import paper
 from headcount.report.figures.style import (
-    ORDERS,
     PAGE,
     Style,
     about,
@@ -17,6 +16,7 @@ from headcount.report.figures.style import (
     row_header,
     tips,
 )
+from headcount.report.vocabulary import ORDERS
 
 TITLE = "How much can be removed for at most five points of the mean metric?"
 ROWS = {  # what a row of panels shows -> component of the summary, kind that is removed
@@ -76,7 +76,7 @@ def _block(
 ) -> alt.FacetChart:
     """A row of panels for each of `order`: a dot and an interval for each order of removal."""
     look = orders_of(style, rows)
-    names = [said[0] for said in ORDERS.values() if said[0] in set(rows["name"])]
+    names = [order.name for order in ORDERS.values() if order.name in set(rows["name"])]
     base = alt.Chart(rows).encode(
         y=alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labels=False, ticks=False)),
     )

@@ -1,34 +1,15 @@
-// Colours that are told apart in grey print and by colour-blind readers: one scale, light to dark, and
-// for orders of removal Okabe and Ito's palette with a dash and a mark each.
+// Colours of cells: a scale that is told apart in grey print and by colour-blind readers.
 
-const VIRIDIS = [
-  "#fde725",
-  "#b5de2b",
-  "#6ece58",
-  "#35b779",
-  "#1f9e89",
-  "#26828e",
-  "#31688e",
-  "#3e4989",
-  "#482878",
-  "#440154",
-];
-export const RAMP = `linear-gradient(to right, ${VIRIDIS.join(", ")})`;
+import { VIRIDIS } from "./vocabulary.js";
 
-export const LINES = {
-  own: { color: "#0072B2", dash: "", mark: "circle" },
-  aggregate: { color: "#D55E00", dash: "9 3", mark: "square" },
-  closest: { color: "#56B4E9", dash: "12 3 3 3", mark: "up" },
-  farthest: { color: "#E69F00", dash: "4 3", mark: "down" },
-  depth: { color: "#009E73", dash: "6 4", mark: "diamond" },
-  random: { color: "#6f6f6f", dash: "2 3", mark: "cross" },
-};
+const LIGHT_TO_DARK = [...VIRIDIS].reverse();
+export const RAMP = `linear-gradient(to right, ${LIGHT_TO_DARK.join(", ")})`;
 
 function channels(hex) {
   return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }
 
-const STOPS = VIRIDIS.map(channels);
+const STOPS = LIGHT_TO_DARK.map(channels);
 
 function between(stops, share) {
   const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);

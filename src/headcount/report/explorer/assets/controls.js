@@ -1,7 +1,8 @@
 // The choices that all views follow: task, shots, component, estimator.
 
 import { byId, choices } from "./dom.js";
-import { ESTIMATORS, componentsName, shotsName } from "./words.js";
+import { ESTIMATORS } from "./vocabulary.js";
+import { componentsName, shotsName } from "./words.js";
 import { of, scoredTasks, study, taskName, vectorOf } from "./study.js";
 import { choose, scoredTask, state, watch } from "./state.js";
 

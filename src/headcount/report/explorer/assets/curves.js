@@ -1,8 +1,8 @@
 // The metric while heads, or FFNs, are removed: a line for each order, every point a button.
 
 import { byId, drawing, element, missing, roving } from "./dom.js";
-import { ORDERS, componentsName, fixed, number, percent } from "./words.js";
-import { LINES } from "./colours.js";
+import { ORDERS } from "./vocabulary.js";
+import { componentsName, fixed, number, percent } from "./words.js";
 import { curvePoints, of, taskName } from "./study.js";
 import { choose, state, watch } from "./state.js";
 import { isChosen, openDocuments } from "./point.js";
@@ -132,7 +132,7 @@ function band(points, order, { x, y }) {
   const lower = sorted.map((point) => `${x(point[share])},${y(point.low)}`).reverse();
   return drawing("polygon", {
     points: [...upper, ...lower].join(" "),
-    fill: LINES[order].color,
+    fill: ORDERS[order].color,
     opacity: 0.1,
   });
 }
@@ -141,13 +141,13 @@ function path(points, order, { x, y }) {
   const at = ofOrder(points, order).map(
     (point) => `${x(point[`${state.component}_removed`])},${y(point.value)}`,
   );
-  const { color, dash } = LINES[order];
+  const { color, dash } = ORDERS[order];
   return drawing("polyline", {
     points: at.join(" "),
     fill: "none",
     stroke: color,
     "stroke-width": 2,
-    "stroke-dasharray": dash,
+    "stroke-dasharray": dashes(dash),
   });
 }
 
@@ -160,7 +160,7 @@ function button(point, { x, y }) {
     ffns_level: point.ffns_level,
   };
   const text =
-    `${percent(share)} of ${componentsName(state.component)} removed by ${ORDERS[point.order]}: ` +
+    `${percent(share)} of ${componentsName(state.component)} removed (${ORDERS[point.order].name}): ` +
     `${number(point.value)}, from ${number(point.low)} to ${number(point.high)}, ${fixed(100 * point.drop, 1)} points lost`;
   const open = () => openDocuments(target);
   return drawing(
@@ -184,13 +184,18 @@ function button(point, { x, y }) {
   );
 }
 
+// of lines that are half as wide again as in a figure
+function dashes(points) {
+  return points.map((length) => 1.5 * length).join(" ");
+}
+
 function mark(order) {
-  const { color, mark: shape } = LINES[order];
+  const { color, mark: shape } = ORDERS[order];
   const attributes = { fill: color, stroke: "#fff", "stroke-width": 1 };
   const paths = {
     square: "M-4 -4H4V4H-4Z",
-    up: "M0 -5.5L5 4H-5Z",
-    down: "M0 5.5L5 -4H-5Z",
+    "triangle-up": "M0 -5.5L5 4H-5Z",
+    "triangle-down": "M0 5.5L5 -4H-5Z",
     diamond: "M0 -5.5L5 0L0 5.5L-5 0Z",
   };
   if (shape === "circle") return drawing("circle", { r: 4.2, ...attributes });
@@ -208,13 +213,13 @@ function legend(there) {
         "svg",
         { width: 44, height: 14, "aria-hidden": "true" },
         line(0, 7, 44, 7, {
-          stroke: LINES[order].color,
+          stroke: ORDERS[order].color,
           "stroke-width": 2,
-          "stroke-dasharray": LINES[order].dash,
+          "stroke-dasharray": dashes(ORDERS[order].dash),
         }),
         drawing("g", { transform: "translate(22 7)" }, mark(order)),
       ),
-      ORDERS[order],
+      ORDERS[order].name,
     ),
   );
   return element("p", {}, ...chosen);

@@ -1,7 +1,8 @@
 // Heads by layer, or FFNs by layer and task, as a heatmap: importance, rank, or induction scores.
 
 import { arrow, byId, canvasIn, choices, element, hideTooltip, showTooltip, speak } from "./dom.js";
-import { ESTIMATORS, componentsName, fixed, number } from "./words.js";
+import { ESTIMATORS } from "./vocabulary.js";
+import { componentsName, fixed, number } from "./words.js";
 import { RAMP, shade } from "./colours.js";
 import { nameOf, of, placeOf, scoredTasks, study, taskName, vectorOf } from "./study.js";
 import { choose, scoredTask, state, watch } from "./state.js";

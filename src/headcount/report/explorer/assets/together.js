@@ -1,7 +1,8 @@
 // Heads by FFNs removed together: the metric at each cell, a button to its documents.
 
 import { byId, choices, element, missing, roving } from "./dom.js";
-import { ORDERS, fixed, percent } from "./words.js";
+import { ORDERS } from "./vocabulary.js";
+import { fixed, percent } from "./words.js";
 import { shade, styleOf } from "./colours.js";
 import { curvePoints, metricName, taskName } from "./study.js";
 import { state, watch } from "./state.js";
@@ -24,7 +25,7 @@ function drawGrid() {
   if (!there.includes(order)) order = there[0];
   choices(
     byId("grid-order"),
-    there.map((name) => [name, ORDERS[name]]),
+    there.map((name) => [name, ORDERS[name].name]),
     order,
   );
   const shown = points.filter((point) => point.order === order);

@@ -1,20 +1,6 @@
 // Numbers and names as people read them.
 
-export const ORDERS = {
-  own: "own importance",
-  aggregate: "mean importance over tasks",
-  closest: "the closest task's importance",
-  farthest: "the farthest task's importance",
-  depth: "depth (top layer first)",
-  random: "random orders",
-};
-
-export const ESTIMATORS = {
-  "gradient-token": "gradient (token)",
-  "gradient-example": "gradient (example)",
-  "oracle-task": "oracle (metric lost on removal)",
-  "oracle-loss": "oracle (loss gained on removal)",
-};
+import { ORDERS } from "./vocabulary.js";
 
 export function number(value, digits = 3) {
   if (value === null || Number.isNaN(value)) return "–";
@@ -52,5 +38,5 @@ export function componentsName(component) {
 // Random orders are counted from 1.
 export function orderName(order) {
   const [name, index] = order.split("-");
-  return index === undefined ? (ORDERS[order] ?? order) : `random order ${Number(index) + 1}`;
+  return index === undefined ? (ORDERS[order]?.name ?? order) : `random order ${Number(index) + 1}`;
 }
