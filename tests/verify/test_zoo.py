@@ -95,6 +95,7 @@ UNUSUAL = {
     "mixtral": "one expert",
     "biogpt": "another epsilon",
     "stablelm": "use_parallel_residual: True",
+    "qwen4_exp_text": "attention_bias: True",  # which gates multiply, token by token
     "doge": "is_moe: True",  # experts choose among the tokens of the whole batch
 }
 # All of these, which have the most to choose from.

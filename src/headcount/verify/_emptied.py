@@ -12,6 +12,7 @@ and by nothing that the engine goes by (`headcount.models.families`).
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ def _emptied(
     forwards |= {module: partial(_silent, module.forward) for module in silent}
     heads = torch.zeros(model.heads[layer], dtype=torch.bool)
     entered = state._replace(hidden=state.hidden.clone())  # some families write into it
-    with replaced(forwards), removed(model, layer, heads, ffn=False):
+    with _unbiased(of_layer), replaced(forwards), removed(model, layer, heads, ffn=False):
         after = run(model, layer, entered, arguments)
     # [tokens, d]; a layer may be on another device than what entered it
     before, out = (s.hidden.flatten(0, -2).cpu().double() for s in (state, after))
@@ -102,6 +103,19 @@ def _emptied(
     if any(hasattr(of_layer, name) for name in MULTIPLIERS):
         mixture = _centred(out) - _centred(before) * _slopes(before, out)
     return mixture, after
+
+
+@contextmanager
+def _unbiased(layer: nn.Module) -> Iterator[None]:
+    """Inside, the biases of a layer are zero: a gate may multiply what they add, token by token."""
+    biases = {m: m.bias for m in layer.modules() if isinstance(m._parameters.get("bias"), Tensor)}
+    try:
+        for module, bias in biases.items():
+            module.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
+        yield
+    finally:
+        for module, bias in biases.items():
+            module.bias = bias
 
 
 def _is_beside(name: str, module: nn.Module) -> bool:
