@@ -21,7 +21,7 @@ if MAIN:
 # The top of the repository, also where this file is a module of another workflow.
 HOME = Path(str(workflow.current_basedir))
 # The library is found without being installed, in this process and in the jobs.
-sys.path[:0] = [f"{HOME}/scripts", f"{HOME}/src"]
+sys.path.insert(0, f"{HOME}/src")
 if not MODULE:
     # Jobs read and write UTF-8 whatever the locale, lm-eval's and datasets' own files included.
     library = f"{HOME}/src:{os.environ.get('PYTHONPATH', '')}"
@@ -66,12 +66,12 @@ include: "workflow/rules/staleness.smk"
 
 # On a node of a cluster, the jobs of a submission share the seconds that importing torch and lm-eval
 # takes; each of them is run by a Snakemake below this one.
-if workflow.remote_exec and preloaded.ADDRESS not in os.environ:
-    preloaded.start()
+if workflow.remote_exec and job_server.ADDRESS not in os.environ:
+    job_server.start()
 
 
 if MAIN:
-    DISPLAY = terminal.attach(workflow, show_summary, explained)
+    DISPLAY = display.attach(workflow, show_summary, explained)
 
 
 onstart:
@@ -84,10 +84,10 @@ onstart:
     # as by Ctrl-C.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not workflow.local_exec:
-        import lacking
+        from headcount_workflow import slurm_failures
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        DISPLAY.explain = lacking.Explanation(
+        DISPLAY.explain = slurm_failures.Explanation(
             workflow.dag, GROWTH, workflow.scheduler
         )
 

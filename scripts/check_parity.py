@@ -1,42 +1,25 @@
 """Compare headcount, unpruned, with lm-eval and its own model."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 
-import loading
-import reading
-
 from headcount.artifacts import schemas, storage
 from headcount.interop import parity
+from headcount_workflow import job_model, job_task
 
-parameters = snakemake.params
-facts = loading.model_facts(snakemake)
-prompts = job.prompts(snakemake)
-model = loading.load_model(snakemake)
+facts, prompts = job_model.facts(snakemake), job.prompts(snakemake)
+model = job_model.load(snakemake)
 reference = parity.recorder(
-    facts["path"],
-    parameters.dtype,
-    str(model.device),
-    facts["trust_remote_code"],
+    facts["path"], snakemake.params.dtype, str(model.device), facts["trust_remote_code"]
 )
-
 if "task" in dict(snakemake.wildcards.items()):
-    shots = int(snakemake.wildcards.shots)
-    yaml = reading.task(snakemake)
-    with reading.documents(snakemake):
+    yaml, datasets = job_task.task(snakemake), snakemake.params.place["datasets"]
+    with job_task.documents(snakemake):
         rows, metrics = parity.compare(
-            model, reference, prompts, yaml, shots, parameters.place["datasets"]
+            model, reference, prompts, yaml, int(snakemake.wildcards.shots), datasets
         )
 else:
     rows, metrics = parity.edge_cases(model, reference, prompts), {}
-storage.write(
-    snakemake.output[0],
-    rows,
-    schemas.SCHEMAS["parity"],
-    job.provenance(
-        snakemake,
-        model={**facts, "window": model.window},
-        metrics=metrics,
-    ),
-)
+made = job.provenance(snakemake, model={**facts, "window": model.window}, metrics=metrics)
+storage.write(snakemake.output[0], rows, schemas.SCHEMAS["parity"], made)

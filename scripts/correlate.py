@@ -1,6 +1,6 @@
 """Correlate importance scores between tasks, numbers of shots, or halves of the documents."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 

@@ -1,6 +1,6 @@
 """Make the page of a model's study from the artifacts and the tables of its figures."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 

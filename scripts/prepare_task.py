@@ -1,35 +1,27 @@
 """Render the prompts of a task's calibration or evaluation documents with lm-eval."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 
-import reading
-
 from headcount.artifacts import schemas, storage
 from headcount.tasks import loading, prompts
+from headcount_workflow import job_task
 
-parameters = snakemake.params
+parameters, wildcards = snakemake.params, snakemake.wildcards
 limits = prompts.Limits(**parameters.limits)
-yaml = reading.task(snakemake)
-with reading.documents(snakemake) as unhashed:
+yaml = job_task.task(snakemake)
+with job_task.documents(snakemake) as unhashed:
     rows = prompts.prepare(
         yaml,
-        shots=int(snakemake.wildcards.shots),
+        shots=int(wildcards.shots),
         limits=limits,
         seed=parameters.seed,
         datasets=parameters.place["datasets"],
         metric=parameters.metric,
-        splits=[snakemake.wildcards.split],
+        splits=[wildcards.split],
     )
-storage.write(
-    snakemake.output[0],
-    rows,
-    schemas.SCHEMAS["tasks"],
-    job.provenance(
-        snakemake,
-        seed=parameters.seed,
-        task_version=loading.version(yaml),
-        remarks=[*prompts.remarks(rows, limits), *unhashed],
-    ),
-)
+facts = {"seed": parameters.seed, "task_version": loading.version(yaml)}
+facts["remarks"] = [*prompts.remarks(rows, limits), *unhashed]
+made = job.provenance(snakemake, **facts)
+storage.write(snakemake.output[0], rows, schemas.SCHEMAS["tasks"], made)

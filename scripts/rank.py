@@ -1,6 +1,6 @@
 """Rank components by the mean of their importance over the given tasks (one: its own ranking)."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 

@@ -1,6 +1,6 @@
 """Orders that know nothing of importance: the top layer first, and random ones."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 

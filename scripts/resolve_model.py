@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import job
+from library import job
 
 job.begin(snakemake)
 

@@ -1,35 +1,21 @@
 """Score the importance of every head, or of every FFN, for one task at one number of shots."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 
-import evaluating
-import loading
-import reading
-
 from headcount.artifacts import schemas, storage
 from headcount.scores import importance
-from headcount.scores.documents import Evaluation
+from headcount_workflow import job_evaluation
 
-parameters = snakemake.params
-component = snakemake.wildcards.component
-facts = loading.model_facts(snakemake)
-prompts = job.prompts(snakemake)
-model = evaluating.outline(snakemake)
-evaluation = Evaluation(prompts, parameters.documents, reading.task(snakemake), parameters.metric)
-with evaluating.store(snakemake, prompts) as store:
-    ablation = evaluating.stand_ins(snakemake, prompts, store)
+estimator, component = snakemake.params.estimator, snakemake.wildcards.component
+with job_evaluation.inputs(snakemake, snakemake.params.documents) as given:
     scores = importance.estimate(
-        parameters.estimator, model, evaluation, component, ablation, store
+        estimator, given.model, given.evaluation, component, given.ablation, given.store
     )
 storage.write(
     snakemake.output[0],
-    scores.rows(model, component),
+    scores.rows(given.model, component),
     schemas.SCHEMAS["importance"],
-    job.provenance(
-        snakemake,
-        model=facts,
-        estimator=parameters.estimator,
-    ),
+    job.provenance(snakemake, model=given.facts, estimator=estimator),
 )

@@ -1,16 +1,16 @@
 """Score how much of an induction head every head is: prefix matching, or copying."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 
-import loading
 
 from headcount.artifacts import schemas, storage
 from headcount.scores import induction
+from headcount_workflow import job_model
 
-facts = loading.model_facts(snakemake)
-model = loading.load_model(snakemake)
+facts = job_model.facts(snakemake)
+model = job_model.load(snakemake)
 function = getattr(induction, snakemake.wildcards.kind)
 storage.write(
     snakemake.output[0],

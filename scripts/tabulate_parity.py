@@ -1,6 +1,6 @@
 """One row for each comparison with lm-eval."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 

@@ -1,16 +1,16 @@
 """Show that headcount computes what the model computes, before anything is spent on it."""
 
-import job
+from library import job
 
 job.begin(snakemake)
 
-import loading
 
 from headcount.artifacts import schemas, storage
 from headcount.verify import verification
+from headcount_workflow import job_model
 
-facts = loading.model_facts(snakemake)
-model = loading.load_model(snakemake)
+facts = job_model.facts(snakemake)
+model = job_model.load(snakemake)
 table = verification.prove(model, snakemake.params.seed)
 storage.write(
     snakemake.output[0],

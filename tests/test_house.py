@@ -68,6 +68,7 @@ def test_what_is_private_stays_in_its_package():
         *((path, path.relative_to(LIBRARY).parts[0]) for path in LIBRARY.rglob("*.py")),
         *((path, "") for path in (REPOSITORY / "scripts").glob("*.py")),
         *((path, "") for path in (REPOSITORY / "benchmarks").glob("*.py")),
+        *((path, "") for path in LIBRARY.with_name("headcount_workflow").glob("*.py")),
     ]
     taken = [
         (path.name, ".".join(name))
@@ -78,15 +79,21 @@ def test_what_is_private_stays_in_its_package():
     assert not taken
 
 
-def test_the_library_does_not_know_snakemake():
+@pytest.mark.parametrize("other", ["snakemake", "headcount_workflow"])
+def test_the_library_does_not_know_the_workflow(other):
     knows = [
         path.name
         for path in LIBRARY.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_bytes()))
-        if (isinstance(node, ast.ImportFrom) and "snakemake" in (node.module or ""))
-        or (isinstance(node, ast.Import) and any("snakemake" in a.name for a in node.names))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith(other))
+        or (isinstance(node, ast.Import) and any(a.name.startswith(other) for a in node.names))
     ]
     assert not knows
+
+
+def test_scripts_are_thin():
+    scripts = (REPOSITORY / "scripts").glob("*.py")
+    assert {path.name for path in scripts if len(path.read_text().splitlines()) > 30} == set()
 
 
 def test_a_module_can_be_read_in_one_go():

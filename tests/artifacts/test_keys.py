@@ -23,14 +23,14 @@ SCRIPTS = {
     for path in (REPOSITORY / "scripts").glob("*.py")
     if "job.begin(snakemake)" in path.read_text(encoding="utf-8")
 }
-LIBRARY = "src/headcount"
+LIBRARY, WORKFLOW = "src/headcount", "src/headcount_workflow"
 # Module that decides nothing, or another -> the file, and an edit that means something else.
 NOTHING = {
-    "job": ("scripts/job.py", "levelname)s %(name", "levelname)s from %(name"),
-    "job_log": ("scripts/job_log.py", 'FAILED = "FAILED: "', 'FAILED = "NOT MADE: "'),
-    "preloaded": ("scripts/preloaded.py", "QUEUE = 1000", "QUEUE = 900"),
-    "loading": ("scripts/loading.py", ".is_dir()", ".exists()"),
-    "reading": ("scripts/reading.py", 'CHANGED = "the', 'CHANGED = "this'),
+    "headcount_workflow.job": (f"{WORKFLOW}/job.py", "levelname)s %(name", "levelname)s from %(name"),
+    "headcount_workflow.job_log": (f"{WORKFLOW}/job_log.py", 'FAILED = "FAILED: "', 'FAILED = "NOT MADE: "'),
+    "headcount_workflow.job_server": (f"{WORKFLOW}/job_server.py", "QUEUE = 1000", "QUEUE = 900"),
+    "headcount_workflow.job_model": (f"{WORKFLOW}/job_model.py", ".is_dir()", ".exists()"),
+    "headcount_workflow.job_task": (f"{WORKFLOW}/job_task.py", 'CHANGED = "the', 'CHANGED = "this'),
     "headcount.artifacts.storage": (f"{LIBRARY}/artifacts/storage.py", '"zstd"', '"snappy"'),
     "headcount.models.checkpoints": (f"{LIBRARY}/models/checkpoints.py", "at_most: int = 3", "at_most: int = 5"),
     "headcount.artifacts.gpus": (f"{LIBRARY}/artifacts/gpus.py", "else 0.5)", "else 0.1)"),

@@ -58,7 +58,7 @@ class Run:
         if role == "main":
             return [self.main.pid]
         there = self.processes()
-        of_server = {pid for pid, (_, command) in there.items() if "preloaded.py" in command}
+        of_server = {pid for pid, (_, command) in there.items() if "job_server.py" in command}
         if role == "client":
             return [pid for pid, (_, command) in there.items() if ".snakemake/scripts" in command]
         forked = role == "job"

@@ -14,12 +14,13 @@ import datasets
 import pytest
 import tiny
 import yaml as pyyaml
-from study import REPOSITORY
 
 from headcount.tasks import code as task_code
 from headcount.tasks import datasets as task_datasets
 from headcount.tasks import loading, prompts
 from headcount.tasks.files import TaskError
+from headcount_workflow import job as job_module
+from headcount_workflow import job_task
 
 LIMITS = prompts.Limits(calibration=4, evaluation=3)
 
@@ -243,11 +244,9 @@ def test_what_is_hashed_is_not_told(task, tmp_path):
 
 
 @pytest.fixture
-def job(task, tmp_path, monkeypatch):
+def snakemake(task, tmp_path, monkeypatch):
     """A job that reads a task, as Snakemake describes it to the scripts."""
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    reading_ = importlib.import_module("reading")
-    monkeypatch.setattr(sys.modules["job"], "checks", [])
+    monkeypatch.setattr(job_module, "checks", [])
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     yaml = task("showing.shown", include="common.yaml")
     (tmp_path / "tasks" / "common.yaml").write_text("description: w3\n")
@@ -256,7 +255,7 @@ def job(task, tmp_path, monkeypatch):
     described = {"task": loading.meaning(yaml), "documents": loading.documents(yaml)}
     wildcards = SimpleNamespace(task="tiny_a")
     params = Params(place=place, **described)
-    return reading_, SimpleNamespace(params=params, wildcards=wildcards), sys.modules["job"]
+    return SimpleNamespace(params=params, wildcards=wildcards)
 
 
 class Params(SimpleNamespace):
@@ -288,36 +287,33 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_task_that_is_changed_while_the_study_runs_stops_the_job(job, tmp_path, name):
-    scripts, snakemake, of_job = job
+def test_a_task_that_is_changed_while_the_study_runs_stops_the_job(snakemake, tmp_path, name):
     path, (old, new) = tmp_path / "tasks" / name, EDITS[name]
     good = path.read_text()
-    assert scripts.task(snakemake) == str(tmp_path / "tasks" / "tiny_a.yaml")
+    assert job_task.task(snakemake) == str(tmp_path / "tasks" / "tiny_a.yaml")
     rewritten(path, good.replace(old, new))
     with pytest.raises(TaskError, match=r"tiny_a\.yaml: the task was changed while the study ran"):
-        of_job.checks[0]()  # as the job writes
+        job_module.checks[0]()  # as the job writes
     with pytest.raises(TaskError, match="run it again"):
-        scripts.task(snakemake)  # as the next begins
+        job_task.task(snakemake)  # as the next begins
     rewritten(path, good)
-    scripts.task(snakemake)  # by content
+    job_task.task(snakemake)  # by content
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_what_is_changed_and_put_back_while_documents_are_read_is_refused(job, tmp_path, name):
-    scripts, snakemake, _ = job
+def test_what_is_changed_and_put_back_while_it_is_read_is_refused(snakemake, tmp_path, name):
     path, (old, new) = tmp_path / "tasks" / name, EDITS[name]
-    with scripts.documents(snakemake) as unhashed:
+    with job_task.documents(snakemake) as unhashed:
         contexts(Path(snakemake.params.place["yaml"]))
     assert not unhashed
-    with pytest.raises(TaskError, match="run it again"), scripts.documents(snakemake):
+    with pytest.raises(TaskError, match="run it again"), job_task.documents(snakemake):
         good = path.read_text()
         rewritten(path, good.replace(old, new))
         rewritten(path, good)
 
 
-def test_a_comment_in_a_task_stops_no_job(job, tmp_path):
-    scripts, snakemake, _ = job
+def test_a_comment_in_a_task_stops_no_job(snakemake, tmp_path):
     with (tmp_path / "tasks" / "showing.py").open("a") as file:
         file.write("# a comment\n")
-    scripts.task(snakemake)
+    job_task.task(snakemake)
     assert json.loads(json.dumps(snakemake.params.task)) == snakemake.params.task

@@ -13,23 +13,25 @@ from types import SimpleNamespace
 import pytest
 from study import REPOSITORY
 
+from headcount_workflow import job, job_log, job_server
+
 # Snakemake's part: it starts the server, writes the script's file, and runs it.
 MAIN = """
 import subprocess, sys
-import preloaded
+from headcount_workflow import job_server
 if "without" not in sys.argv:
-    preloaded.start()
+    job_server.start()
 client = subprocess.Popen([sys.executable, "script.py"])
 sys.exit(client.wait())
 """
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-import preloaded
+from headcount_workflow import job_server
 Path("client").exists() or Path("client").write_text(str(os.getpid()))
 try:
-    preloaded.hand_over()
-except preloaded.KilledError as error:
+    job_server.hand_over()
+except job_server.KilledError as error:
     sys.exit(str(error))
 with Path("child").open("a") as file:
     file.write(f"{{os.getpid()}}\\n")
@@ -48,12 +50,18 @@ def main(tmp_path):
         for name, text in texts.items():
             (tmp_path / name).write_text(text)
         # A server without anything to import answers at once.
-        server = (REPOSITORY / "scripts" / "preloaded.py").read_text(encoding="utf-8")
-        (tmp_path / "preloaded.py").write_text(server, encoding="utf-8")
+        package = tmp_path / "src" / "headcount_workflow"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").touch()
+        shutil.copy(job_server.__file__, package)
         process = subprocess.Popen(
             [sys.executable, "main.py", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "TMPDIR": str(tmp_path / temporary)},
+            env={
+                **os.environ,
+                "TMPDIR": str(tmp_path / temporary),
+                "PYTHONPATH": f"{tmp_path / 'src'}:{REPOSITORY / 'src'}",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -118,12 +126,12 @@ def test_a_job_in_the_server_is_one_process_and_no_more(main, tmp_path):
     process = main("time.sleep(600)")
     server = parent(of(tmp_path, "child"))
     assert parent(server) == process.pid
-    assert "preloaded.py" in Path(f"/proc/{server}/cmdline").read_text()
+    assert "job_server.py" in Path(f"/proc/{server}/cmdline").read_text()
 
 
 @pytest.mark.parametrize("where", [[], ["without"]])
 def test_a_killed_job_is_tried_once_more(main, tmp_path, where):
-    kill = "preloaded.KILLED in os.environ or os.kill(os.getpid(), 9); print('done')"
+    kill = "job_server.KILLED in os.environ or os.kill(os.getpid(), 9); print('done')"
     process = main(kill, *where)
     assert process.communicate(timeout=60)[0] == "done\n"
     assert process.returncode == 0
@@ -168,7 +176,7 @@ def test_nothing_is_left_of_what_is_killed(main, tmp_path, who, where, number):
 
 
 def test_a_job_whose_server_is_killed_is_tried_again_without_it(main, tmp_path):
-    process = main("preloaded.KILLED in os.environ or time.sleep(600); print('done')")
+    process = main("job_server.KILLED in os.environ or time.sleep(600); print('done')")
     server = parent(of(tmp_path, "child"))
     os.kill(server, signal.SIGKILL)
     assert process.communicate(timeout=60)[0] == "done\n"
@@ -238,16 +246,13 @@ def test_another_user_has_nothing_run(main, tmp_path, open_to_all):
 
 @as_root
 def test_a_job_is_not_handed_to_the_server_of_another_user(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    import preloaded
-
     tmp_path.chmod(0o777)
     command = [sys.executable, "-c", IMPOSTOR, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as impostor:
         assert impostor.stdout.readline() == "listening\n"
         assert (tmp_path / "socket").stat().st_uid == NOBODY
-        monkeypatch.setenv(preloaded.ADDRESS, str(tmp_path))
-        assert preloaded._served({}) is None
+        monkeypatch.setenv(job_server.ADDRESS, str(tmp_path))
+        assert job_server._served({}) is None
         assert impostor.stdout.readline() == "0\n"
 
 
@@ -284,7 +289,8 @@ def test_a_long_name_of_the_temporary_directory_is_no_hindrance(main, tmp_path):
     ],
 )
 def test_where_the_server_cannot_import_jobs_go_without_it(main, tmp_path, text, why):
-    (tmp_path / "broken.py").write_text(text)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "broken.py").write_text(text)
     process = main("print('done'); sys.exit(3)")
     output, _ = process.communicate(timeout=60)
     assert sorted(output.splitlines())[1:] == ["done"] and process.returncode == 3
@@ -294,10 +300,11 @@ def test_where_the_server_cannot_import_jobs_go_without_it(main, tmp_path, text,
 
 
 def test_a_server_that_is_killed_while_it_imports_costs_no_job(main, tmp_path):
-    (tmp_path / "slow.py").write_text("from headcount import slow")
-    shutil.copytree(REPOSITORY / "src" / "headcount", tmp_path / "headcount")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "slow.py").write_text("from headcount import slow")
+    shutil.copytree(REPOSITORY / "src" / "headcount", tmp_path / "src" / "headcount")
     pause = "import os, time\nopen('server', 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
-    (tmp_path / "headcount" / "slow.py").write_text(pause)
+    (tmp_path / "src" / "headcount" / "slow.py").write_text(pause)
     process = main("print('done')")
     server = of(tmp_path, "server")
     of(tmp_path, "client")
@@ -315,14 +322,10 @@ def test_the_kernel_ends_a_job_rather_than_the_server(main, tmp_path):
 
 
 def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    import job
-    import job_log
-
     def killed():
-        raise job.preloaded.KilledError
+        raise job_server.KilledError
 
-    monkeypatch.setattr(job.preloaded, "hand_over", killed)
+    monkeypatch.setattr(job_server, "hand_over", killed)
     log = tmp_path / "a.log"
     log.write_text("INFO headcount.progress: masks x prompts: 5 of 9\n")
     planned = {"engine_mb": 500, "mem_mb": 1500}
@@ -343,15 +346,12 @@ def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, mon
         (None, "most often because memory ran out"),
     ],
 )
-def test_a_killed_job_says_whether_memory_ran_out(monkeypatch, for_memory, why):
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    import job
-
+def test_a_killed_job_says_whether_memory_ran_out(for_memory, why):
     resources = {"engine_mb": 500, "mem_mb": 1500}
     snakemake = SimpleNamespace(resources=SimpleNamespace(**resources, items=resources.items))
-    said = job._killed(snakemake, job.preloaded.KilledError(for_memory))
+    said = job._killed(snakemake, job_server.KilledError(for_memory))
     assert why in said and "run fewer jobs at once" in said and "mem" in said
-    said = job._killed(snakemake, job.preloaded.KilledError(for_memory, "SIGSEGV"))
+    said = job._killed(snakemake, job_server.KilledError(for_memory, "SIGSEGV"))
     assert "crashed twice, by SIGSEGV" in said and "memory" not in said
 
 
@@ -362,17 +362,17 @@ def test_a_killed_job_says_whether_memory_ran_out(monkeypatch, for_memory, why):
 def ranked(tmp_path, monkeypatch):
     """A copy of the scripts, one of which a job runs: the check of its code, after an edit."""
     shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    import job
-
-    monkeypatch.setattr(job, "HERE", tmp_path / "scripts")
-    monkeypatch.setattr(job.preloaded, "__file__", str(tmp_path / "scripts" / "preloaded.py"))
-    monkeypatch.setenv(job.preloaded.CODE, "")
+    package = REPOSITORY / "src" / "headcount_workflow"
+    shutil.copytree(package, tmp_path / "src" / package.name)
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    monkeypatch.setattr(job, "SCRIPTS", tmp_path / "scripts")
+    monkeypatch.setattr(job_server, "REPOSITORY", tmp_path)
+    monkeypatch.setenv(job_server.CODE, "")
     job.note_code()
     described = SimpleNamespace(params=SimpleNamespace(code=job.code("rank.py")))
 
     def check(name: str, old: str, new: str) -> None:
-        path = tmp_path / "scripts" / name
+        path = tmp_path / name
         times = path.stat()
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
@@ -384,13 +384,13 @@ def ranked(tmp_path, monkeypatch):
 
 def test_a_job_whose_code_was_changed_since_its_key_was_made_fails(ranked):
     with pytest.raises(RuntimeError, match="code was changed while it ran: run it again"):
-        ranked("rank.py", "import job", "other = 1\nimport job")
+        ranked("scripts/rank.py", "\nfrom ", "\nother = 1\nfrom ")
 
 
 def test_what_a_jobs_own_script_does_not_reach_fails_no_other(ranked):
-    ranked("rank_controls.py", "import job", "other = 1\nimport job")
-    ranked("rank.py", "import job", "# a comment\nimport job")
-    ranked("job.py", "import job_log", "other = 1\nimport job_log")
+    ranked("scripts/rank_controls.py", "from library", "other = 1\nfrom library")
+    ranked("scripts/rank.py", "from library", "# a comment\nfrom library")
+    ranked("src/headcount_workflow/job.py", "\nfrom ", "\nother = 1\nfrom ")
 
 
 def test_a_server_that_may_have_imported_other_code_runs_no_job(main, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def slurm():
 def local(slurm, tmp_path_factory):
     """The tiny study, run on this machine without the cluster."""
     study = Study.create(tmp_path_factory.mktemp("local") / "study")
-    study.append("scripts/job.py", HOOK)
+    study.append("src/headcount_workflow/job.py", HOOK)
     result = study.run("all")
     assert result.returncode == 0, result.stdout
     return study
@@ -156,7 +156,7 @@ def contents(study: Study) -> dict[str, str]:
 def test_a_study_is_what_it_is_on_one_machine(local, start, tmp_path):
     """On both nodes, in a dozen submissions, the figures where Snakemake runs."""
     study = Study.create(tmp_path / "study")
-    study.append("scripts/job.py", HOOK)
+    study.append("src/headcount_workflow/job.py", HOOK)
     text = finish(study, start(study, "all"))
     assert contents(study) == contents(local)
     figures = {path.name for path in study.directory.glob("artifacts/tiny/figures/*")}

@@ -160,7 +160,7 @@ UNSEEN = {
     "comment in engine/layers.py": append("src/headcount/engine/layers.py", "\n# a comment\n"),
     "comment in tasks.py": append("src/headcount/tasks/prompts.py", "\n# a comment\n"),
     "formatting of prune.py": replaced("scripts/prune.py", "import job\n", "import  job\n\n\n"),
-    "a line of job.py": append("scripts/job.py", "\nCOUNT = 1\n"),
+    "a line of job.py": append("src/headcount_workflow/job.py", "\nCOUNT = 1\n"),
     "seconds between lines of progress": replaced(
         "src/headcount/progress.py", "SECONDS = 10", "SECONDS = 20"
     ),

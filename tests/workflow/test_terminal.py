@@ -11,17 +11,18 @@ from fcntl import ioctl
 from io import StringIO
 from struct import pack
 from termios import TIOCSWINSZ
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from study import REPOSITORY
 
+from headcount_workflow import job_log, run_state, screen
+
 # A workflow whose jobs do as they are told, instead of a study's, which take minutes.
 SNAKEFILE = f"""
 import sys
-sys.path.insert(0, {str(REPOSITORY / "scripts")!r})
-import terminal
+sys.path.insert(0, {str(REPOSITORY / "src")!r})
+from headcount_workflow import display
 
 include: "tasks.smk"
 include: "figures.smk"
@@ -30,7 +31,7 @@ def explain(exception):
     targets = ", ".join(workflow.dag_settings.targets)
     return f"nothing makes {{targets}}" if exception == "MissingRuleException" else None
 
-SHOWN = terminal.attach(workflow, lambda: print("the summary"), explain)
+SHOWN = display.attach(workflow, lambda: print("the summary"), explain)
 
 onsuccess:
     SHOWN.end(succeeded=True)
@@ -62,8 +63,8 @@ rule draw:
 WORK = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {scripts!r})
-import job_log
+sys.path.insert(0, {library!r})
+from headcount_workflow import job_log
 log = Path(snakemake.log[0]).open("w")
 def tell(line):
     print(line, file=log, flush=True)
@@ -83,7 +84,7 @@ class Workflow:
 
     def __init__(self, directory):
         self.directory = directory
-        work = WORK.format(scripts=str(REPOSITORY / "scripts"))
+        work = WORK.format(library=str(REPOSITORY / "src"))
         texts = {"Snakefile": SNAKEFILE, "tasks.smk": TASKS, "figures.smk": FIGURES}
         for name, text in {**texts, "work.py": work}.items():
             (directory / name).write_text(text)
@@ -142,21 +143,10 @@ def workflow(tmp_path):
 # --- what a log says, and the screen ---
 
 
-@pytest.fixture
-def state(monkeypatch):
-    """The modules of the display."""
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    import job_log
-    import live
-    import run_state
-
-    return SimpleNamespace(job_log=job_log, live=live, run_state=run_state)
-
-
-def test_a_log_is_read_as_it_grows_and_not_what_an_earlier_run_has_left(state, tmp_path):
+def test_a_log_is_read_as_it_grows_and_not_what_an_earlier_run_has_left(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("FAILED: of an earlier run\n")
-    log = state.job_log.JobLog(path)
+    log = job_log.JobLog(path)
     assert log.follow() == [] and not log.begun and log.failure is None
     path.write_text(
         "WARNING headcount.models.loading: short\nand slow\nINFO headcount.progress: 1 of 9\n"
@@ -169,15 +159,15 @@ def test_a_log_is_read_as_it_grows_and_not_what_an_earlier_run_has_left(state, t
     assert log.follow() == [] and log.failure == "KeyError: 'x'"
 
 
-def test_the_reason_is_the_sentence_of_the_exception_or_has_its_name(state):
-    assert state.job_log.reason(ValueError("there is no such field")) == "there is no such field"
-    assert state.job_log.reason(KeyError("field")) == "KeyError: 'field'"
-    assert state.job_log.reason(MemoryError()) == "MemoryError"
+def test_the_reason_is_the_sentence_of_the_exception_or_has_its_name():
+    assert job_log.reason(ValueError("there is no such field")) == "there is no such field"
+    assert job_log.reason(KeyError("field")) == "KeyError: 'field'"
+    assert job_log.reason(MemoryError()) == "MemoryError"
 
 
-def begun(state, tmp_path, jobs: int):
+def begun(tmp_path, jobs: int):
     """A run of ten jobs of two stages, `jobs` of which have been started."""
-    run = state.run_state.Run({"prepare": "tasks", "draw": "figures"}, {"prepare": 8, "draw": 2})
+    run = run_state.Run({"prepare": "tasks", "draw": "figures"}, {"prepare": 8, "draw": 2})
     for number in range(jobs):
         log = tmp_path / f"{number}.log"
         message = f"Prompts of {'a long name of a task ' * 4}{number}"
@@ -188,24 +178,24 @@ def begun(state, tmp_path, jobs: int):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_screen_fits_the_terminal(state, tmp_path, width):
-    run = begun(state, tmp_path, 8)
+def test_the_screen_fits_the_terminal(tmp_path, width):
+    run = begun(tmp_path, 8)
     run.finish(0)
     run.fail([1], None)
     console = Console(width=width, file=StringIO())
-    console.print(state.live.screen(run, height=6))
-    screen = console.file.getvalue().splitlines()
-    assert max(map(len, screen)) <= width and len(screen) <= 3 + 1 + 6
-    assert re.match(r"tasks +\S+ +1/8 +\S+/min +\S+ left", screen[0])
-    assert re.match(r"figures +0/2$", screen[1].rstrip())
-    assert screen[3].rstrip() == "6 running, 1 failed"
-    assert re.match(r"  Prompts of a long .*\d\d:\d\d$", screen[4])
-    assert screen[5].rstrip() == "    masks x prompts: 300 of 1200 (25 %)"
-    assert screen[-1].rstrip() == "  and 4 more"
+    console.print(screen.screen(run, height=6))
+    shown = console.file.getvalue().splitlines()
+    assert max(map(len, shown)) <= width and len(shown) <= 3 + 1 + 6
+    assert re.match(r"tasks +\S+ +1/8 +\S+/min +\S+ left", shown[0])
+    assert re.match(r"figures +0/2$", shown[1].rstrip())
+    assert shown[3].rstrip() == "6 running, 1 failed"
+    assert re.match(r"  Prompts of a long .*\d\d:\d\d$", shown[4])
+    assert shown[5].rstrip() == "    masks x prompts: 300 of 1200 (25 %)"
+    assert shown[-1].rstrip() == "  and 4 more"
 
 
-def test_of_a_group_the_job_that_ran_last_has_failed_and_a_retry_is_no_failure(state, tmp_path):
-    run = begun(state, tmp_path, 3)
+def test_of_a_group_the_job_that_ran_last_has_failed_and_a_retry_is_no_failure(tmp_path):
+    run = begun(tmp_path, 3)
     os.utime(tmp_path / "1.log", (2e9, 2e9))
     (failure,) = run.fail([0, 1, 2], "it was over its time limit")
     assert failure.name.endswith("1") and failure.sentence() == "it was over its time limit"

@@ -2,14 +2,12 @@
 from dataclasses import asdict
 from functools import cache
 
-import job
-import preloaded
-import terminal
 from headcount.models import fingerprint
 from headcount.study import checks, configuration
 from headcount.tasks import code as task_code, spec
 from headcount.tasks import loading as task_loading
 from headcount.report import catalogue
+from headcount_workflow import display, job, job_server
 from snakemake.exceptions import WorkflowError
 
 job.note_code()

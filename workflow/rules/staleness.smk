@@ -229,7 +229,7 @@ def begin_run():
         if workflow.local_exec and "gpu" not in workflow.global_resources:
             workflow.global_resources["gpu"] = len(gpus.visible()) or 1
     if workflow.local_exec and not REFUSED:
-        preloaded.start()  # beside the work of finding out what there is to do
+        job_server.start()  # beside the work of finding out what there is to do
 
 
 def claim():

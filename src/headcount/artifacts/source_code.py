@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from headcount.artifacts import syntax
 from headcount.artifacts.syntax import WHOLE
 
-PACKAGE = "headcount"
+OWN = {"headcount", "headcount_workflow"}
 INSTALLED = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = Path(os.__file__).resolve().parent
 # Installed modules that decide none of headcount's numbers: they fetch files, start jobs, hold
@@ -45,7 +45,7 @@ DECIDING = {
 # headcount's own modules that decide none of its numbers: their functions load, store, log, hash
 # and show what others compute, or run jobs. A constant of theirs that counted code reads counts.
 SILENT_MODULES = {
-    *("job", "job_log", "loading", "preloaded", "reading"),
+    *(f"headcount_workflow.job{name}" for name in ("", "_log", "_model", "_server", "_task")),
     *(f"headcount.artifacts.{name}" for name in ("gpus", "hashes", "lineage", "locks", "parts")),
     *(f"headcount.artifacts.{name}" for name in ("source_code", "storage", "syntax", "temporaries")),
     *("headcount.models.checkpoints", "headcount.progress"),
@@ -180,7 +180,7 @@ class Code:
         source = self.read(file)
         for imported in source.imports:
             self._import(file, imported)
-        is_own = file[1].parts[0] == PACKAGE
+        is_own = file[1].parts[0] in OWN
         for index, statement in enumerate(source.statements):
             if statement.acts or not is_own:
                 self.now.further.add((file, index))
@@ -264,12 +264,8 @@ class Code:
 
 
 def is_silent(file: File) -> bool:
-    """Whether a module decides nothing; a script, if it lies beside those of the rules."""
-    path, name = file
-    module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
-    if module not in SILENT_MODULES:
-        return False
-    return name.parts[0] == PACKAGE or (path.parent / "verify_model.py").is_file()
+    """Whether a module decides nothing."""
+    return ".".join(file[1].with_suffix("").parts).removesuffix(".__init__") in SILENT_MODULES
 
 
 @cache
@@ -278,8 +274,8 @@ def _found(top: str, path: tuple[str, ...]) -> tuple[frozenset[Path], bool]:
     found = _homes(top, path)
     if top in sys.stdlib_module_names:  # unless a file of that name comes before it
         return frozenset(h for h in found if not h.is_relative_to(STANDARD_LIBRARY)), False
-    # Of this package the code counts even where it was installed as a copy.
-    if top != PACKAGE and any(top in DECIDING or _is_installed(home) for home in found):
+    # Of these packages the code counts even where it was installed as a copy.
+    if top not in OWN and any(top in DECIDING or _is_installed(home) for home in found):
         return frozenset(), True
     return found, False
 

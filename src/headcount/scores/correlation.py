@@ -144,6 +144,12 @@ def cross_estimator(
     return pl.DataFrame(rows, schema=columns)
 
 
+def transfers(importance: Sequence[str | Path], task: str) -> dict[str, str]:
+    """Return the tasks whose artifacts `importance` correlate most and least with a task's own."""
+    scores = {storage.provenance(path)["task"]: storage.frame(path) for path in importance}
+    return dict(zip(("closest", "farthest"), closest_and_farthest(scores, task), strict=True))
+
+
 def closest_and_farthest(scores: dict[str, pl.DataFrame], task: str) -> tuple[str, str]:
     """The tasks whose scores correlate most and least with those of `task`.
 

@@ -64,6 +64,10 @@ class Evaluation:
         """lm-eval's metrics of the task; only those who judge by them wait for lm-eval."""
         return Metrics(self.yaml, self.docs[0], self.metric)
 
+    def described(self) -> dict:
+        """Return what an artifact says of the documents after a run."""
+        return {"metric": self.metrics.name, "chance": self.chance, "truncated": self.truncated}
+
     @property
     def chance(self) -> float | None:
         """The headline metric of guessing, or None where that is not defined."""

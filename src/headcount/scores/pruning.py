@@ -1,5 +1,6 @@
 """Cumulative pruning: the least important components removed first, level by level."""
 
+import itertools
 import json
 from typing import Any
 
@@ -42,6 +43,16 @@ def prune(
     for (name, level), gone in wanted.items():
         rows[name] += _rows(name, level, gone, evaluation, scores, distinct.index(gone))
     return rows
+
+
+def grid(component: str, levels: Any) -> list[tuple[float, float]]:
+    """Return the (heads level, FFNs level) at which a component is pruned.
+
+    `levels` is a list, or of "combined" a list for each component.
+    """
+    if component != "combined":
+        levels = {"heads": [0.0], "ffns": [0.0], component: levels}
+    return list(itertools.product(levels["heads"], levels["ffns"]))
 
 
 def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: float) -> Removal:

@@ -6,7 +6,7 @@ is removed first. `depth` and `random_order` are controls that know nothing of i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -65,6 +65,15 @@ def rank(scores: pl.DataFrame) -> pl.DataFrame:
         pl.int_range(pl.len(), dtype=pl.Int32).alias("rank"),
         pl.col("score").cast(pl.Float64),
     )
+
+
+def by_name(paths: Iterable[str | Path]) -> dict[str, dict[str, pl.DataFrame]]:
+    """Return the rankings in some artifacts: name -> component -> table."""
+    tables: dict[str, dict[str, pl.DataFrame]] = {}
+    for path in paths:
+        made = storage.provenance(path)
+        tables.setdefault(made["ranking"], {})[made["component"]] = storage.frame(path)
+    return tables
 
 
 def aligned(tables: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:

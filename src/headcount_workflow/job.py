@@ -6,24 +6,32 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import job_log
-import preloaded
+from headcount_workflow import job_log, job_server
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "src"))  # the library is found without being installed
+if TYPE_CHECKING:  # nothing is imported before the job is handed over
+    import pyarrow as pa
+
+    from headcount.artifacts.lineage import Job
+    from headcount.artifacts.source_code import Code
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+LIBRARY = Path(__file__).parents[1] / "headcount"
 # Newer than what has to be made again; among Snakemake's own files, which a cluster's nodes see.
 MARKER = ".snakemake/headcount/stale"
+task: "Job"  # what this job is, once it has begun
 FORCED = "HEADCOUNT_FORCED"  # environment variable: rules and files to make whatever is there
 # Of a model's facts, those that stand in what was made with it.
-MODEL = ("name", "source", "revision", "fingerprint", "architecture", "layers", "heads", "ffns")
-MODEL += ("converted", "trust_remote_code", "layout", "window")
+MODEL = {"name", "source", "revision", "fingerprint", "architecture", "layers", "heads", "ffns"}
+MODEL |= {"converted", "trust_remote_code", "layout", "window"}
 
 
-def begin(snakemake) -> None:
+def begin(snakemake: Any) -> None:
     """Go on in a process with everything imported, if there is one; then set up the job's log.
 
     What the job prints and logs goes to its log file, from which Snakemake's side tells on the
@@ -34,20 +42,20 @@ def begin(snakemake) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # who waits has nothing to say
     try:
-        preloaded.hand_over()  # before anything is imported that takes long
-    except preloaded.KilledError as error:
+        job_server.hand_over()  # before anything is imported that takes long
+    except job_server.KilledError as error:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{job_log.FAILED}{_killed(snakemake, error)}\n")
         sys.exit(1)
     signal.signal(signal.SIGINT, on_interrupt)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what asks a question gets no answer
-    again = preloaded.KILLED in os.environ  # what the first try has said stays
+    again = job_server.KILLED in os.environ  # what the first try has said stays
     with log.open("a" if again else "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
-    def report(kind, error, trace):
+    def report(kind: type, error: BaseException, trace: Any) -> None:
         sys.__excepthook__(kind, error, trace)
         if issubclass(kind, Exception):  # else it was interrupted
             print(f"{job_log.FAILED}{job_log.reason(error)}", file=sys.stderr, flush=True)
@@ -65,12 +73,13 @@ def begin(snakemake) -> None:
         if task.problem() is None:
             sys.exit(0)  # an input was made again, and is what it was
         if task.earlier():
-            sys.exit(task.take_back())
+            task.take_back()
+            sys.exit(0)
     task.keep()
     gpus.take(int(snakemake.resources.get("gpu", 0)))
 
 
-def _killed(snakemake, error: preloaded.KilledError) -> str:
+def _killed(snakemake: Any, error: job_server.KilledError) -> str:
     """What to say of a job that was killed; twice, the second time with half of the memory."""
     if error.by not in (None, "SIGKILL"):
         return f"the job crashed twice, by {error.by}, in a library or the system below Python"
@@ -90,9 +99,9 @@ def _killed(snakemake, error: preloaded.KilledError) -> str:
     )
 
 
-def engine_memory(snakemake) -> float:
+def engine_memory(snakemake: Any) -> float:
     """MB that the computation may hold: half of `memory` once the job was killed."""
-    return snakemake.resources.engine_mb / (2 if preloaded.KILLED in os.environ else 1)
+    return snakemake.resources.engine_mb / (2 if job_server.KILLED in os.environ else 1)
 
 
 def date_marker() -> None:
@@ -108,7 +117,7 @@ def date_marker() -> None:
 # --- what is computed again whatever is there ---
 
 
-def note_forced(settings, default_target: str) -> set[str]:
+def note_forced(settings: Any, default_target: str) -> set[str]:
     """Note for the jobs of a run what `--forcerun`, `-f` or `-F` names: rules and files.
 
     `settings` are Snakemake's `DAGSettings`. Returns what is named; `-F` names no job but all.
@@ -121,7 +130,7 @@ def note_forced(settings, default_target: str) -> set[str]:
     return named
 
 
-def is_forced(snakemake) -> bool:
+def is_forced(snakemake: Any) -> bool:
     named = json.loads(os.environ.get(FORCED, "[]"))
     return named == "all" or not {snakemake.rule, *snakemake.output}.isdisjoint(named)
 
@@ -129,29 +138,29 @@ def is_forced(snakemake) -> bool:
 # --- what is read is what the key was made of ---
 
 
-checks = []
+checks: list[Callable] = []
 
 
-def hold(check, *arguments):
+def hold(check: Callable, *arguments: Any) -> None:
     """Call `check` now, and again before anything is written: it raises where something changed."""
     check(*arguments)
     checks.append(partial(check, *arguments))
 
 
-def code(script) -> dict:
+def code(script: str) -> dict:
     """What a script and all that it imports mean, and the packages that decide its numbers."""
     from headcount.artifacts import source_code
 
-    found = source_code.reached([(HERE, Path(script).stem)], _code_in(preloaded.state()))
+    found = source_code.reached([(SCRIPTS, Path(script).stem)], _code_in(job_server.state()))
     return {"script": script, "meaning": found.hash(), "packages": found.packages()}
 
 
 @cache
-def _code_in(_state: str):
+def _code_in(_state: str) -> "Code":
     """The project's code in one state, of which each file is read once for all scripts."""
     from headcount.artifacts import source_code
 
-    return source_code.Code([HERE])
+    return source_code.Code([SCRIPTS])
 
 
 def note_code() -> None:
@@ -161,14 +170,14 @@ def note_code() -> None:
     """
     from headcount.artifacts import source_code
 
-    source_code.forget_compiled(preloaded.files())
-    os.environ[preloaded.CODE] = preloaded.state()
+    source_code.forget_compiled(job_server.files())
+    os.environ[job_server.CODE] = job_server.state()
 
 
-def check_code(snakemake) -> None:
+def check_code(snakemake: Any) -> None:
     """Raise `RuntimeError` unless the code of the job is that which its key was computed from."""
     wanted = snakemake.params.code
-    is_as_noted = os.environ.get(preloaded.CODE) == preloaded.state()
+    is_as_noted = os.environ.get(job_server.CODE) == job_server.state()
     if not is_as_noted and code(wanted["script"]) != wanted:
         raise RuntimeError("headcount's code was changed while it ran: run it again")
 
@@ -176,7 +185,7 @@ def check_code(snakemake) -> None:
 # --- what the job is ---
 
 
-def described(snakemake):
+def described(snakemake: Any) -> "Job":
     """The job as `lineage` knows it; where things lie (`place`) decides no number."""
     from headcount.artifacts import lineage
 
@@ -191,14 +200,14 @@ def described(snakemake):
     )
 
 
-def prompts(snakemake):
+def prompts(snakemake: Any) -> "pa.Table":
     """The rows of the job's prompts."""
     from headcount.artifacts import storage
 
     return storage.read(*snakemake.input.prompts)
 
 
-def provenance(snakemake, **facts) -> dict:
+def provenance(snakemake: Any, **facts: Any) -> dict:
     """What made an artifact: the job's key, what it is the hash of, wildcards and `facts`."""
     for check in checks:
         check()

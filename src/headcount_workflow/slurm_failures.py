@@ -1,10 +1,10 @@
 """What a SLURM cluster does with jobs: refuses, keeps waiting or ends them; and what helps."""
 
-import logging
 import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -30,7 +30,7 @@ class Explanation:
     messages leave out the reason.
     """
 
-    def __init__(self, dag, growth: int, scheduler):
+    def __init__(self, dag: Any, growth: int, scheduler: Any):
         self.dag = dag
         self.growth = growth  # of time and memory, from one try to the next
         self.submitted: dict[str, list[int]] = {}  # job of the cluster -> numbers of its jobs
@@ -39,14 +39,14 @@ class Explanation:
         for executor in {scheduler.get_executor(job) for job in dag.jobs if not job.is_local}:
             self._listen(executor)
 
-    def _listen(self, executor) -> None:
+    def _listen(self, executor: Any) -> None:
         submitted, failed = executor.report_job_submission, executor.report_job_error
 
-        def report_job_submission(info, *others, **named):
+        def report_job_submission(info: Any, *others: Any, **named: Any) -> None:
             self.submitted[info.external_jobid] = self._numbers(info.job)
             submitted(info, *others, **named)
 
-        def report_job_error(info, msg=None, **named):
+        def report_job_error(info: Any, msg: str | None = None, **named: Any) -> None:
             self.submitted.pop(info.external_jobid, None)
             self.reported |= dict.fromkeys(self._numbers(info.job), msg or "")
             failed(info, msg=msg, **named)
@@ -54,11 +54,11 @@ class Explanation:
         executor.report_job_submission = report_job_submission
         executor.report_job_error = report_job_error
 
-    def _numbers(self, job) -> list[int]:
+    def _numbers(self, job: Any) -> list[int]:
         """Of a job, or of those of a group."""
         return [self.dag.jobid(one) for one in getattr(job, "jobs", [job])]
 
-    def __call__(self, record: logging.LogRecord) -> str | None:
+    def __call__(self, record: Any) -> str | None:
         """Of the event that a job or a group failed; None where SLURM is not to blame."""
         if record.event == LogEvent.JOB_ERROR:
             failed, of_cluster = record.jobid, record.aux.get("external_jobid")
@@ -144,7 +144,7 @@ def lacked(job: dict[str, str], growth: int | None) -> str | None:
     elif job.get("JobState") == "OUT_OF_MEMORY" or OUT_OF_MEMORY.search(text):
         amount, unit, key = megabytes(job.get("MinMemoryNode", "")), "MB", "mem_mb"
         lack = "over its memory"
-    elif end := ENDED.get(job.get("JobState")):
+    elif end := ENDED.get(job.get("JobState", "")):
         return f"{end}: tried again" if growth else f"{end}, on its last try"
     else:
         return None

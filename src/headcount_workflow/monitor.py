@@ -4,14 +4,21 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from run_state import Failure, Run
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from tqdm import tqdm
+
+from headcount_workflow.run_state import Failure, Run
+
+if TYPE_CHECKING:  # rich is for terminals, and SLURM for clusters
+    from headcount_workflow.screen import Live
+    from headcount_workflow.slurm_failures import Explanation
 
 SECONDS = 1  # between two looks at the logs of jobs
 PATIENCE = 120  # seconds between two questions to a cluster about what its jobs wait for
@@ -20,26 +27,28 @@ SHOWN = {"headcount": True}  # marks what is for the terminal, too
 AGAIN = "the same command continues from there"
 
 
-class Follower(logging.Handler):
+class Monitor(logging.Handler):
     """Follows a run, and says what came of it."""
 
-    def __init__(self, workflow, live, summary):
+    def __init__(self, workflow: Any, live: "Live | None", summary: Callable[[], None] | None):
         super().__init__()
         self.workflow, self.live, self.summary = workflow, live, summary
-        self.explain = None  # of a cluster: what ended a job, of the event; what others wait for
+        # Of a cluster: what ended a job, by the event; what others wait for.
+        self.explain: Explanation | None = None
         self.run: Run | None = None
         self.of_run = threading.Lock()
         self.told = 0  # warnings
         self.ended = threading.Event()
 
-    def handle(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> bool:
         """Without a lock: what it logs goes through handlers that may be waiting for it."""
         try:
             self.emit(record)
         except Exception:  # that of a display costs no study
             self.handleError(record)
+        return True
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: Any) -> None:
         if record.msg == NOTHING_TO_BE_DONE_MSG:
             self._sum_up()
         event = getattr(record, "event", None)
@@ -71,18 +80,18 @@ class Follower(logging.Handler):
         self.run = Run(stage_of, counts)
         parts = ", ".join(f"{stage.name} {stage.total}" for stage in self.run.stages.values())
         self._say(f"{self.run.all.total} jobs: {parts}")
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch, args=[self.run], daemon=True).start()
 
-    def _watch(self) -> None:
+    def _watch(self, run: Run) -> None:
         """Look at the jobs' logs until the run ends."""
         told = looked = time.monotonic()
         while not self.ended.wait(SECONDS):
             with self.of_run:
-                self.run.follow()
-                if self.live and self.run.all.begun:
-                    self.live.show(self.run)
-                doing = self.run.line()
-                waiting = self.run.waiting()
+                run.follow()
+                if self.live and run.all.begun:
+                    self.live.show(run)
+                doing = run.line()
+                waiting = run.waiting()
             self._warn()
             if self.explain and time.monotonic() - looked > PATIENCE:
                 looked = time.monotonic()
@@ -104,7 +113,7 @@ class Follower(logging.Handler):
         for warning, name in new:
             logger.warning(f"{name}: {warning}")
 
-    def _fail(self, record: logging.LogRecord, numbers: list[int]) -> None:
+    def _fail(self, record: Any, numbers: list[int]) -> None:
         reason = self.explain(record) if self.explain else None
         with self.of_run:
             failures = self.run.fail(numbers, reason)

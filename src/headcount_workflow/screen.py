@@ -1,12 +1,15 @@
 """How far a run is, on a terminal: a line for each stage, then the jobs that run now."""
 
+from typing import Any
+
 from rich.console import Console, Group, RenderableType
 from rich.file_proxy import FileProxy
 from rich.live import Live as Display
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from run_state import Run, Stage, duration
+
+from headcount_workflow.run_state import Run, Stage, duration
 
 BAR = 24  # columns
 
@@ -14,7 +17,7 @@ BAR = 24  # columns
 class Live:
     """The display of a run, below what a handler of Snakemake's log writes."""
 
-    def __init__(self, handler):
+    def __init__(self, handler: Any):
         self.handler, self.stream = handler, handler.stream
         self.console = Console(file=self.stream, highlight=False, no_color=handler.nocolor)
         self.display = Display(
@@ -34,7 +37,7 @@ class Live:
 
     def stop(self, run: Run | None) -> None:
         """Leave the stages on the screen."""
-        if self.display.is_started:
+        if run and self.display.is_started:
             self.display.update(stages(run), refresh=True)
             self.display.stop()
             self.handler.setStream(self.stream)

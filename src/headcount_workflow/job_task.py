@@ -1,22 +1,22 @@
-"""Reading a task, for the scripts that do: of the others that code is no part."""
+"""The task of a job, for the scripts that read one."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import job
+from typing import Any
 
 from headcount.artifacts import temporaries
 from headcount.tasks import code as task_code
 from headcount.tasks import loading
 from headcount.tasks.files import TaskError
+from headcount_workflow import job
 
 logger = logging.getLogger("headcount.tasks.code")
 CHANGED = "the task was changed while the study ran: run it again"
 
 
-def task(snakemake) -> str:
+def task(snakemake: Any) -> str:
     """The file of the job's task, which is what it was when the job's key was made of it.
 
     Raises `TaskError` where it is not, now or when the job writes.
@@ -25,7 +25,7 @@ def task(snakemake) -> str:
     return snakemake.params.place["yaml"]
 
 
-def _check(snakemake) -> None:
+def _check(snakemake: Any) -> None:
     parameters, place = snakemake.params, snakemake.params.place
     if task_code.state(place["files"]) == place["files"]:
         return
@@ -37,12 +37,13 @@ def _check(snakemake) -> None:
 
 
 @contextmanager
-def documents(snakemake) -> Iterator[list[str]]:
+def documents(snakemake: Any) -> Iterator[list[str]]:
     """A while in which the task's documents are read; filled with what its code reads unhashed.
 
     Raises `TaskError` if a file of the task was changed meanwhile, also if it was put back.
     """
-    place, unhashed = snakemake.params.place, []
+    place = snakemake.params.place
+    unhashed: list[str] = []
     code, before = task_code.code_of(place["yaml"]), task_code.state(place["files"])
     with _own_temporaries(), task_code.watched(code) as opened:
         yield unhashed

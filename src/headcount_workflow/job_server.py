@@ -43,6 +43,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the directory of the server's socket
 HERE = "here"  # its value in a child of the server, which is the process that is to run the script
@@ -57,6 +58,7 @@ LAZY = {
         "transformers.models.opt.modeling_opt",
     ],
 }
+REPOSITORY = Path(__file__).parents[2]
 QUEUE = 1000  # clients that may wait for the server to import
 
 
@@ -69,7 +71,7 @@ def start() -> None:
         return
     from headcount.artifacts import temporaries
 
-    library = f"{Path(__file__).parents[1] / 'src'}:{os.environ.get('PYTHONPATH', '')}"
+    library = f"{REPOSITORY / 'src'}:{os.environ.get('PYTHONPATH', '')}"
     try:
         directory = temporaries.Directory()  # readable by its user alone
         with socket.socket(socket.AF_UNIX) as listening:
@@ -78,7 +80,7 @@ def start() -> None:
             listening.listen(QUEUE)
             os.environ[ADDRESS] = directory.name
             subprocess.Popen(
-                [sys.executable, __file__, str(listening.fileno())],
+                [sys.executable, "-P", __file__, str(listening.fileno())],
                 stdin=subprocess.PIPE,  # closes when this process is gone
                 stdout=subprocess.DEVNULL,  # what packages say when they are imported
                 pass_fds=[listening.fileno()],
@@ -124,8 +126,7 @@ def _is_own(connection: socket.socket) -> bool:
 
 def files() -> list[Path]:
     """The files of the project's code."""
-    here = Path(__file__).parent
-    return sorted([*here.glob("*.py"), *here.parent.glob("src/headcount/**/*.py")])
+    return sorted([*REPOSITORY.glob("scripts/*.py"), *REPOSITORY.glob("src/headcount*/**/*.py")])
 
 
 def state() -> str:
@@ -159,6 +160,8 @@ def hand_over() -> None:
     if sys.platform != "linux" or os.environ.get(ADDRESS) == HERE:
         return
     before = _ended_for_memory()
+    environment: dict[str, str]
+    by: str | None
     for environment in ({}, {KILLED: "1"}):
         status = _served(environment)
         if status is None:
@@ -170,11 +173,12 @@ def hand_over() -> None:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status >= 0:
             sys.exit(status)
+        by = None if status == -UNKNOWN else signal.Signals(-status).name
         if _is_left_alone():
             break
     after = _ended_for_memory()
     for_memory = None if before is None or after is None else after - before
-    raise KilledError(for_memory, None if status == -UNKNOWN else signal.Signals(-status).name)
+    raise KilledError(for_memory, by)
 
 
 UNKNOWN = 1000  # in the place of the signal that ended a child of the server
@@ -234,7 +238,7 @@ def _connected() -> socket.socket | None:
 # --- the server ---
 
 
-class Job(socketserver.StreamRequestHandler):
+class JobHandler(socketserver.StreamRequestHandler):
     """One connection, handled in a forked child: one job."""
 
     def handle(self) -> None:
@@ -300,29 +304,35 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     max_children = 1000  # Snakemake decides how many jobs run
 
     def __init__(self, listening: int):
-        super().__init__("", Job, bind_and_activate=False)
+        super().__init__("", JobHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = socket.socket(fileno=listening)
 
-    def verify_request(self, request, client_address) -> bool:
+    def verify_request(self, request: Any, client_address: Any) -> bool:
         return _is_own(request)
 
 
-def preload(scripts: Path) -> None:
+def preload() -> None:
     """Import what the job scripts import; start no threads, which do not survive a fork."""
     importlib.import_module("snakemake.script")
-    for script in scripts.glob("*.py"):
+    for script in REPOSITORY.glob("scripts/*.py"):
         for node in ast.walk(ast.parse(script.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("headcount"):
-                place = importlib.import_module(str(node.module))
-                for alias in node.names:
-                    if hasattr(place, "__path__") and not hasattr(place, alias.name):
-                        importlib.import_module(f"{node.module}.{alias.name}")
-    for name in [name for module in LAZY if module in sys.modules for name in LAZY[module]]:
-        importlib.import_module(name)
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("headcount"):
+                _import(str(node.module), [alias.name for alias in node.names])
+    for module in {*LAZY} & {*sys.modules}:
+        for name in LAZY[module]:
+            importlib.import_module(name)
     if "headcount.scores.evaluation_store" in sys.modules:
         read_once()
     gc.freeze()  # the children neither collect what is there nor copy its pages for it
+
+
+def _import(module: str, names: list[str]) -> None:
+    """Import a module, and those of `names` in it that are modules."""
+    package = importlib.import_module(module)
+    for name in names:
+        if hasattr(package, "__path__") and not hasattr(package, name):
+            importlib.import_module(f"{module}.{name}")
 
 
 def read_once() -> None:
@@ -340,7 +350,7 @@ def serve(listening: int) -> None:
     with Server(listening) as server:
         threading.Thread(target=end_with_parent, daemon=True).start()
         try:
-            preload(Path(__file__).parent)
+            preload()
             # The state that was noted before this began is the only one that can be imported here.
             if os.environ.get(CODE, state()) != state():
                 raise RuntimeError("headcount's code was changed meanwhile")

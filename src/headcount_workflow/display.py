@@ -9,12 +9,15 @@ for stays.
 """
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
-from follower import Follower
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import DefaultFormatter, logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from headcount_workflow.monitor import Monitor
 
 # Of what Snakemake says besides events: what is worth a line of the terminal, and, of its warnings
 # and errors, what is said better here.
@@ -31,7 +34,9 @@ DROPPED = (
 )
 
 
-def attach(workflow, summary, explain) -> Follower:
+def attach(
+    workflow: Any, summary: Callable[[], None], explain: Callable[[str], str | None]
+) -> Monitor:
     """Show the run of a workflow; `summary()` prints what a finished study comes to.
 
     `explain(exception)` says what an exception of that name comes from, or None.
@@ -53,22 +58,22 @@ def attach(workflow, summary, explain) -> Follower:
         if settings.dryrun:
             own.setFormatter(Listed(settings.quiet))
         elif own.can_color_tty() and not {Quietness.ALL, Quietness.PROGRESS} & {*quiet}:
-            from live import Live
+            from headcount_workflow.screen import Live
 
             live = Live(own)
-    follower = Follower(workflow, live, summary if Quietness.ALL not in quiet else None)
+    monitor = Monitor(workflow, live, summary if Quietness.ALL not in quiet else None)
     if not settings.dryrun:
-        logger.addHandler(follower)
-    return follower
+        logger.addHandler(monitor)
+    return monitor
 
 
 class Explained:
     """Says of some of Snakemake's exceptions what they come from."""
 
-    def __init__(self, explain):
+    def __init__(self, explain: Callable[[str], str | None]):
         self.explain = explain
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: Any) -> bool:
         if exception := getattr(record, "exception", None):
             record.msg = self.explain(exception) or record.msg
         return True
@@ -77,17 +82,17 @@ class Explained:
 class Essential:
     """Of a run, what is not shown in another way; all of what is none, as --lint."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.runs = False
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: Any) -> bool:
         event = getattr(record, "event", None)
         self.runs = self.runs or event == LogEvent.WORKFLOW_STARTED
         if not self.runs:
             return not str(record.msg).startswith("Assuming unrestricted")
         return self.shown(record, event)
 
-    def shown(self, record: logging.LogRecord, event: LogEvent | None) -> bool:
+    def shown(self, record: Any, event: LogEvent | None) -> bool:
         text = str(record.msg)
         if event not in (None, LogEvent.ERROR) or any(words in text for words in DROPPED):
             return False
@@ -100,7 +105,7 @@ class Planned(Essential):
 
     counted = False
 
-    def shown(self, record: logging.LogRecord, event: LogEvent | None) -> bool:
+    def shown(self, record: Any, event: LogEvent | None) -> bool:
         if event == LogEvent.RUN_INFO:
             first, self.counted = not self.counted, True
             return first

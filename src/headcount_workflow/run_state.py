@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from job_log import JobLog
 from tqdm import tqdm
+
+from headcount_workflow.job_log import JobLog
 
 Entry = Mapping  # what Snakemake's log says of a job, by the names of its logger plugins
 
@@ -88,7 +89,7 @@ class Run:
 
     def __init__(self, stage_of: Mapping[str, str], counts: Mapping[str, int]):
         self.stage_of = stage_of  # rule -> stage, in the order of the stages
-        totals = Counter()
+        totals: Counter[str] = Counter()
         for rule, stage in stage_of.items():
             totals[stage] += counts.get(rule, 0)
         self.stages = {name: Stage(name, total) for name, total in totals.items() if total}
