@@ -265,13 +265,12 @@ class Params(SimpleNamespace):
 
 @pytest.mark.parametrize("before", [None, "elsewhere"])
 def test_temporary_files_go_to_their_own_directory_only_while_documents_are_read(
-    job, tmp_path, monkeypatch, before
+    snakemake, monkeypatch, before
 ):
-    scripts, snakemake, _ = job
     monkeypatch.delenv("TMPDIR")
     if before:
         monkeypatch.setenv("TMPDIR", before)
-    with suppress(ZeroDivisionError), scripts.documents(snakemake):
+    with suppress(ZeroDivisionError), job_task.documents(snakemake):
         own = Path(os.environ["TMPDIR"])
         assert own.is_dir() and own.name != before
         raise ZeroDivisionError
