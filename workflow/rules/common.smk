@@ -241,6 +241,7 @@ def drawn(name, directory="{model}"):
     figure = catalogue.FIGURES[name]
     files = {"table": update(f"<artifacts>/{directory}/tables/{name}.parquet")}
     for page in figure.pages:
+        label = figure.question if page == name else f"{figure.question} Task by task"
         file = f"<artifacts>/{directory}/figures/{page}"
         shown = report(
             f"{file}.png",
@@ -248,7 +249,7 @@ def drawn(name, directory="{model}"):
             category=figure.part,
             subcategory=directory,
             labels={
-                "figure": figure.question + " Task by task" * (page != name),
+                "figure": label,
                 "model": directory,
             },
         )
