@@ -119,5 +119,5 @@ def test_a_model_that_left_the_study_is_in_no_summary(home):
     assert found == [home / "m/tables/summary.parquet"]
     assert "gone/tables/summary.parquet is of another study" in console.export_text()
     (home / "m/tables/summary.parquet").unlink()
-    with pytest.raises(summary.NoSummaryError, match=r"run `make all`.*gone.* is of another study"):
+    with pytest.raises(summary.NoSummaryError, match=r"`headcount run`.*gone.* is of another study"):
         summary.finished(home, console)

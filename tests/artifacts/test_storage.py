@@ -73,7 +73,7 @@ def test_no_flipped_bit_is_read_as_a_value(written):
         whole[bit // 8] ^= 1 << bit % 8
         written.write_bytes(whole)
         for read in (storage.read, storage.frame, storage.provenance):
-            with pytest.raises(storage.DamagedError, match=r"a\.parquet .*run snakemake again"):
+            with pytest.raises(storage.DamagedError, match=r"a\.parquet .*run the study again"):
                 read(written)
         whole[bit // 8] ^= 1 << bit % 8
     written.write_bytes(whole)

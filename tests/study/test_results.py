@@ -69,8 +69,9 @@ def test_what_is_not_there_is_told_with_what_is(tiny_study, home):
     with pytest.raises(results.NotMadeError) as told:
         tiny_study.importance("heads", task="tiny_x", shots=2)
     assert "task tiny_a, tiny_b; shots 0, 2; component ffns, heads" in str(told.value)
-    assert f"snakemake --cores all {home}/importance/tiny_x/2-shot/heads.parquet" in str(told.value)
-    with pytest.raises(results.NotMadeError, match=r"snakemake --cores all all"):
+    target = f"{home}/importance/tiny_x/2-shot/heads.parquet"
+    assert f"`headcount run config.yaml {target}` makes" in str(told.value)
+    with pytest.raises(results.NotMadeError, match=r"`headcount run` makes what"):
         tiny_study.rankings("head")
     with pytest.raises(results.NotMadeError, match=r"tables/estimator_agreement\.parquet"):
         tiny_study.figures.estimator_agreement()
@@ -84,7 +85,7 @@ def test_a_directory_without_a_model_names_those_beside_it(home, tmp_path):
     for directory in (home.parent, home.parent / "tinny"):
         with pytest.raises(results.NotMadeError, match=f"give one of {home}"):
             hc.load(directory)
-    with pytest.raises(results.NotMadeError, match="run `snakemake"):
+    with pytest.raises(results.NotMadeError, match="run the study: `headcount run`"):
         hc.load(tmp_path / "empty")  # beside nothing else
 
 

@@ -296,7 +296,7 @@ def test_an_input_damaged_while_the_study_runs_stops_its_readers(study, tmp_path
     flip(study.directory / name)
     assert run.main.wait() != 0
     run.ended()
-    assert re.search(f"{name} is damaged.*run snakemake again", run.told), run.told
+    assert re.search(f"{name} is damaged.*run the study again", run.told), run.told
     assert "Traceback" not in run.told, run.told
     result = study.run()
     assert result.returncode == 0, result.stdout

@@ -155,7 +155,7 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
             r"estimator_agreement\.tasks: \['tiny_c'\] not among tasks",
         ),
         ({"estimator_agreement": {"shots": [3]}}, r"estimator_agreement\.shots: \[3\] not among"),
-        ({"artifacts": "res{1}"}, r"artifacts: res\{1\}: Snakemake gives \{ \} a meaning"),
+        ({"artifacts": "res{1}"}, r"artifacts: res\{1\}: \{ \} cannot stand in its name"),
         ({"artifacts": "config.yaml"}, r"artifacts: config\.yaml is a file: name a directory"),
         ({"importance": {"ffns": {"metric": "acc"}}}, r"importance\.ffns\.metric: 'acc' is not"),
     ],

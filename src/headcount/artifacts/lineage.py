@@ -3,7 +3,7 @@
 A job has a key: the hash of its rule, its wildcards, its parameters (with what its code means, and
 the versions of packages), and the contents of its inputs. It stands in all that the job writes. An
 artifact is current if its key is the one that the study asks for and no byte of it has changed;
-times, places and Snakemake's memory have no say. What another key replaces is kept for a while:
+times, places and the memory of a run have no say. What another key replaces is kept for a while:
 `Job.keep`, `Job.take_back`, `forget`.
 """
 

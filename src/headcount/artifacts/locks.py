@@ -1,6 +1,6 @@
-"""Who writes below a directory of artifacts: one Snakemake, and one process each output.
+"""Who writes below a directory of artifacts: one run, and one process each output.
 
-Locks are bytes of one file, `.lock`: the first is Snakemake's, of the others each belongs to an
+Locks are bytes of one file, `.lock`: the first is the run's, of the others each belongs to an
 output. The system gives a lock back when its process ends, however that ends, and where the file
 system is shared it holds between machines. Where files cannot be locked, nobody is kept waiting.
 """
@@ -36,7 +36,7 @@ class ClosedError(OSError):
 
 
 def take(directory: str | Path) -> str | None:
-    """Become the one Snakemake that writes in `directory`; else who is, in words.
+    """Become the one run that writes in `directory`; else who is, in words.
 
     Whoever only looks is waited for a moment. The lock is kept until the process ends. Where
     nothing can be written nobody needs one.
@@ -64,7 +64,7 @@ def take(directory: str | Path) -> str | None:
 def take_output(directory: str | Path, output: str) -> None:
     """Become the one process that writes `output`, once another that does so has ended.
 
-    Another one is there if Snakemake was killed on a cluster, while its jobs went on.
+    Another one is there if a run was killed on a cluster, while its jobs went on.
     """
     file = _file(directory)
     name = os.path.relpath(output, directory).encode()
@@ -105,7 +105,7 @@ def _lock(file: int, byte: int, wait: bool) -> bool:
         return False
     except OSError as error:
         logger.warning(
-            "files cannot be locked here (%s): make sure that only one Snakemake runs", error
+            "files cannot be locked here (%s): make sure that only one run is under way", error
         )
     return True
 

@@ -40,7 +40,7 @@ UNREAD = {"key", "made_of", "packages", "model", "prompts", "remarks", "files", 
 class DamagedError(OSError):
     """A file is not what was written, or not in a format that this version reads."""
 
-    REMEDY = "; run snakemake again to make it again"
+    REMEDY = "; run the study again to make it again"
 
     def __init__(self, path: str | Path, what: str):
         super().__init__(f"{path} {what}{self.REMEDY}")

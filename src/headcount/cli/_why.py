@@ -26,7 +26,7 @@ def show(path: Path, configfile: str | None = None, console: Console | None = No
     """
     console = console or Console()
     if not path.is_file():
-        raise NoReasonError(f"{path} is not there: `snakemake {path}` makes it")
+        raise NoReasonError(f"{path} is not there: run the study: `headcount run`")
     study = ["--configfile", configfile] if configfile else []
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "all", "--dry-run", "--quiet"]
     with temporaries.Directory() as directory:
@@ -34,7 +34,7 @@ def show(path: Path, configfile: str | None = None, console: Console | None = No
         environment = {**os.environ, lineage.ASKED: str(file)}
         asked = subprocess.run([*command, *study], capture_output=True, text=True, env=environment)
         if asked.returncode:
-            raise NoReasonError(f"Snakemake cannot read the study:\n{asked.stdout}{asked.stderr}")
+            raise NoReasonError(f"the study cannot be read:\n{asked.stdout}{asked.stderr}")
         try:
             made, state, changed = lineage.why(path, file)
         except ValueError as error:

@@ -55,8 +55,7 @@ def finished(artifacts: Path, console: Console) -> list[Path]:
     remark = f"{others(left_out)}." if left_out else ""
     if not found:
         raise NoSummaryError(
-            f"no summary below {artifacts}/: run `make all`, or `snakemake --cores all all`. "
-            f"{remark}".strip()
+            f"no summary below {artifacts}/: run the study: `headcount run`. {remark}".strip()
         )
     if remark:
         console.print(f"[yellow]{remark}[/yellow]")

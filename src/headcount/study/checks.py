@@ -98,7 +98,7 @@ def _artifacts(directory: str) -> Iterator[str]:
     """A name that cannot be a directory of artifacts."""
     if unusable := sorted({*directory} & {*"{}<>"}):
         signs = " ".join(unusable)
-        yield f"artifacts: {directory}: Snakemake gives {signs} a meaning: choose another name"
+        yield f"artifacts: {directory}: {signs} cannot stand in its name: choose another name"
     elif Path(directory).exists() and not Path(directory).is_dir():
         yield f"artifacts: {directory} is a file: name a directory"
 
@@ -108,7 +108,7 @@ def calibrates(task: str, studied: list[str], config: dict) -> bool:
     return task in studied or config["ablation"] != "zero"
 
 
-# What the name of a task is part of: paths, Snakemake's wildcards and patterns of `glob`.
+# What the name of a task is part of: paths, wildcards of rules and patterns of `glob`.
 TASK_NAME = re.compile(r"[\w(][\w.()+,=@:~-]*")
 LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
 # What artifacts and figures call an order other than a task's, before the first hyphen.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headcount.artifacts import gpus
 from headcount.messages import unit
 
-if TYPE_CHECKING:  # it takes seconds, which every Snakemake would wait for
+if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for
     pass
 
 

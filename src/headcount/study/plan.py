@@ -32,7 +32,7 @@ from headcount.tasks import loading
 from headcount.tasks import prompts as task_prompts
 from headcount.tasks.prompts import split_rows
 
-if TYPE_CHECKING:  # it takes seconds, which every Snakemake would wait for
+if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for
     from transformers import PreTrainedConfig
 
 NAMES = {"heads": "heads", "ffns": "FFNs", "combined": "both"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headcount.study.machines import CORE, MACHINES, Machine
 from headcount.study.plan import Size, Stage
 
-if TYPE_CHECKING:  # it takes seconds, which every Snakemake would wait for
+if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for
     pass
 START_MB = 1000  # of a process that has imported torch and lm-eval, with room to spare
 

@@ -44,7 +44,7 @@ def load(directory: str | Path) -> "Study":
         return Study(path)
     there = sorted(str(file.parent) for file in path.glob("*/model.json"))
     there = there or sorted(str(file.parent) for file in path.parent.glob("*/model.json"))
-    hint = f"give one of {', '.join(there)}" if there else "run `snakemake --cores all all`"
+    hint = f"give one of {', '.join(there)}" if there else "run the study: `headcount run`"
     raise NotMadeError(f"{path} holds no model's artifacts: {hint}")
 
 
@@ -193,12 +193,12 @@ class Study:
             f"{name} {', '.join(sorted(set(of_name), key=lambda value: _order((value,))))}"
             for name, of_name in zip(chosen, zip(*values, strict=True), strict=False)
         ]
-        path = place.format(**chosen)
         asked = " ".join(f"{name}={value!r}" for name, value in chosen.items() if value is not None)
+        target = "" if None in chosen.values() else f" config.yaml {place.format(**chosen)}"
         return (
             f"there is no artifact {place} with {asked or 'any name'}: there are "
-            f"{'; '.join(there) or 'none'}. `snakemake --cores all "
-            f"{'all' if None in chosen.values() else path}` makes what the configuration names"
+            f"{'; '.join(there) or 'none'}. `headcount run{target}` makes what the "
+            "configuration names"
         )
 
 

@@ -276,7 +276,7 @@ def _directory(config: dict) -> Path | None:
     if not Path(path).is_dir():
         raise TaskError(
             f"task {config['task']!r}: the directory {path} of its documents is not there "
-            "(dataset_path, data_dir; a relative path begins where Snakemake runs)"
+            "(dataset_path, data_dir; a relative path begins where the study is run)"
         )
     return Path(path)
 
@@ -309,7 +309,7 @@ def _present(config: dict, split: str, names: list[str]) -> list[Path]:
         if missing or not matches:
             raise TaskError(
                 f"task {config['task']!r}: the data file {name} of its split {split!r} is not "
-                "there (dataset_kwargs: data_files; a relative path begins where Snakemake runs)"
+                "there (dataset_kwargs: data_files; a relative path begins where the study is run)"
             )
         found += map(Path, matches)
     return found

@@ -77,7 +77,7 @@ def show(artifacts: Path, console: Console | None = None) -> None:
     ]
     if not directories:
         raise NoSummaryError(
-            f"no finished study below {artifacts}/: run `make all`, or `snakemake --cores all all`"
+            f"no finished study below {artifacts}/: run the study: `headcount run`"
         )
     for directory in directories:
         console.print(_table(directory))
