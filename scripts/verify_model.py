@@ -6,12 +6,12 @@ job.begin(snakemake)
 
 
 from headcount.artifacts import schemas, storage
-from headcount.verify import verification
+from headcount.verification import verdict
 from headcount_workflow import job_model
 
 facts = job_model.facts(snakemake)
 model = job_model.load(snakemake)
-table = verification.prove(model, snakemake.params.seed)
+table = verdict.prove(model, snakemake.params.seed)
 storage.write(
     snakemake.output[0],
     table.to_arrow(),

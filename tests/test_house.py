@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from study import REPOSITORY
 
+import headcount
+
 LIBRARY = REPOSITORY / "src" / "headcount"
 # Package -> those that it may import.
 ABOVE: dict[str, set[str]] = {"artifacts": set(), "tasks": {"artifacts"}, "models": {"artifacts"}}
 ABOVE["engine"] = {"artifacts", "models"}
 ABOVE["scores"] = {*ABOVE}
-ABOVE["verify"] = ABOVE["report"] = {*ABOVE}
+ABOVE["verification"] = ABOVE["report"] = {*ABOVE}
 ABOVE["interop"] = {*ABOVE}
 ABOVE["study"] = {*ABOVE}
 ABOVE["cli"] = {*ABOVE}
@@ -36,6 +38,11 @@ def test_every_package_has_its_place():
     assert {path.parent.name for path in LIBRARY.glob("*/__init__.py")} == {*ABOVE}
     beside = {path.stem for path in LIBRARY.glob("*.py") if not path.stem.startswith("__")}
     assert beside == {*BESIDE, "notebook"}
+
+
+def test_no_package_takes_the_name_of_a_function():
+    """Python would put the package in its place as soon as it is imported."""
+    assert not {*ABOVE, *BESIDE} & {*headcount.__all__}
 
 
 @pytest.mark.parametrize("package", ABOVE)

@@ -16,7 +16,7 @@ here:
 - `models`: a checkpoint, and where it keeps its heads and FFNs
 - `engine`: log-likelihoods and gradients of many prompts under many masks (of `models` alone)
 - `scores`: the definitions of the numbers, and the store of evaluations
-- `verify`: the engine beside the unmodified model
+- `verification`: the engine beside the unmodified model
 - `report`: tables, figures, summary, and the page that explores a study
 - `interop`: lm-eval and transformers
 - `study`: configure, check, plan, begin and read a study

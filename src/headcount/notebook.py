@@ -34,7 +34,7 @@ from headcount.scores.rankings import RankingError
 from headcount.tasks import loading
 from headcount.tasks import prompts as task_prompts
 from headcount.tasks.spec import Limits
-from headcount.verify import verification
+from headcount.verification import verdict
 
 Model: TypeAlias = str | Path | PreTrainedModel | LanguageModel
 LIMITS = Limits(calibration=100, evaluation=100)  # documents of a task, unless others are asked for
@@ -238,7 +238,7 @@ def verify(model: Model, seed: int = 0) -> pl.DataFrame:
     model cannot be had.
     """
     loaded = language_model(model)
-    rows = verification.examine(loaded, seed)
+    rows = verdict.examine(loaded, seed)
     return rows.select(pl.lit(loaded.hf.name_or_path).alias("model"), pl.all())
 
 

@@ -9,7 +9,7 @@ from headcount.artifacts import storage
 from headcount.models import checkpoints, fingerprint, loading
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel
-from headcount.verify import tolerance
+from headcount.verification import tolerance
 from headcount_workflow import job
 
 

@@ -54,7 +54,7 @@ SAID = {
     "a log line of the engine": (f"{LIBRARY}/engine/_backend.py", "which is slower", "slower"),
     "a docstring of the engine": (f"{LIBRARY}/engine/padded.py", '"""Whether', '"""Tell whether'),
     "a comment in the engine": (f"{LIBRARY}/engine/states.py", "import torch", "import torch  # !"),
-    "a printed line": (f"{LIBRARY}/verify/verification.py", "{seconds:.1f} s", "{seconds:.2f} seconds"),
+    "a printed line": (f"{LIBRARY}/verification/verdict.py", "{seconds:.1f} s", "{seconds:.2f} seconds"),
     "the command line": (f"{LIBRARY}/cli/__init__.py", "import", "import sys\nimport"),
     "a function nobody calls": (
         f"{LIBRARY}/engine/trie.py",
@@ -101,11 +101,11 @@ SOME = {
         SWEEPING - {"verify_model"},
     ),
     "what verification asks": (
-        (f"{LIBRARY}/verify/properties.py", "LONGEST = 128", "LONGEST = 64"),
+        (f"{LIBRARY}/verification/properties.py", "LONGEST = 128", "LONGEST = 64"),
         {"verify_model"},
     ),
     "the most that verification allows": (
-        (f"{LIBRARY}/verify/tolerance.py", "CEILING = 0.1", "CEILING = 1"),
+        (f"{LIBRARY}/verification/tolerance.py", "CEILING = 0.1", "CEILING = 1"),
         {"verify_model"},
     ),
     "an induction score": (

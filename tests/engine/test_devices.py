@@ -18,7 +18,7 @@ from headcount.engine.removal import without
 from headcount.interop import export
 from headcount.models.language_model import LanguageModel
 from headcount.scores import importance, induction
-from headcount.verify import verification
+from headcount.verification import verdict
 
 PROMPTS = random_prompts(4, seed=1)
 ALL_HEADS = [(1, head) for head in range(4)]
@@ -64,7 +64,7 @@ BACKWARD = {
     "gradient: heads, example": gradient("heads", "example"),
     "gradient: FFNs, token": gradient("ffns", "token"),
     "gradient: FFNs, example": gradient("ffns", "example"),
-    "verify": lambda model: verification.verify(model)["passed"],
+    "verify": lambda model: verdict.verify(model)["passed"],
 }
 CASES = [(name, places) for name in FUNCTIONS for places in (["gpu:0"], ["gpu:0", "gpu:1"])]
 # autograd knows a single make-believe device: the CPU is the other one

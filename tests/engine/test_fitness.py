@@ -14,7 +14,7 @@ from headcount.interop.lm_eval_model import HeadcountLM
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel
 from headcount.scores import induction
-from headcount.verify import verification
+from headcount.verification import verdict
 
 pytestmark = pytest.mark.numerical
 
@@ -66,7 +66,7 @@ ASKING = {
     "prune": lambda model: hc.prune(model, PAIRS, ffns=all_ffns(model), levels=[50]),
     "gradients": lambda model: hc.score(model, PAIRS, "ffns"),
     "oracle": lambda model: hc.score(model, PAIRS, "ffns", "oracle-loss"),
-    "verify": verification.verify,
+    "verify": verdict.verify,
     "prefix matching": lambda model: induction.prefix_matching(model, 2, seed=0),
     "copying": lambda model: induction.copying(model, 2, seed=0),
     "stand-ins": lambda model: ablation.fit(model, random_prompts(2), "mean", seed=0),

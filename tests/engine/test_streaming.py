@@ -13,7 +13,7 @@ from headcount.engine import Masks, ablation, log_likelihoods
 from headcount.engine._backend import way
 from headcount.engine._packed import Packed
 from headcount.engine.layers import is_offloaded
-from headcount.models import language_model, loading
+from headcount.models import loading
 from headcount.scores import importance
 
 pytestmark = pytest.mark.numerical
@@ -71,7 +71,7 @@ def test_auto_leaves_room_for_what_a_sweep_holds(family, tmp_path, monkeypatch):
     held = loading.load(path)
     weights = sum(parameter.nbytes for parameter in held.hf.parameters())
     free = 2**20 + weights // 2
-    monkeypatch.setattr(language_model, "get_max_memory", lambda: {"cpu": free})
+    monkeypatch.setattr(loading, "get_max_memory", lambda: {"cpu": free})
     placed = loading.load(path, device_map="auto", memory=1)
     in_memory = sum(p.nbytes for p in placed.hf.parameters() if not p.is_meta)
     assert 0 < in_memory <= weights // 2

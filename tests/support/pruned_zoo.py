@@ -1,7 +1,7 @@
 """Every kind of removal, exported from a tiny model of a type, and judged beside the model.
 
-The judge is the unmodified model with gates of zero (`headcount.verify.reference`), which knows
-neither the engine nor what an export does to weights: all logits of a prompt are compared.
+The judge is the unmodified model with gates of zero (`headcount.verification.reference`), which
+knows neither the engine nor what an export does to weights: all logits of a prompt are compared.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from headcount.scores import rankings
 from headcount.scores.importance import components
 from headcount.scores.pruning import Removal
 from headcount.scores.rankings import Cut
-from headcount.verify import tolerance
-from headcount.verify.reference import Reference
+from headcount.verification import tolerance
+from headcount.verification.reference import Reference
 
 TOKENS = [[2, *range(8, 24)], [2, *range(40, 24, -1)]]
 

@@ -27,6 +27,7 @@ from headcount.models import loading as model_loading
 from headcount.scores.documents import Evaluation, request_pairs
 from headcount.tasks import loading, spec
 from headcount.tasks import prompts as task_prompts
+from headcount.tasks.files import installed
 from headcount.tasks.spec import Limits, Wanted
 
 FEW = Limits(calibration=2, evaluation=6)
@@ -284,7 +285,7 @@ def by_lm_eval(recorder, yaml, shots):
     """Requests and answers as (context, continuation, log-likelihood, is greedy), and metrics."""
     recorder.answers = []
     arguments = {"num_fewshot": shots, "limit": FEW.evaluation, "log_samples": False}
-    file = task_prompts.installed(yaml)
+    file = installed(yaml)
     results = evaluate(recorder, [str(file)], file.parent, **arguments)["results"]
     [values] = results.values()
     names = [name for name in values if "," in name and "_stderr" not in name]

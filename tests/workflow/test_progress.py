@@ -8,7 +8,7 @@ from plain import random_prompts, within
 from headcount import progress
 from headcount.engine import Masks, log_likelihoods
 from headcount.scores import importance, induction
-from headcount.verify import verification
+from headcount.verification import verdict
 
 REMOVALS = [([], []), ([(0, 1)], []), ([], [1])]
 
@@ -76,7 +76,7 @@ def test_induction_and_verification_count_all_that_they_do(opt, counted):
     induction.copying(opt, 2, seed=0)
     assert [(counting.done, counting.total) for counting in counted] == [(3, 3), (2, 2)]
     counted.clear()
-    verification.verify(opt)
+    verdict.verify(opt)
     assert {counting.what for counting in counted} >= {"the unmodified model", "masks x prompts"}
     for counting in counted:
         assert counting.done == pytest.approx(counting.total)

@@ -43,10 +43,10 @@ def add_to(commands: Any) -> None:
 def _verify(arguments: argparse.Namespace) -> None:
     needs_cache()
     from headcount.models.language_model import ModelError
-    from headcount.verify import verification
+    from headcount.verification import verdict
 
-    with told(ModelError, verification.VerificationError):
-        holds = verification.show(arguments.source, arguments.dtype, arguments.device_map)
+    with told(ModelError, verdict.VerificationError):
+        holds = verdict.show(arguments.source, arguments.dtype, arguments.device_map)
     if not holds:
         sys.exit("headcount: it does not agree with the model")
 

@@ -9,8 +9,8 @@
 
 There are two ways through a layer, which `_backend` chooses between: `_packed`, whose `attention`
 takes the place of transformers' own, and `padded`, the model's own attention on `_rows` of padded
-prompts. `fitness` refuses the models that neither can compute, and `headcount.verify.reference` is
-what both are tested against.
+prompts. `fitness` refuses the models that neither can compute, and
+`headcount.verification.reference` is what both are tested against.
 
 One letter, one axis, in all of the engine:
 

@@ -2,8 +2,8 @@
 
 The study's engine computes log-likelihoods of random prompts under the mask; transformers loads the
 checkpoint and computes the same ones, both in float32, whatever the weights are stored in. How far
-the two may be apart is found as in `headcount.verify.tolerance`: by running the checkpoint with
-rounding errors made on purpose.
+the two may be apart is found as in `headcount.verification.tolerance`: by running the checkpoint
+with rounding errors made on purpose.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,16 @@ from headcount.models import loading as model_loading
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel
 from headcount.scores.pruning import Removal
-from headcount.verify.properties import TARGETS, random_batches
-from headcount.verify.reference import Reference
-from headcount.verify.tolerance import COPIES, WHOLE, Batch, Finding, finding, scores_and_margins
+from headcount.verification.properties import TARGETS, random_batches
+from headcount.verification.reference import Reference
+from headcount.verification.tolerance import (
+    COPIES,
+    WHOLE,
+    Batch,
+    Finding,
+    finding,
+    scores_and_margins,
+)
 
 SEED = 0  # of the prompts, and of the rounding errors
 
@@ -55,8 +62,8 @@ def study(model: LanguageModel, removed: Removal) -> Study:
 def compare(checkpoint: LanguageModel, study: Study) -> Finding:
     """The largest difference, beside its bound, of what plain transformers makes of `checkpoint`.
 
-    `checkpoint` is an unmodified model, of which `headcount.verify.reference` runs the forward
-    pass.
+    `checkpoint` is an unmodified model, of which `headcount.verification.reference` runs the
+    forward pass.
     """
     reference = Reference(checkpoint, COPIES, SEED)
     findings = []

@@ -2,8 +2,9 @@
 
 Most answers rest on where heads and FFNs are found, in the engine as in the reference. Three
 properties know nothing of that, and fail where it is wrong: gradient scores by the attention
-patterns that the model returns, layers emptied of heads and FFN (`headcount.verify._emptied`), and
-whether the model scores a prompt by itself, whatever comes after it or lies beside it in the batch.
+patterns that the model returns, layers emptied of heads and FFN
+(`headcount.verification._emptied`), and whether the model scores a prompt by itself, whatever comes
+after it or lies beside it in the batch.
 """
 
 import numpy as np
@@ -17,10 +18,10 @@ from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel, ordinary_tokens
 from headcount.progress import Progress
 from headcount.scores import importance, induction
-from headcount.verify import _emptied as emptied
-from headcount.verify import _stand_ins
-from headcount.verify.reference import Reference, Removal
-from headcount.verify.tolerance import (
+from headcount.verification import _emptied as emptied
+from headcount.verification import _stand_ins
+from headcount.verification.reference import Reference, Removal
+from headcount.verification.tolerance import (
     COPIES,
     FACTOR,
     GREEDY,

@@ -5,8 +5,8 @@ In the dtype and at the place that a study uses, and in float32 if that is anoth
 (`reference`) on random prompts: very short ones, some of a few words and a long one, packed
 together, many with a context in common. Every layer loses some of its heads under one of the masks.
 On a study's own prompts, the longest among them, each job compares log-likelihoods before it
-computes anything (`prove_on`). What is asked: `headcount.verify.properties`; the bounds of the
-answers: `headcount.verify.tolerance`.
+computes anything (`prove_on`). What is asked: `headcount.verification.properties`; the bounds of
+the answers: `headcount.verification.tolerance`.
 """
 
 import logging
@@ -21,9 +21,9 @@ from rich.table import Table
 from headcount.engine.fitness import refuse_unfit
 from headcount.models import loading as model_loading
 from headcount.models.language_model import LanguageModel
-from headcount.verify import _upcast
-from headcount.verify.properties import OF_EVERY_WAY, Examination
-from headcount.verify.tolerance import (
+from headcount.verification import _upcast
+from headcount.verification.properties import OF_EVERY_WAY, Examination
+from headcount.verification.tolerance import (
     Finding,
     VerificationError,
     ceiling,

@@ -11,7 +11,7 @@ may lead in this model on this input.
 
 Gates rest on where `headcount.models.families` finds heads and FFNs, as the engine does. Two of the
 answers know nothing of that: gradients of heads by the attention patterns that the model returns
-(`gradients_by_patterns`), and what is left of an emptied layer (`headcount.verify._emptied`).
+(`gradients_by_patterns`), and what is left of an emptied layer (`headcount.verification._emptied`).
 
 | name | shape | what |
 | --- | --- | --- |

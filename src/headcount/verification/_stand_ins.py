@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headcount.engine.removal import Ablation
-from headcount.verify.reference import Reference, StandIns
+from headcount.verification.reference import Reference, StandIns
 
 
 def of_reference(

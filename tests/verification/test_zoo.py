@@ -1,6 +1,6 @@
 """Every type of transformers' causal language models: computed right, or refused by name.
 
-Each is built tiny and random (`zoo`) and shown to `headcount.verify.verification`, which compares
+Each is built tiny and random (`zoo`) and shown to `headcount.verification.verdict`, which compares
 the engine with the unmodified model. There is no third way: a wrong number and a crash both fail.
 The same holds of unusual configurations (`zoo.variants`): some of them of every type, all of some.
 """
@@ -19,7 +19,7 @@ from zoo import RIGHT
 
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel
-from headcount.verify import verification
+from headcount.verification import verdict
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 # One of each kind that the families of `tiny` do not have: with each change the whole zoo is slow.
@@ -40,11 +40,11 @@ FAST = (
 
 
 @cache
-def verdict(model_type: str) -> str:
+def way_of(model_type: str) -> str:
     """The way of a type that is right, "packed" or "own", or why it is refused."""
     try:
         model = LanguageModel(zoo.build(model_type), tiny.tokenizer())
-        table = verification.verify(model)
+        table = verdict.verify(model)
     except ModelError as refusal:
         return str(refusal)
     assert table["passed"].all(), table.filter(~table["passed"])
@@ -52,7 +52,7 @@ def verdict(model_type: str) -> str:
 
 
 def check(model_type: str) -> None:
-    found = verdict(model_type)
+    found = way_of(model_type)
     if found not in ("packed", "own"):
         assert model_type not in RIGHT, found
         assert f"({model_type})" in found or "_decoder)" in found  # it is named
@@ -76,7 +76,7 @@ def test_one_of_each_kind_is_right_or_refused(model_type):
 )
 def test_falcon_is_right_in_all_its_forms(settings):
     model = LanguageModel(zoo.build("falcon", **settings), tiny.tokenizer())
-    assert verification.verify(model)["passed"].all()
+    assert verdict.verify(model)["passed"].all()
 
 
 # --- unusual configurations ---
@@ -112,8 +112,8 @@ def check_unusual(model_type: str, what: str) -> bool:
     except Exception:  # whatever it is, it is none of headcount's
         return False
     try:
-        rows = verification.examine(LanguageModel(hf, tiny.tokenizer()))
-    except (ModelError, verification.VerificationError) as refusal:
+        rows = verdict.examine(LanguageModel(hf, tiny.tokenizer()))
+    except (ModelError, verdict.VerificationError) as refusal:
         assert f"({model_type}" in str(refusal) or "not finite" in str(refusal)
         return True
     failed = rows.filter(~pl.col("passed"))
@@ -139,7 +139,7 @@ def test_all_that_is_unusual_of_a_family_is_right_or_refused(model_type):
 @pytest.mark.parametrize("model_type", sorted({*zoo.TYPES} - {*ALL_OF, *zoo.NOT_BUILT}))
 def test_what_is_unusual_of_every_type_is_right_or_refused(model_type, which):
     """Neighbouring types take other ones, so that together they take all."""
-    if verdict(model_type) not in ("packed", "own"):
+    if way_of(model_type) not in ("packed", "own"):
         return  # refused as it is
     names = sorted(zoo.variants(model_type))
     place = sorted(zoo.TYPES).index(model_type) + which * len(names) // OF_EVERY_TYPE
@@ -157,10 +157,10 @@ def test_is_right_or_refused(model_type):
 
 @pytest.mark.slow
 def test_the_page_of_families_lists_what_is_right_and_what_is_refused(pytestconfig):
-    """`pytest --write-families tests/verify/test_zoo.py` writes the table."""
+    """`pytest --write-families tests/verification/test_zoo.py` writes the table."""
     types = defaultdict(list)
     for model_type in zoo.TYPES:
-        found = zoo.NOT_BUILT.get(model_type) or verdict(model_type)
+        found = zoo.NOT_BUILT.get(model_type) or way_of(model_type)
         types[reason(found)].append(f"`{model_type}`")
     ways = {"packed": "packed", "own": "own attention"}
     right = sum(len(types[way]) for way in ways)

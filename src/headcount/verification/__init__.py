@@ -3,12 +3,12 @@
 - `properties`: what is asked of the engine
 - `reference`: the unmodified model, gated
 - `tolerance`: how far rounding can lead
-- `verification`: every property of one model
+- `verdict`: every property of one model
 """
 
 __all__ = [
     "properties",
     "reference",
     "tolerance",
-    "verification",
+    "verdict",
 ]

@@ -26,9 +26,9 @@ from headcount.models import language_model, loading
 from headcount.models.language_model import LanguageModel
 from headcount.models.projections import matrix
 from headcount.scores import induction
-from headcount.verify import _upcast, tolerance, verification
-from headcount.verify.properties import AFTERWARDS, ALONE, BY_PATTERNS, EMPTIED, STAND_INS
-from headcount.verify.reference import Reference
+from headcount.verification import _upcast, tolerance, verdict
+from headcount.verification.properties import AFTERWARDS, ALONE, BY_PATTERNS, EMPTIED, STAND_INS
+from headcount.verification.reference import Reference
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize("model", FAMILIES, indirect=True)
 def test_every_family_is_verified(model):
-    table = verification.prove(model, seed=1)
+    table = verdict.prove(model, seed=1)
     assert table["property"].to_list()[:4] == [tolerance.WHOLE, tolerance.GREEDY, AFTERWARDS, ALONE]
     assert set(table["property"]) > {BY_PATTERNS, EMPTIED, *STAND_INS.values()}
     assert len(table) == 14 and (table["bound"] > 0).all()
@@ -64,7 +64,7 @@ def test_every_family_is_verified(model):
 def test_half_precision_is_verified_in_float32_too(fresh, family):
     model = fresh(family)
     model.hf.to(torch.bfloat16)
-    table = verification.prove(model)
+    table = verdict.prove(model)
     assert model.way == "packed" and model.hf.dtype == torch.bfloat16
     assert table["dtype"].value_counts(sort=True)["count"].to_list() == [14, 14]
     in_float32 = table.filter(dtype="float32")["bound"]
@@ -94,7 +94,7 @@ def test_halves_are_float32_for_a_while(tmp_path, monkeypatch, device_map):
 
 def test_a_model_on_disk_is_verified(checkpoint):
     model = loading.load(checkpoint, device_map="disk")
-    verification.prove(model)
+    verdict.prove(model)
     assert all(parameter.is_meta for parameter in model.hf.parameters())
 
 
@@ -110,7 +110,7 @@ def test_the_longest_prompt_of_a_study_is_compared_before_it_computes(
         return [state._replace(hidden=state.hidden * (1.01 if long else 1)) for state in after]
 
     monkeypatch.setattr(likelihoods.Wave, "through", off)
-    with pytest.raises(verification.VerificationError, match=r"a prompt of the study, .* tokens"):
+    with pytest.raises(verdict.VerificationError, match=r"a prompt of the study, .* tokens"):
         tolerance.prove_on(fresh("opt"), prompts, yaml)
 
 
@@ -254,12 +254,12 @@ def test_an_engine_that_is_wrong_is_not_used(fresh, monkeypatch, caplog, sabotag
     model.way = "packed"
     sabotage(monkeypatch, model)
     if right_way:
-        verification.prove(model)
+        verdict.prove(model)
         message = caplog.text
         assert model.way == right_way and "own attention is tried" in message
     else:
-        with pytest.raises(verification.VerificationError) as stopped:
-            verification.prove(model)
+        with pytest.raises(verdict.VerificationError) as stopped:
+            verdict.prove(model)
         message = str(stopped.value)
     assert model.hf.config.model_type in message and "What to do" in message
     assert "removed, in float32: " in message
@@ -271,9 +271,9 @@ def test_a_fault_that_halves_hide_shows_in_float32(fresh, monkeypatch, sabotage,
     model.hf.to(torch.bfloat16)
     model.way = "packed"
     sabotage(monkeypatch, model)
-    table = verification.verify(model)
+    table = verdict.verify(model)
     assert not table.filter(dtype="float32", property=tolerance.WHOLE)["passed"].item()
-    with pytest.raises(verification.VerificationError, match="log-likelihoods, in float32: off by"):
+    with pytest.raises(verdict.VerificationError, match="log-likelihoods, in float32: off by"):
         tolerance.prove_on(model, prompts, yaml)
 
 
@@ -282,7 +282,7 @@ def test_a_fault_that_halves_hide_shows_in_float32(fresh, monkeypatch, sabotage,
 
 def failed(model):
     """The properties that do not hold, and where."""
-    rows = verification.verify(model).filter(~pl.col("passed"))
+    rows = verdict.verify(model).filter(~pl.col("passed"))
     return dict(zip(rows["property"], rows["where"], strict=True))
 
 
@@ -316,14 +316,14 @@ def test_a_model_that_mixes_prompts_or_sees_ahead_is_told(fresh):
         model = fresh("llama")
         mlp = model.parts[1].ffn_writes
         mlp.register_forward_hook(lambda *of, axis=axis: of[2] + of[2].mean(axis, keepdim=True))
-        rows = verification.verify(model).filter(property=ALONE)
+        rows = verdict.verify(model).filter(property=ALONE)
         assert not rows["passed"].item() and "no causal language model" in rows["where"].item()
 
 
 def test_noise_of_the_model_excuses_nothing(fresh):
     model = fresh("llama")  # whose FFN turns the last bits of its output into another output
     model.parts[1].ffn_writes.register_forward_hook(lambda *of: of[2] + (1e6 * of[2]).sin())
-    rows = verification.verify(model).filter(property=tolerance.WHOLE)
+    rows = verdict.verify(model).filter(property=tolerance.WHOLE)
     assert not rows["passed"].item() and rows["bound"].item() == tolerance.CEILING
     assert "where rounding explains 0.1 at most" in tolerance.failure(rows, model)
 

@@ -16,7 +16,7 @@ The noise is measured from the model, so it must not excuse any difference: in f
 goes beyond tosses coins, as where experts choose among the tokens of a whole batch. In half
 precision rounding alone leads to differences of a nat and more in a model of thirty layers, under
 which faults hide: so a model in half precision is proved in float32 as well
-(`headcount.verify._upcast`).
+(`headcount.verification._upcast`).
 """
 
 import math
@@ -33,8 +33,8 @@ from headcount.artifacts.schemas import ROWS
 from headcount.engine import Masks, log_likelihoods
 from headcount.models.language_model import LanguageModel, Prompt, ordinary_tokens
 from headcount.scores.documents import encode
-from headcount.verify import _upcast
-from headcount.verify.reference import Reference
+from headcount.verification import _upcast
+from headcount.verification.reference import Reference
 
 COPIES = 3  # of the reference, with other rounding errors
 FACTOR = 8  # times the largest deviation of the copies
