@@ -143,7 +143,7 @@ def test_the_task_and_the_component_are_named_where_they_count(page):
     page.select_option("#task", "verbs")
     page.select_option("#component", "ffns")
     assert text(page, "#pruning-title") == "What removing FFNs costs: Verb forms"
-    assert "oracle (metric lost on removal)" in text(page, "#map-reading")
+    assert "oracle (metric)" in text(page, "#map-reading")
     assert "FFN" in text(page, "#ranks-title")
     assert "FFNs" in text(page, "#tasks-matrix caption")
 
@@ -179,7 +179,7 @@ def test_a_point_of_a_curve_opens_the_documents_that_changed(page):
     page.select_option("#task", "verbs")
     page.locator("#curves [data-point='own 50']").click()
     assert text(page, "#counts").startswith(
-        "Verb forms, 2 shots, 50 % of heads removed by own importance"
+        "Verb forms, 2 shots, 50 % of heads removed (the task's own ranking)"
     )
     assert "of 30 documents 10 lost, 0 gained (acc)" in text(page, "#counts")
     cards = page.locator("#changed details")
@@ -230,7 +230,7 @@ def test_a_cell_of_the_grid_opens_its_documents(page):
     page.select_option("#task", "verbs")
     page.select_option("#grid-order", "depth")
     page.click("#grid button >> nth=0")
-    assert "75 % of FFNs removed by depth" in text(page, "#counts")
+    assert "75 % of FFNs removed (top layers first)" in text(page, "#counts")
     assert page.locator("#grid [aria-pressed=true]").count() == 1
 
 

@@ -72,7 +72,7 @@ function whatIsRemoved() {
     ffns: `${ffns_level} % of FFNs`,
     combined: `${heads_level} % of heads and ${ffns_level} % of FFNs`,
   };
-  return `${shares[component]} removed by ${orderName(order)}`;
+  return `${shares[component]} removed (${orderName(order)})`;
 }
 
 // --- the mean over tasks has no documents of its own: its tasks ---
