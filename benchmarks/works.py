@@ -21,8 +21,7 @@ from headcount.models.language_model import LanguageModel
 from headcount.scores import importance
 from headcount.scores.documents import request_pairs, split_rows
 from headcount.scores.importance import each_removed
-from headcount.tasks import loading
-from headcount.tasks import prompts as task_prompts
+from headcount.tasks import loading, prompts as task_prompts
 
 OPT_MINI = Path(__file__).parents[1] / "workflow" / "resources" / "opt-mini"
 MEMORY = 3000  # MB that headcount may hold beside the weights; the other side has no bound

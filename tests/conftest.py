@@ -13,8 +13,7 @@ from study import Study
 from headcount.artifacts import schemas, storage
 from headcount.models import loading as model_loading
 from headcount.report import explorer
-from headcount.tasks import loading
-from headcount.tasks import prompts as task_prompts
+from headcount.tasks import loading, prompts as task_prompts
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a mistyped name was meant to be."""
+"""Parts of messages: the name that was meant; numbers and times as people read them."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

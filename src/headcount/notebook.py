@@ -23,16 +23,14 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from headcount.artifacts import schemas, storage
 from headcount.engine import Masks
-from headcount.models import language_model as model_language_model
-from headcount.models import loading as model_loading
+from headcount.models import language_model as model_language_model, loading as model_loading
 from headcount.models.checkpoints import told
 from headcount.models.language_model import LanguageModel, ModelError, Prompt
 from headcount.scores import importance, pruning, rankings
 from headcount.scores.documents import Documents, Evaluation, Scores
 from headcount.scores.evaluation_store import Store, log_likelihoods
 from headcount.scores.rankings import RankingError
-from headcount.tasks import loading
-from headcount.tasks import prompts as task_prompts
+from headcount.tasks import loading, prompts as task_prompts
 from headcount.tasks.spec import Limits
 from headcount.verification import verdict
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from headcount.artifacts import temporaries
-from headcount.tasks import code as task_code
-from headcount.tasks import loading
+from headcount.tasks import code as task_code, loading
 from headcount.tasks.files import TaskError
 from headcount_workflow import job
 

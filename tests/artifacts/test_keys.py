@@ -13,10 +13,10 @@ import pytest
 from study import REPOSITORY
 
 import headcount
-from headcount.artifacts import storage, source_code, syntax
-from headcount.scores import evaluation_store, importance
-from headcount.models.language_model import Prompt
+from headcount.artifacts import source_code, storage, syntax
 from headcount.engine import Masks, ablation
+from headcount.models.language_model import Prompt
+from headcount.scores import evaluation_store, importance
 
 SCRIPTS = {
     path.stem
@@ -26,26 +26,58 @@ SCRIPTS = {
 LIBRARY, WORKFLOW = "src/headcount", "src/headcount_workflow"
 # Module that decides nothing, or another -> the file, and an edit that means something else.
 NOTHING = {
-    "headcount_workflow.job": (f"{WORKFLOW}/job.py", "levelname)s %(name", "levelname)s from %(name"),
-    "headcount_workflow.job_log": (f"{WORKFLOW}/job_log.py", 'FAILED = "FAILED: "', 'FAILED = "NOT MADE: "'),
+    "headcount_workflow.job": (
+        f"{WORKFLOW}/job.py",
+        "levelname)s %(name",
+        "levelname)s from %(name",
+    ),
+    "headcount_workflow.job_log": (
+        f"{WORKFLOW}/job_log.py",
+        'FAILED = "FAILED: "',
+        'FAILED = "NOT MADE: "',
+    ),
     "headcount_workflow.job_server": (f"{WORKFLOW}/job_server.py", "QUEUE = 1000", "QUEUE = 900"),
     "headcount_workflow.job_model": (f"{WORKFLOW}/job_model.py", ".is_dir()", ".exists()"),
     "headcount_workflow.job_task": (f"{WORKFLOW}/job_task.py", 'CHANGED = "the', 'CHANGED = "this'),
     "headcount.artifacts.storage": (f"{LIBRARY}/artifacts/storage.py", '"zstd"', '"snappy"'),
-    "headcount.models.checkpoints": (f"{LIBRARY}/models/checkpoints.py", "at_most: int = 3", "at_most: int = 5"),
+    "headcount.models.checkpoints": (
+        f"{LIBRARY}/models/checkpoints.py",
+        "at_most: int = 3",
+        "at_most: int = 5",
+    ),
     "headcount.artifacts.gpus": (f"{LIBRARY}/artifacts/gpus.py", "else 0.5)", "else 0.1)"),
     "headcount.artifacts.hashes": (f"{LIBRARY}/artifacts/hashes.py", "LARGE = 64", "LARGE = 0"),
-    "headcount.artifacts.lineage": (f"{LIBRARY}/artifacts/lineage.py", "_version", "_directory_of_version"),
+    "headcount.artifacts.lineage": (
+        f"{LIBRARY}/artifacts/lineage.py",
+        "_version",
+        "_directory_of_version",
+    ),
     "headcount.artifacts.locks": (f"{LIBRARY}/artifacts/locks.py", "MOMENT = 5", "MOMENT = 6"),
     "headcount.artifacts.parts": (f"{LIBRARY}/artifacts/parts.py", "SECONDS = 120", "SECONDS = 0"),
     "headcount.progress": (f"{LIBRARY}/progress.py", "SECONDS = 10", "SECONDS = 0"),
-    "headcount.artifacts.source_code": (f"{LIBRARY}/artifacts/source_code.py", "_hash(", "_sha256("),
+    "headcount.artifacts.source_code": (
+        f"{LIBRARY}/artifacts/source_code.py",
+        "_hash(",
+        "_sha256(",
+    ),
     "headcount.artifacts.syntax": (f"{LIBRARY}/artifacts/syntax.py", "_below", "_nodes_below"),
-    "headcount.artifacts.temporaries": (f"{LIBRARY}/artifacts/temporaries.py", '".headcount-"', '".of-headcount-"'),
+    "headcount.artifacts.temporaries": (
+        f"{LIBRARY}/artifacts/temporaries.py",
+        '".headcount-"',
+        '".of-headcount-"',
+    ),
 }
 SAID = {
-    "an error of checkpoints": (f"{LIBRARY}/models/checkpoints.py", "is an adapter", "is but an adapter"),
-    "an error of conversion": (f"{LIBRARY}/models/conversion.py", 'f"no {kind', 'f"there is no {kind'),
+    "an error of checkpoints": (
+        f"{LIBRARY}/models/checkpoints.py",
+        "is an adapter",
+        "is but an adapter",
+    ),
+    "an error of conversion": (
+        f"{LIBRARY}/models/conversion.py",
+        'f"no {kind',
+        'f"there is no {kind',
+    ),
     "an error of the engine": (
         f"{LIBRARY}/engine/attention.py",
         "arrives where one",
@@ -54,7 +86,11 @@ SAID = {
     "a log line of the engine": (f"{LIBRARY}/engine/_backend.py", "which is slower", "slower"),
     "a docstring of the engine": (f"{LIBRARY}/engine/padded.py", '"""Whether', '"""Tell whether'),
     "a comment in the engine": (f"{LIBRARY}/engine/states.py", "import torch", "import torch  # !"),
-    "a printed line": (f"{LIBRARY}/verification/verdict.py", "{seconds:.1f} s", "{seconds:.2f} seconds"),
+    "a printed line": (
+        f"{LIBRARY}/verification/verdict.py",
+        "{seconds:.1f} s",
+        "{seconds:.2f} seconds",
+    ),
     "the command line": (f"{LIBRARY}/cli/__init__.py", "import", "import sys\nimport"),
     "a function nobody calls": (
         f"{LIBRARY}/engine/trie.py",
@@ -86,12 +122,22 @@ SOME = {
         (f"{LIBRARY}/engine/ablation.py", "1 / classes", "2 / classes"),
         {"prune", "verify_model", *SCORED},
     ),
-    "where FFNs are": ((f"{LIBRARY}/models/families.py", '"fc2"', '"fc3"'), {*OF_MODELS, "resolve_model"}),
-    "the model": (
-        (f"{LIBRARY}/models/language_model.py", "hf.eval().requires_grad_(False)", "hf.requires_grad_(False)"),
+    "where FFNs are": (
+        (f"{LIBRARY}/models/families.py", '"fc2"', '"fc3"'),
         {*OF_MODELS, "resolve_model"},
     ),
-    "what is converted": ((f"{LIBRARY}/models/conversion.py", '"BF16"', '"BF17"'), {"resolve_model"}),
+    "the model": (
+        (
+            f"{LIBRARY}/models/language_model.py",
+            "hf.eval().requires_grad_(False)",
+            "hf.requires_grad_(False)",
+        ),
+        {*OF_MODELS, "resolve_model"},
+    ),
+    "what is converted": (
+        (f"{LIBRARY}/models/conversion.py", '"BF16"', '"BF17"'),
+        {"resolve_model"},
+    ),
     "what a checkpoint is": (
         (f"{LIBRARY}/models/fingerprint.py", 'path.suffix == ".json"', "False"),
         {"resolve_model"},

@@ -7,7 +7,7 @@ import signal
 import pyarrow as pa
 import pytest
 
-from headcount.artifacts import storage, lineage
+from headcount.artifacts import lineage, storage
 
 SCHEMA = pa.schema([("value", pa.int32())])
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from headcount.artifacts import schemas, storage, lineage, present
-from headcount.study import results
+from headcount.artifacts import lineage, present, schemas, storage
 from headcount.report import summary
+from headcount.study import results
 
 
 @pytest.fixture
@@ -119,5 +119,7 @@ def test_a_model_that_left_the_study_is_in_no_summary(home):
     assert found == [home / "m/tables/summary.parquet"]
     assert "gone/tables/summary.parquet is of another study" in console.export_text()
     (home / "m/tables/summary.parquet").unlink()
-    with pytest.raises(summary.NoSummaryError, match=r"`headcount run`.*gone.* is of another study"):
+    with pytest.raises(
+        summary.NoSummaryError, match=r"`headcount run`.*gone.* is of another study"
+    ):
         summary.finished(home, console)

@@ -45,6 +45,11 @@ importlib.import_module("lab.dynamic")
 UNUSED = {"lab/f", "lab/sub/unused", "lab/unused", "scripts/beside"}
 
 
+def code_hash(script):
+    """What a script, and all that its numbers rest on, means."""
+    return source_code.reached([(Path(script).parent, Path(script).stem)]).hash()
+
+
 def lay(home: Path) -> Path:
     """The modules and the script, written below `home`; the script."""
     for name, text in MODULES.items():
@@ -64,30 +69,30 @@ def script(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_change_counts_in_what_is_imported_and_nowhere_else(script, module):
-    before = source_code.code_hash(script)
+    before = code_hash(script)
     with (script.parents[1] / f"{module}.py").open("a") as file:
         file.write("\nchanged = 1\n")
-    assert (source_code.code_hash(script) != before) == (module not in UNUSED)
+    assert (code_hash(script) != before) == (module not in UNUSED)
 
 
 def test_where_code_lies_does_not_count(script, tmp_path, monkeypatch):
-    before = source_code.code_hash(script)
+    before = code_hash(script)
     elsewhere = lay(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
-    assert source_code.code_hash(script.relative_to(tmp_path)) == before
+    assert code_hash(script.relative_to(tmp_path)) == before
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    assert source_code.code_hash(elsewhere) == before
+    assert code_hash(elsewhere) == before
     (tmp_path / "link").symlink_to(elsewhere.parent)
-    assert source_code.code_hash(tmp_path / "link" / "script.py") == before
+    assert code_hash(tmp_path / "link" / "script.py") == before
 
 
 def test_two_modules_that_change_places_are_not_the_same(script):
     one, two = (script.parents[1] / "lab" / f"{name}.py" for name in ("b", "d"))
-    before = source_code.code_hash(script)
+    before = code_hash(script)
     first, second = one.read_text(), two.read_text()
     one.write_text(second)
     two.write_text(first)
-    assert source_code.code_hash(script) != before
+    assert code_hash(script) != before
 
 
 FUNCTION = '''"""About."""
@@ -142,11 +147,11 @@ def f(a, b=2):
 def test_meaning_counts_and_writing_does_not(tmp_path, old, new, counts):
     script = tmp_path / "script.py"
     script.write_text(FUNCTION)
-    before = source_code.code_hash(script)
+    before = code_hash(script)
     assert old in FUNCTION
     script.write_text(FUNCTION.replace(old, new))
     ast.parse(script.read_text())
-    assert (source_code.code_hash(script) != before) == counts
+    assert (code_hash(script) != before) == counts
 
 
 @pytest.mark.parametrize("reader", ["f.__doc__", "inspect.getdoc(f)", "getattr(f, '__doc__')"])
@@ -155,24 +160,24 @@ def test_docstrings_that_are_read_count(tmp_path, reader):
     (tmp_path / "prompting.py").write_text(FUNCTION)
     script = tmp_path / "script.py"
     script.write_text(f"import inspect\nfrom prompting import f\nprint({reader})\n")
-    before = source_code.code_hash(script)
+    before = code_hash(script)
     (tmp_path / "prompting.py").write_text(FUNCTION.replace("Says", "Tells"))
-    assert source_code.code_hash(script) != before
+    assert code_hash(script) != before
 
 
 def test_a_function_of_its_docstring_alone_is_that_which_passes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text('def f():\n    """Nothing."""\n')
-    before = source_code.code_hash(script)
+    before = code_hash(script)
     script.write_text("def f():\n    pass\n")
-    assert source_code.code_hash(script) == before
+    assert code_hash(script) == before
 
 
 def test_code_that_does_not_parse_is_named(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("def f(:\n")
     with pytest.raises(SyntaxError, match="line 1") as raised:
-        source_code.code_hash(script)
+        code_hash(script)
     assert raised.value.filename == str(script)
 
 
@@ -187,7 +192,8 @@ def names(script: Path) -> set[str]:
 def imported_by(script: Path) -> set[str]:
     """The project's modules that Python itself imports when a script begins, by name."""
     report = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from library import job; job.begin = lambda _: None\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from library import job; job.begin = lambda _: None\n"
         "snakemake = None\n"
         "try:\n    exec(compile(open(sys.argv[2]).read(), sys.argv[2], 'exec'))\n"
         "except AttributeError:\n    pass\n"
@@ -225,7 +231,9 @@ def test_no_script_reads_docstrings():
 
 def test_drawings_know_nothing_of_the_engine():
     found = names(SCRIPTS / "draw.py")
-    assert "headcount/report/tables.py" in found and "headcount/models/language_model.py" not in found
+    assert (
+        "headcount/report/tables.py" in found and "headcount/models/language_model.py" not in found
+    )
     assert "torch" not in source_code.packages(SCRIPTS / "draw.py")
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from headcount.artifacts import storage, locks, temporaries
+from headcount.artifacts import locks, storage, temporaries
 
 WRITER = """
 import sys, time

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from plain import REMOVALS, naive, random_prompts, tolerance, within
 
 from headcount.engine import Masks, log_likelihoods

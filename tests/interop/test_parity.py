@@ -17,8 +17,7 @@ from headcount.__main__ import main
 from headcount.artifacts import schemas, storage
 from headcount.interop import parity
 from headcount.models import loading as model_loading
-from headcount.tasks import loading
-from headcount.tasks import prompts as task_prompts
+from headcount.tasks import loading, prompts as task_prompts
 
 REPOSITORY = Path(__file__).parents[2]
 OPT_MINI = REPOSITORY / "workflow" / "resources" / "opt-mini"

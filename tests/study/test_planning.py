@@ -7,8 +7,7 @@ import pytest
 import yaml as pyyaml
 from study import Study
 
-from headcount.tasks import files as task_files
-from headcount.tasks import loading, metrics, spec
+from headcount.tasks import files as task_files, loading, metrics, spec
 from headcount.tasks.files import TaskError
 from headcount.tasks.spec import Limits, Wanted
 

@@ -8,8 +8,8 @@ import invented
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM as Auto
 from transformers import (
+    AutoModelForCausalLM as Auto,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,

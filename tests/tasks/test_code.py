@@ -15,12 +15,9 @@ import pytest
 import tiny
 import yaml as pyyaml
 
-from headcount.tasks import code as task_code
-from headcount.tasks import datasets as task_datasets
-from headcount.tasks import loading, prompts
+from headcount.tasks import code as task_code, datasets as task_datasets, loading, prompts
 from headcount.tasks.files import TaskError
-from headcount_workflow import job as job_module
-from headcount_workflow import job_task
+from headcount_workflow import job as job_module, job_task
 
 LIMITS = prompts.Limits(calibration=4, evaluation=3)
 

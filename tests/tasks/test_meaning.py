@@ -12,8 +12,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from headcount.artifacts import hashes, storage
 from headcount.study import configuration
-from headcount.tasks import files as task_files
-from headcount.tasks import loading
+from headcount.tasks import files as task_files, loading
 from headcount.tasks.files import TaskError
 
 CODE = {

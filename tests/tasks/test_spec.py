@@ -25,8 +25,7 @@ from headcount.interop import parity
 from headcount.interop.lm_eval_model import HeadcountLM
 from headcount.models import loading as model_loading
 from headcount.scores.documents import Evaluation, request_pairs
-from headcount.tasks import loading, spec
-from headcount.tasks import prompts as task_prompts
+from headcount.tasks import loading, prompts as task_prompts, spec
 from headcount.tasks.files import installed
 from headcount.tasks.spec import Limits, Wanted
 

@@ -17,10 +17,8 @@ from headcount.engine import (
     attention,
     layers,
     likelihoods,
-    removal,
-)
-from headcount.engine import (
     padded as own,
+    removal,
 )
 from headcount.models import language_model, loading
 from headcount.models.language_model import LanguageModel

@@ -22,7 +22,7 @@ __all__ = [
     "present",
     "schemas",
     "source_code",
-    "syntax",
     "storage",
+    "syntax",
     "temporaries",
 ]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from headcount.artifacts import storage, temporaries
-from headcount.artifacts.storage import DamagedError
 from headcount.artifacts.hashes import file_hashes
+from headcount.artifacts.storage import DamagedError
 
 ASKED = "HEADCOUNT_ASKED"  # environment variable: the file for what a study asks (`tell`)
 EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key

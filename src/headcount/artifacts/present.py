@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from headcount.artifacts import storage, lineage
+from headcount.artifacts import lineage, storage
 from headcount.artifacts.storage import DamagedError
 
 NOTED = ".study.json"  # in the directory of artifacts

@@ -1,21 +1,6 @@
-"""Schemas of the Parquet artifacts: the rows of each kind, and the labels that every row carries.
-"""
+"""Schemas of the Parquet artifacts: the rows of each kind, and the labels that rows carry."""
 
-import errno
-import hashlib
-import json
-import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-
-from headcount.artifacts import temporaries
 
 _COMPONENT = [
     pa.field("layer", pa.int32(), nullable=False),

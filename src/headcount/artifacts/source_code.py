@@ -40,26 +40,23 @@ DECIDING = {
     "altair": ("vl-convert-python",),
     "lm_eval": ("datasets", "jinja2", "scikit-learn"),
     "transformers": ("accelerate", "tokenizers"),
-    **dict.fromkeys("accelerate datasets jinja2 numpy scipy sklearn tokenizers torch".split(), ()),
+    **dict.fromkeys(
+        ["accelerate", "datasets", "jinja2", "numpy", "scipy", "sklearn", "tokenizers", "torch"], ()
+    ),
 }
 # headcount's own modules that decide none of its numbers: their functions load, store, log, hash
 # and show what others compute, or run jobs. A constant of theirs that counted code reads counts.
 SILENT_MODULES = {
     *(f"headcount_workflow.job{name}" for name in ("", "_log", "_model", "_server", "_task")),
     *(f"headcount.artifacts.{name}" for name in ("gpus", "hashes", "lineage", "locks", "parts")),
-    *(f"headcount.artifacts.{name}" for name in ("source_code", "storage", "syntax", "temporaries")),
+    *(
+        f"headcount.artifacts.{name}"
+        for name in ("source_code", "storage", "syntax", "temporaries")
+    ),
     *("headcount.models.checkpoints", "headcount.progress"),
 }
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
-
-
-def code_hash(script: str | Path) -> str:
-    """SHA-256 of what a script, and all that its numbers rest on, means.
-
-    Installed packages are left to `packages`. Raises `SyntaxError`.
-    """
-    return reached([(Path(script).parent, Path(script).stem)]).hash()
 
 
 def packages(script: str | Path) -> dict[str, str | None]:

@@ -22,7 +22,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headcount.artifacts.schemas import LABELS, ROWS, SCHEMAS
 from headcount.artifacts import temporaries
 
 FORMAT = 3  # of all artifacts: raised whenever an older one can no longer be read as it is

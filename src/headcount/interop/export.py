@@ -22,8 +22,7 @@ from headcount.artifacts.hashes import file_hashes
 from headcount.interop import _exported, _narrow, _stored
 from headcount.interop._narrow import Narrowed
 from headcount.messages import did_you_mean
-from headcount.models import checkpoints, projections
-from headcount.models import loading as model_loading
+from headcount.models import checkpoints, loading as model_loading, projections
 from headcount.models.fingerprint import fingerprint
 from headcount.models.language_model import LanguageModel
 from headcount.scores import rankings

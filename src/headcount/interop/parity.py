@@ -32,8 +32,7 @@ from headcount.artifacts import storage, temporaries
 from headcount.engine import Masks, log_likelihoods
 from headcount.models.language_model import LanguageModel
 from headcount.scores.documents import Evaluation, Scores, request_pairs, split_rows
-from headcount.tasks import datasets as task_datasets
-from headcount.tasks import loading as task_loading
+from headcount.tasks import datasets as task_datasets, loading as task_loading
 from headcount.tasks.files import installed
 
 TOLERANCE = 1e-4  # nats

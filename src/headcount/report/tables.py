@@ -24,10 +24,10 @@ from headcount.scores.curves import (
     area,
     interval,
     mean_over_tasks,
+    read as read_curves,
     removable,
     shares_removed,
 )
-from headcount.scores.curves import read as read_curves
 from headcount.scores.rankings import count_removed, removed
 
 MEAN_HELDOUT = "mean over held-out tasks"

@@ -12,11 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 from headcount.messages import did_you_mean
+from headcount.report.vocabulary import ORDERS
 from headcount.scores.rankings import count_removed
 from headcount.study import model_checks
-from headcount.tasks import code as task_code
-from headcount.tasks import loading as tasks
-from headcount.tasks import spec as task_spec
+from headcount.tasks import code as task_code, loading as tasks, spec as task_spec
 from headcount.tasks.files import TaskError
 
 
@@ -111,15 +110,13 @@ def calibrates(task: str, studied: list[str], config: dict) -> bool:
 # What the name of a task is part of: paths, wildcards of rules and patterns of `glob`.
 TASK_NAME = re.compile(r"[\w(][\w.()+,=@:~-]*")
 LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
-# What artifacts and figures call an order other than a task's, before the first hyphen.
-ORDERS = ("aggregate", "closest", "depth", "farthest", "own", "random")
 
 
 def _unfit(config: dict, names: list[str]) -> Iterator[str]:
     """Names of tasks that no artifact can have."""
     for name in names:
         told = None
-        if name.partition("-")[0] in ORDERS:
+        if name.partition("-")[0] in ORDERS:  # as artifacts and figures call it
             told = "means a ranking that is no task's"
         elif not TASK_NAME.fullmatch(name):
             told = (

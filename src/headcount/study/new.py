@@ -17,10 +17,12 @@ import jinja2
 from headcount import messages
 from headcount.artifacts import gpus
 from headcount.study import checks, configuration, machines, plan, resources
-from headcount.tasks import datasets as task_datasets
-from headcount.tasks import files as task_files
-from headcount.tasks import loading as tasks
-from headcount.tasks import streams
+from headcount.tasks import (
+    datasets as task_datasets,
+    files as task_files,
+    loading as tasks,
+    streams,
+)
 from headcount.tasks.files import TaskError
 
 SMALL = 1e9  # weights of a model whose jobs gain more from running side by side than from threads

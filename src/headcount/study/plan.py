@@ -28,8 +28,7 @@ from headcount.artifacts import schemas, storage
 from headcount.messages import duration, unit
 from headcount.scores.rankings import count_removed
 from headcount.study.machines import MACHINES, Machine, here
-from headcount.tasks import loading
-from headcount.tasks import prompts as task_prompts
+from headcount.tasks import loading, prompts as task_prompts
 from headcount.tasks.prompts import split_rows
 
 if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for

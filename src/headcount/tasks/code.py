@@ -25,8 +25,7 @@ from headcount.artifacts.source_code import (
     reached,
 )
 from headcount.artifacts.temporaries import PREFIX
-from headcount.tasks import datasets as task_datasets
-from headcount.tasks import files as task_files
+from headcount.tasks import datasets as task_datasets, files as task_files
 
 # Functions and methods that read a file or run one, by a name that may be computed.
 READERS = {

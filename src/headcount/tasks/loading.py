@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from headcount.artifacts.hashes import file_hashes
-from headcount.tasks import code as task_code
-from headcount.tasks import datasets as task_datasets
-from headcount.tasks import files, metrics, squad
+from headcount.tasks import code as task_code, datasets as task_datasets, files, metrics, squad
 from headcount.tasks.files import Definition, TaskError, installed
 
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.

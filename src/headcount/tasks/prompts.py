@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headcount.tasks import datasets as task_datasets
-from headcount.tasks import spec
+from headcount.tasks import datasets as task_datasets, spec
 from headcount.tasks.documents import Rows, kept, recorded, seen
 from headcount.tasks.files import TaskError
 from headcount.tasks.loading import FEWSHOT_SEED, load

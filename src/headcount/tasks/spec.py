@@ -17,13 +17,9 @@ from headcount.messages import did_you_mean
 from headcount.tasks import (
     _functions,
     _templates,
-    streams,
-)
-from headcount.tasks import (
     datasets as task_datasets,
-)
-from headcount.tasks import (
     files as task_files,
+    streams,
 )
 from headcount.tasks.datasets import evaluated_split, examples_split
 from headcount.tasks.files import TaskError

@@ -18,8 +18,7 @@ from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel, ordinary_tokens
 from headcount.progress import Progress
 from headcount.scores import importance, induction
-from headcount.verification import _emptied as emptied
-from headcount.verification import _stand_ins
+from headcount.verification import _emptied as emptied, _stand_ins
 from headcount.verification.reference import Reference, Removal
 from headcount.verification.tolerance import (
     COPIES,
