@@ -495,5 +495,5 @@ def test_all_findings_are_printed_with_their_verdicts(tmp_path):
     printed = [v for line in text.splitlines() for v in (UNDECIDED, FAILS, HOLDS) if v in line]
     assert printed == expected
     assert "3.0 points" in text and "m beside Bansal et al." in text
-    with pytest.raises(summary.NoSummaryError, match="make all"):
+    with pytest.raises(summary.NoSummaryError, match="headcount run"):
         comparison.show(tmp_path / "nothing")

@@ -267,7 +267,7 @@ def test_the_terminal_summary_tells_what_the_table_holds(pruning, tmp_path):
     assert f"[{lost[1]}, {lost[2]}]" in text
     assert f"{own['area_low']:.2f}-{own['area_high']:.2f}" in text
     assert "a, 1-shot: 3 prompts are cut" in text and "figures" in text
-    with pytest.raises(summary.NoSummaryError, match="make all"):
+    with pytest.raises(summary.NoSummaryError, match="headcount run"):
         summary.show(tmp_path / "nothing")
 
 
