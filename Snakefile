@@ -38,7 +38,7 @@ elif not workflow.overwrite_configfiles:
     DEFAULT = "config.yaml" if os.path.exists("config.yaml") else f"{HOME}/config.yaml"
     try:
         yaml_files.load(DEFAULT)  # says where a slip is
-    except yaml_files.SlipError as error:
+    except yaml_files.YamlError as error:
         raise WorkflowError(str(error))
 
     configfile: DEFAULT

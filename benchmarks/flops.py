@@ -11,7 +11,7 @@ from headcount.engine.attention import Sight
 from headcount.engine.memory import Budget
 from headcount.engine.sharing import tree
 from headcount.engine.trie import blocks
-from headcount.models.families import Parts
+from headcount.models.families import LayerParts
 from headcount.models.language_model import LanguageModel, Prompt
 
 
@@ -48,7 +48,7 @@ def whole_model(model: LanguageModel, prompts: list[Prompt]) -> tuple[float, flo
     return tokens * (layers + vocabulary(model)), attention
 
 
-def layer_matrices(part: Parts) -> float:
+def layer_matrices(part: LayerParts) -> float:
     """Of one layer's matrix products for one token: twice the weights."""
     return 2 * sum(p.numel() for p in part.layer.parameters() if p.dim() > 1)
 
@@ -58,7 +58,7 @@ def vocabulary(model: LanguageModel) -> float:
     return 2 * model.hf.get_output_embeddings().weight.numel()
 
 
-def _layer(part: Parts, sizes: tuple[int, int, int], heads: Tensor, ffn: bool) -> float:
+def _layer(part: LayerParts, sizes: tuple[int, int, int], heads: Tensor, ffn: bool) -> float:
     """Of one state in one layer.
 
     `sizes`: tokens that have keys and values, queries that have all else, pairs that attend.
@@ -72,7 +72,7 @@ def _layer(part: Parts, sizes: tuple[int, int, int], heads: Tensor, ffn: bool) -
     return projections + attention + ffn * queries * _ffn(part)
 
 
-def _ffn(part: Parts) -> float:
+def _ffn(part: LayerParts) -> float:
     """Of an FFN for one token."""
     attention = 2 * part.heads + 2 * part.kv_heads
     return layer_matrices(part) - 2 * part.d_model * part.head_dim * attention

@@ -17,5 +17,5 @@ storage.write(
     table.to_arrow(),
     schemas.SCHEMAS["verified"],
     # What others go by is the way; the differences are for those who look.
-    job.provenance(snakemake, model=facts, way=model.way, content=model.way),
+    job.provenance(snakemake, model=facts, way=model.backend, content=model.backend),
 )

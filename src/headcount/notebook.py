@@ -24,10 +24,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from headcount.artifacts import schemas, storage
 from headcount.engine import Masks
 from headcount.models import language_model as model_language_model, loading as model_loading
-from headcount.models.checkpoints import told
+from headcount.models.checkpoints import as_model_error
 from headcount.models.language_model import LanguageModel, ModelError, Prompt
 from headcount.scores import importance, pruning, rankings
-from headcount.scores.documents import Documents, Evaluation, Scores
+from headcount.scores.documents import Documents, DocumentScores, Evaluation
 from headcount.scores.evaluation_store import Store, log_likelihoods
 from headcount.scores.rankings import RankingError
 from headcount.tasks import loading, prompts as task_prompts
@@ -76,7 +76,7 @@ def _tokenizer(hf: PreTrainedModel) -> PreTrainedTokenizerBase:
             f"this {type(hf).__name__} does not say where it was loaded from: give its tokenizer, "
             "hc.language_model(model, tokenizer)"
         )
-    with told(f"the tokenizer of {hf.name_or_path}"):
+    with as_model_error(f"the tokenizer of {hf.name_or_path}"):
         return AutoTokenizer.from_pretrained(hf.name_or_path)
 
 
@@ -141,11 +141,11 @@ class Pairs:
         """The prompts, and the document of each, as `Evaluation.gold` gives them."""
         return model.encode(self.pairs), np.arange(len(self.pairs))
 
-    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> Scores:
+    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> DocumentScores:
         """Every prompt under every mask, as `Evaluation.run` scores documents."""
         sums, greedy = log_likelihoods(model, model.encode(self.pairs), masks, store)
         metric = sums.double().numpy()
-        return Scores(
+        return DocumentScores(
             log_likelihoods=[[[ll] for ll in of_mask] for of_mask in metric.tolist()],
             is_greedy=[[[hit] for hit in of_mask] for of_mask in greedy.tolist()],
             results=[[{"log_likelihood": ll} for ll in of_mask] for of_mask in metric.tolist()],
@@ -218,8 +218,8 @@ def prune(
     loaded = language_model(model)
     for name, ranking in ranked.items():
         rankings.check(ranking, loaded.heads, loaded.ffns, loaded.hf.name_or_path)
-        if rankings.of(ranking) != name:
-            raise RankingError(f"{name}: the ranking is of {rankings.of(ranking)}")
+        if rankings.component_of(ranking) != name:
+            raise RankingError(f"{name}: the ranking is of {rankings.component_of(ranking)}")
     by = " and ".join(dict.fromkeys(_name(frame) for frame in given.values() if frame is not None))
     rows = pruning.prune(loaded, documents, {by: ranked}, pairs)[by]
     labels["component"] = "combined" if len(ranked) == 2 else next(iter(ranked))
@@ -236,7 +236,7 @@ def verify(model: Model, seed: int = 0) -> pl.DataFrame:
     model cannot be had.
     """
     loaded = language_model(model)
-    rows = verdict.examine(loaded, seed)
+    rows = verdict.verify_and_choose(loaded, seed)
     return rows.select(pl.lit(loaded.hf.name_or_path).alias("model"), pl.all())
 
 

@@ -21,14 +21,14 @@ class Progress:
     def __init__(self, what: str, total: float, unit: str):
         self.what, self.total, self.unit = what, total, unit
         self.done = 0.0
-        self.begun = self.told = time.monotonic()
+        self.begun = self.last_line = time.monotonic()
 
     def advance(self, amount: float) -> None:
         self.done += amount
         now = time.monotonic()
-        if now - self.told < SECONDS:
+        if now - self.last_line < SECONDS:
             return
-        self.told = now
+        self.last_line = now
         line = tqdm.format_meter(
             round(self.done),
             round(self.total),

@@ -6,14 +6,14 @@ from pathlib import Path
 import yaml
 
 
-class SlipError(ValueError):
+class YamlError(ValueError):
     """A file that cannot be read as YAML; the message says where and why."""
 
 
 def load(path: str | Path, loader: type | None = None) -> dict:
     """The `key: value` pairs of the file at `path`, read with PyYAML's safe `loader`.
 
-    Raises `SlipError` when it is not there, no YAML, or holds something else.
+    Raises `YamlError` when it is not there, no YAML, or holds something else.
     """
     try:
         content = yaml.load(text(path), loader or yaml.SafeLoader)
@@ -21,11 +21,11 @@ def load(path: str | Path, loader: type | None = None) -> dict:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
         problem = getattr(error, "problem", None) or error
-        raise SlipError(f"{path}{where} is not valid YAML: {problem}{_hint(error)}") from error
+        raise YamlError(f"{path}{where} is not valid YAML: {problem}{_hint(error)}") from error
     except OSError as error:
-        raise SlipError(f"{path} cannot be read: {error.strerror}") from error
+        raise YamlError(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
-        raise SlipError(f"{path} holds no `key: value` pairs")
+        raise YamlError(f"{path} holds no `key: value` pairs")
     return content
 
 

@@ -47,7 +47,7 @@ def load(snakemake: Any) -> LanguageModel:
         layout=found["layout"],
     )
     if verified := snakemake.input.get("verified"):
-        loaded.way = storage.provenance(verified)["way"]
+        loaded.backend = storage.provenance(verified)["way"]
     return loaded
 
 

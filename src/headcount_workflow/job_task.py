@@ -30,7 +30,7 @@ def _check(snakemake: Any) -> None:
         return
     same = loading.meaning(place["yaml"]) == parameters.task
     if "documents" in dict(parameters.items()):
-        same &= loading.documents(place["yaml"], place["datasets"]) == parameters.documents
+        same &= loading.data_content(place["yaml"], place["datasets"]) == parameters.documents
     if not same:
         raise TaskError(f"{place['yaml']}: {CHANGED}")
 

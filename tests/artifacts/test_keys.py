@@ -109,8 +109,8 @@ SOME = {
     "a factor of attention": (
         (
             f"{LIBRARY}/engine/attention.py",
-            "(query * scores.scaling)",
-            "(query * scores.scaling * 2)",
+            "(query * settings.scaling)",
+            "(query * settings.scaling * 2)",
         ),
         {*OF_MODELS, "tabulate_parity"},
     ),

@@ -100,7 +100,7 @@ def test_what_is_written_has_the_permissions_of_the_users_new_files(umask, opt, 
     storage.write_json(home / "tiny" / "model.json", {})
     with storage.atomic(home / "tiny" / "figures" / "a.svg") as path:
         path.write_text("<svg/>")
-    with temporaries.appearing(home / "tiny" / "checkpoint") as directory:
+    with temporaries.atomic_directory(home / "tiny" / "checkpoint") as directory:
         opt.hf.save_pretrained(directory)  # safetensors writes for its owner alone
         opt.tokenizer.save_pretrained(directory)
     paths = [*home.rglob("*")]
@@ -121,11 +121,11 @@ def test_only_who_may_write_may_lock_the_artifacts(umask, tmp_path, there):
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(KeyError), temporaries.appearing(tmp_path / "a" / "b") as directory:
+    with pytest.raises(KeyError), temporaries.atomic_directory(tmp_path / "a" / "b") as directory:
         (directory / "half").touch()
         raise KeyError
     assert left(tmp_path) == ["a"]
-    with temporaries.appearing(tmp_path / "a" / "b") as directory:
+    with temporaries.atomic_directory(tmp_path / "a" / "b") as directory:
         (directory / "sub").mkdir()
         (directory / "sub" / "whole").touch()
     assert left(tmp_path) == ["a", "a/b", "a/b/sub", "a/b/sub/whole"]

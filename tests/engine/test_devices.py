@@ -84,11 +84,11 @@ MODELS = [
 def test_equals_the_cpu(all_models, family, way, name, places):
     function = {**FUNCTIONS, **BACKWARD}[name]
     alone = split(all_models[family], ["cpu"])
-    alone.way = way
+    alone.backend = way
     expected = torch.as_tensor(function(alone))
     with Devices():
         placed = split(all_models[family], places)
-        placed.way = way
+        placed.backend = way
         assert {str(parameter.device) for parameter in placed.hf.parameters()} == set(places)
         found = torch.as_tensor(function(placed))
     torch.testing.assert_close(found.double(), expected.double(), atol=1e-4, rtol=1e-4)
@@ -107,7 +107,7 @@ def deep(family, layers):
 def waits(model, way, function):
     with Devices() as devices:
         placed = split(model, ["gpu:0"])
-        placed.way = way
+        placed.backend = way
         refuse_unfit(placed)  # as the way found out once, which waits
         devices.waits.clear()
         function(placed)

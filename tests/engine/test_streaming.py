@@ -10,7 +10,7 @@ from accelerate.utils import OffloadedWeightsLoader
 from plain import random_prompts, tolerance, within
 
 from headcount.engine import Masks, ablation, log_likelihoods
-from headcount.engine._backend import way
+from headcount.engine._backend import choose_backend
 from headcount.engine._packed import Packed
 from headcount.engine.layers import is_offloaded
 from headcount.models import loading
@@ -25,7 +25,7 @@ def pair(request, tmp_path):
     path = tiny.save_model(tmp_path, request.param)
     held, streamed = loading.load(path), loading.load(path, device_map="disk")
     for model in (held, streamed):
-        assert way(model, longest=1) is Packed  # found out once, by a layer of each kind
+        assert choose_backend(model, longest=1) is Packed  # found out once, by a layer of each kind
     return held, streamed
 
 

@@ -194,7 +194,7 @@ def test_sinks_norms_and_biases_of_a_head_go_with_it(model_type, settings):
     sums, _ = log_likelihoods(model, prompts, Masks.removing(model, removals))
     expected = [[naive(model, prompt, *gone)[0] for prompt in prompts] for gone in removals]
     assert sums.tolist() == [pytest.approx(row, abs=1e-3) for row in expected]
-    assert model.way == "packed"
+    assert model.backend == "packed"
 
 
 # --- what is put together from the parts ---

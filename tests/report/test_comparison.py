@@ -472,13 +472,15 @@ def test_how_fast_induction_goes_with_unimportant_heads(tmp_path):
 
 
 def test_the_papers_numbers_at_every_number_of_shots():
-    removed = {(c, n): paper.removed(c, n) for c in ("heads", "ffns", "both") for n in paper.SHOTS}
+    removed = {
+        (c, n): paper.removable(c, n) for c in ("heads", "ffns", "both") for n in paper.SHOTS
+    }
     assert removed == {
         **{("heads", shots): (70, 0) for shots in (0, 1, 5)},
         **{("ffns", 0): (0, 20), ("ffns", 1): (0, 10), ("ffns", 5): (0, 10)},
         **{("both", 0): (70, 20), ("both", 1): (70, 10), ("both", 5): (60, 20)},
     }
-    assert paper.removed("heads", 3) is None
+    assert paper.removable("heads", 3) is None
 
 
 def test_all_findings_are_printed_with_their_verdicts(tmp_path):

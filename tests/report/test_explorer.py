@@ -12,7 +12,7 @@ from explored import Invented, Size
 
 from headcount.artifacts import storage
 from headcount.report import explorer
-from headcount.report.explorer import documents, packing
+from headcount.report.explorer import document_panel, packing
 
 NASTY = (
     "</script><script>window.hacked = 1</script><!-- $style & <b>\u05e9\u05dc\u05d5\u05dd\u2028{}"
@@ -112,21 +112,21 @@ def test_documents_before_and_after_are_those_of_the_artifact(invented, parts):
 
 
 def test_long_texts_and_many_documents_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "DOCUMENTS", 5)
+    monkeypatch.setattr(document_panel, "DOCUMENTS", 5)
     size = Size(tasks=("verbs",), heldout=(), shots=(0,), context="x" * 2000 + "end {}")
     gathered = explorer.gather(Invented(tmp_path, size).files)
     part = gathered.documents[0]
     assert (part["kept"], part["total"], len(part["documents"])) == (5, 30, 5)
     document = part["documents"][3]
     assert document["contexts"][0].endswith("xend 3")
-    assert len(document["contexts"][0]) == documents.CHARACTERS
-    assert document["cut"] == [2005 - documents.CHARACTERS]
+    assert len(document["contexts"][0]) == document_panel.CHARACTERS
+    assert document["cut"] == [2005 - document_panel.CHARACTERS]
     lost = [point["lost"] for point in part["points"] if point["heads_level"] == 75]
     assert max(lost) > 5  # counted over all documents
 
 
 def test_few_log_likelihoods_may_be_kept_and_prompts_be_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "VALUES", 400)
+    monkeypatch.setattr(document_panel, "VALUES", 400)
     size = Size(tasks=("verbs",), heldout=(), shots=(0,), truncated=3)
     gathered = explorer.gather(Invented(tmp_path, size).files)
     assert gathered.study["remarks"] == ["verbs, 0-shot: 3 prompts are cut to the model's window"]

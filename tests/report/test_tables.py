@@ -170,7 +170,7 @@ def points(drops):
     ],
 )
 def test_as_much_goes_as_stays_within_five_points_all_the_way(drops, expected):
-    (found,) = curves.shares_removed(points(drops)).iter_rows(named=True)
+    (found,) = curves.best_levels(points(drops)).iter_rows(named=True)
     assert (found["heads_level"], found["ffns_level"]) == expected
 
 
@@ -292,7 +292,7 @@ def test_what_is_removable_has_the_interval_of_its_resamples():
     """In a replicate that loses six points at half, nothing can be removed; in others, half."""
     levels = np.array([[0.0, 0.0], [50.0, 0.0]])
     replicates = np.array([[0.9] * 100, [0.84] * 10 + [0.9] * 90])
-    found = curves.removable(curves.Curve(levels, replicates[:, -1], replicates), levels)
+    found = curves.max_removable(curves.Curve(levels, replicates[:, -1], replicates), levels)
     assert found["heads_removable_low"] == 0.0 and found["heads_removable_high"] == 50.0
     assert found["ffns_removable_low"] == found["ffns_removable_high"] == 0.0
 
@@ -313,4 +313,4 @@ def test_a_drop_of_exactly_five_points_is_within():
             "order": "own",
         }
     )
-    assert curves.shares_removed(points)["heads_level"].item() == 50
+    assert curves.best_levels(points)["heads_level"].item() == 50

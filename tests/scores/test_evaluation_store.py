@@ -234,7 +234,7 @@ def _killed_at(count, checkpoint, directory):
     """Sweep with a part after each wave, and be killed after some of them."""
     opt, prompts, masks, store = _long_sweep(checkpoint, directory)
     parts.SECONDS = 0
-    write, written = parts.Parts.write, []
+    write, written = parts.PartFiles.write, []
 
     def counted(self):
         write(self)
@@ -242,7 +242,7 @@ def _killed_at(count, checkpoint, directory):
         if len(written) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    parts.Parts.write = counted
+    parts.PartFiles.write = counted
     with store:
         evaluation_store.log_likelihoods(opt, prompts, masks, store)
 

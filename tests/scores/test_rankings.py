@@ -108,16 +108,16 @@ def test_random_orders_are_uniform():
 def test_removed_counts_are_exact(total):
     ranking = rankings.depth(ffns(total))
     for tenths in range(0, 1001):  # levels 0, 0.1 ... 100, in exact integers
-        assert rankings.removed(ranking, tenths / 10).height == tenths * total // 1000
+        assert rankings.least_important(ranking, tenths / 10).height == tenths * total // 1000
 
 
 def test_removed_are_the_least_important_in_order():
     ranking = rankings.rank(heads(1, 10, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]))
-    gone = rankings.removed(ranking.reverse(), 70)
+    gone = rankings.least_important(ranking.reverse(), 70)
     assert gone["head"].to_list() == [9, 8, 7, 6, 5, 4, 3]
 
 
 @pytest.mark.parametrize("level", [-1, 100.1, float("nan")])
 def test_a_level_outside_0_to_100_is_refused(level):
     with pytest.raises(ValueError, match="pruning level"):
-        rankings.removed(rankings.depth(ffns(4)), level)
+        rankings.least_important(rankings.depth(ffns(4)), level)

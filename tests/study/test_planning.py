@@ -9,7 +9,7 @@ from study import Study
 
 from headcount.tasks import files as task_files, loading, metrics, spec
 from headcount.tasks.files import TaskError
-from headcount.tasks.spec import Limits, Wanted
+from headcount.tasks.spec import Limits, TaskRequest
 
 LIMITS = Limits(calibration=10, evaluation=8)
 ACC = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
@@ -29,7 +29,7 @@ def edited(yaml, tmp_path):
 
 
 def examine(yaml, shots=(0, 1), limits=LIMITS, **wanted):
-    return spec.examine(yaml, Wanted(shots, limits, **wanted))
+    return spec.resolve(yaml, TaskRequest(shots, limits, **wanted))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ import zoo
 from transformers import AutoModelForCausalLM
 
 from headcount.artifacts import schemas, storage
+from headcount.engine.removal import Removal
 from headcount.interop import export
 from headcount.models import loading as model_loading
 from headcount.models.language_model import LanguageModel
 from headcount.scores import rankings
 from headcount.scores.importance import components
-from headcount.scores.pruning import Removal
 from headcount.scores.rankings import Cut
 from headcount.verification import tolerance
 from headcount.verification.reference import Reference
@@ -88,7 +88,7 @@ class Exported:
     """What an export says of itself, and how its logits differ from the gated model's."""
 
     report: dict
-    logits: tolerance.Finding
+    logits: tolerance.Deviation
 
     @property
     def form(self) -> str:
@@ -111,5 +111,5 @@ def exported(source: Path, home: Path) -> Iterator[tuple[str, Exported]]:
             found = loaded(input_ids=torch.tensor(TOKENS), use_cache=False).logits
         yield (
             name,
-            Exported(report, tolerance.finding(("logits", name), gated[:, number], found, None)),
+            Exported(report, tolerance.deviation(("logits", name), gated[:, number], found, None)),
         )

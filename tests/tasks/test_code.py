@@ -249,7 +249,7 @@ def snakemake(task, tmp_path, monkeypatch):
     (tmp_path / "tasks" / "common.yaml").write_text("description: w3\n")
     reading(tmp_path / "tasks", NAMED["beside"])
     place = {"yaml": str(yaml), "datasets": None, "files": task_code.state(task_code.files(yaml))}
-    described = {"task": loading.meaning(yaml), "documents": loading.documents(yaml)}
+    described = {"task": loading.meaning(yaml), "documents": loading.data_content(yaml)}
     wildcards = SimpleNamespace(task="tiny_a")
     params = Params(place=place, **described)
     return SimpleNamespace(params=params, wildcards=wildcards)

@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from headcount.study import checks, configuration
 from headcount.tasks import loading, prompts, spec
 from headcount.tasks.files import TaskError
-from headcount.tasks.spec import Limits, Wanted
+from headcount.tasks.spec import Limits, TaskRequest
 
 FEW = Limits(calibration=4, evaluation=6)
 QUIZ = {
@@ -43,8 +43,8 @@ def write_task(path: Path, **keys) -> Path:
     return path
 
 
-def examine(yaml: Path, shots=(0,)) -> spec.Kind:
-    return spec.examine(yaml, Wanted(shots, FEW))
+def examine(yaml: Path, shots=(0,)) -> spec.TaskSpec:
+    return spec.resolve(yaml, TaskRequest(shots, FEW))
 
 
 def of_lm_eval(yaml: Path) -> list[tuple[str, str]]:
@@ -200,13 +200,13 @@ def test_files_of_any_reader_count_by_their_content(tmp_path):
     keys |= {"doc_to_target": "{{tokens[2] | int % 2}}"}
     yaml = write_task(tmp_path / "tasks" / "way.yaml", dataset_kwargs=kwargs, **keys)
     limits = Limits(0, None)
-    spec.examine(yaml, Wanted((0,), limits, calibrate=False))
+    spec.resolve(yaml, TaskRequest((0,), limits, calibrate=False))
     rows = prompts.prepare(yaml, 0, limits, seed=0, splits=["evaluation"])
     ours = [(row["context"], row["continuation"]) for row in rows]
     assert ours[:12] == of_lm_eval(yaml) and ours[0] == ("validation number 0:", " bad")
-    before = loading.documents(yaml)
+    before = loading.data_content(yaml)
     write_sentences(tmp_path / "validation.conll", documents("validation")[1:])
-    assert loading.documents(yaml) != before
+    assert loading.data_content(yaml) != before
     (tmp_path / "train.conll").unlink()
     with pytest.raises(
         TaskError, match=r"the data file .*train\.conll of its split 'train' is not"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import yaml as pyyaml
 
-from headcount.tasks import documents, prompts
+from headcount.tasks import doc_codec, prompts
 from headcount.tasks.files import TaskError
 
 DAY, MOMENT = datetime.date(1990, 1, 2), datetime.datetime(1990, 1, 2, 3, 4, 5)
@@ -41,20 +41,20 @@ def with_types(value):
 def test_a_document_comes_back_with_its_types(kind):
     table = pa.table({"text": ["x"], "f": [0.1], "of": COLUMNS[kind], "nan": [float("nan")]})
     dataset = datasets.Dataset(datasets.table.InMemoryTable(table))
-    restored = documents.restored(documents.kept(dataset[0], dataset.features))
+    restored = doc_codec.decode(doc_codec.encode(dataset[0], dataset.features))
     assert with_types(restored) == with_types(dataset[0])
 
 
 def test_a_document_that_json_holds_is_kept_as_json():
     doc = {"text": "é", "label": True, "n": [1.5, None], "more": {"a": [1]}, "arrow": "arrow:"}
     dataset = datasets.Dataset.from_list([doc])
-    assert documents.kept(dataset[0], dataset.features) == json.dumps(doc)
+    assert doc_codec.encode(dataset[0], dataset.features) == json.dumps(doc)
 
 
 def test_a_column_that_does_not_come_back_is_refused_by_name():
     features = datasets.Features({"text": datasets.Value("string"), "z": datasets.Value("string")})
     with pytest.raises(TaskError, match=r"of the columns z \(complex\): leave out"):
-        documents.kept({"text": "x", "z": 1j}, features)
+        doc_codec.encode({"text": "x", "z": 1j}, features)
 
 
 # --- the same prompt under another number ---

@@ -54,7 +54,7 @@ def home(tmp_path, monkeypatch):
 def meant(home: Path) -> str:
     """As text, in which the order of keys shows."""
     (yaml,) = home.glob("*.yaml")
-    return json.dumps([loading.meaning(yaml), loading.documents(yaml)])
+    return json.dumps([loading.meaning(yaml), loading.data_content(yaml)])
 
 
 def replaced(file: str, old: str, new: str):
@@ -238,33 +238,33 @@ SOURCES = {
 @pytest.mark.parametrize("source", SOURCES)
 def test_documents_count_by_content_however_they_are_named(written, tmp_path, source):
     docs = tmp_path / "docs"
-    before = loading.documents(written(**SOURCES[source](docs)))
+    before = loading.data_content(written(**SOURCES[source](docs)))
     docs.rename(tmp_path / "moved")
     docs = tmp_path / "moved"
     with pytest.raises(TaskError, match=str(tmp_path / "docs")):
-        loading.documents(tmp_path / "tiny_a.yaml")
+        loading.data_content(tmp_path / "tiny_a.yaml")
     yaml = written(**SOURCES[source](docs))
     (docs / ".hidden").write_text("x")
-    assert loading.documents(yaml) == before
-    assert loading.documents(yaml, tmp_path / "a mirror that is not read") == before
+    assert loading.data_content(yaml) == before
+    assert loading.data_content(yaml, tmp_path / "a mirror that is not read") == before
     replaced("validation.jsonl", "w2", "w3")(docs)
-    assert loading.documents(yaml) != before
+    assert loading.data_content(yaml) != before
 
 
 def test_one_more_file_of_a_wildcard_counts(written, tmp_path):
     yaml = written(**SOURCES["a wildcard"](tmp_path / "docs"))
-    before = loading.documents(yaml)
+    before = loading.data_content(yaml)
     shutil.copy(tmp_path / "docs" / "train.jsonl", tmp_path / "docs" / "train-2.jsonl")
-    after = loading.documents(yaml)
+    after = loading.data_content(yaml)
     assert after["splits"]["train"] == 2 * before["splits"]["train"]
 
 
 def test_a_split_that_is_not_used_does_not_count(written, tmp_path):
     files = {split: f"{tmp_path}/docs/{split}.jsonl" for split in ("train", "validation")}
-    before = loading.documents(written(dataset_kwargs={"data_files": files}))
+    before = loading.data_content(written(dataset_kwargs={"data_files": files}))
     (tmp_path / "docs" / "more.jsonl").write_text("{}\n")
     more = files | {"test": f"{tmp_path}/docs/more.jsonl"}
-    assert loading.documents(written(dataset_kwargs={"data_files": more})) == before
+    assert loading.data_content(written(dataset_kwargs={"data_files": more})) == before
 
 
 @pytest.mark.parametrize(
@@ -278,8 +278,8 @@ def test_a_split_that_is_not_used_does_not_count(written, tmp_path):
 )
 def test_a_dataset_of_the_hub_counts_by_its_name_and_revision(written, changes, counts):
     hub = {"dataset_path": "who/what", "dataset_kwargs": None}
-    before = loading.documents(written(**hub))
-    assert (loading.documents(written(**hub | changes)) != before) == counts
+    before = loading.data_content(written(**hub))
+    assert (loading.data_content(written(**hub | changes)) != before) == counts
 
 
 def test_a_mirror_counts_by_what_is_read_of_it(written, tmp_path):
@@ -288,12 +288,12 @@ def test_a_mirror_counts_by_what_is_read_of_it(written, tmp_path):
     for split in ("train", "validation", "test"):
         (home / f"{split}.parquet").write_text(split)
     yaml = written(dataset_path="who/what", dataset_kwargs=None)
-    before = loading.documents(yaml, tmp_path / "mirror")
+    before = loading.data_content(yaml, tmp_path / "mirror")
     (home / "test.parquet").write_text("of no split that is used")
     (tmp_path / "mirror").rename(tmp_path / "mirrored")
-    assert loading.documents(yaml, tmp_path / "mirrored") == before
+    assert loading.data_content(yaml, tmp_path / "mirrored") == before
     (tmp_path / "mirrored" / "who__what" / "default" / "train.parquet").write_text("other")
-    assert loading.documents(yaml, tmp_path / "mirrored") != before
+    assert loading.data_content(yaml, tmp_path / "mirrored") != before
 
 
 def test_a_file_that_cannot_be_read_is_named(written, tmp_path, monkeypatch):
@@ -303,4 +303,4 @@ def test_a_file_that_cannot_be_read_is_named(written, tmp_path, monkeypatch):
     monkeypatch.setattr(hashes, "read", unreadable)
     yaml = written(**SOURCES["named files"](tmp_path / "docs"))
     with pytest.raises(TaskError, match=r"'tiny_a': .*train\.jsonl cannot be read: Permission"):
-        loading.documents(yaml)
+        loading.data_content(yaml)

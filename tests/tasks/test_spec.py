@@ -27,7 +27,7 @@ from headcount.models import loading as model_loading
 from headcount.scores.documents import Evaluation, request_pairs
 from headcount.tasks import loading, prompts as task_prompts, spec
 from headcount.tasks.files import installed
-from headcount.tasks.spec import Limits, Wanted
+from headcount.tasks.spec import Limits, TaskRequest
 
 FEW = Limits(calibration=2, evaluation=6)
 
@@ -322,10 +322,10 @@ def test_a_task_of_this_kind_is_lm_evals(kind, reader, mirror, yaml_of, lm_eval_
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_task_of_this_kind_is_refused_by_its_files(kind, mirror, yaml_of):
     task, shots, message = REFUSED[kind]
-    wanted = Wanted([0, shots], FEW, mirror, calibrate=False)
+    wanted = TaskRequest([0, shots], FEW, mirror, calibrate=False)
     name = task if is_shipped(task) else "kind"
     with pytest.raises(task_prompts.TaskError, match=f"{name}.*{message}"):
-        spec.examine(yaml_of(task), wanted)
+        spec.resolve(yaml_of(task), wanted)
 
 
 @pytest.mark.parametrize("kind", NO_EXAMPLES)
@@ -439,14 +439,14 @@ def test_a_split_without_documents_is_refused(split, mirror, yaml_of, monkeypatc
     with pytest.raises(
         task_prompts.TaskError, match=f"kind: its split '{split}' holds no documents"
     ):
-        spec.examine(yaml_of(""), Wanted([0], FEW, mirror))
+        spec.resolve(yaml_of(""), TaskRequest([0], FEW, mirror))
 
 
 @pytest.mark.parametrize("kind", ["one split", "the training split is evaluated"])
 def test_no_document_is_left_for_calibration(kind, mirror, yaml_of):
-    wanted = Wanted([2], Limits(4, None), mirror)
+    wanted = TaskRequest([2], Limits(4, None), mirror)
     with pytest.raises(task_prompts.TaskError, match=r"kind: .*limits: evaluation.*heldout_tasks"):
-        spec.examine(yaml_of(OVERLAPPING[kind]), wanted)
+        spec.resolve(yaml_of(OVERLAPPING[kind]), wanted)
 
 
 # Task -> whether lm-eval draws a query among its own examples.
@@ -467,7 +467,7 @@ def test_a_query_among_its_own_examples_is_told(task, mirror, yaml_of):
     own = [row["context"].count(json.loads(row["doc"])["question"]) > 1 for row in rows]
     assert [row["query_in_examples"] for row in rows] == own
     assert any(own) == OWN_EXAMPLES[task]
-    warnings = spec.examine(yaml, Wanted([2], FEW, mirror, calibrate=False)).warnings
+    warnings = spec.resolve(yaml, TaskRequest([2], FEW, mirror, calibrate=False)).warnings
     assert any("examples are drawn from 'validation'" in said for said in warnings) == any(own)
 
 

@@ -63,7 +63,7 @@ def test_half_precision_is_verified_in_float32_too(fresh, family):
     model = fresh(family)
     model.hf.to(torch.bfloat16)
     table = verdict.prove(model)
-    assert model.way == "packed" and model.hf.dtype == torch.bfloat16
+    assert model.backend == "packed" and model.hf.dtype == torch.bfloat16
     assert table["dtype"].value_counts(sort=True)["count"].to_list() == [14, 14]
     in_float32 = table.filter(dtype="float32")["bound"]
     assert in_float32.max() < 0.01 < 0.1 < table["bound"].max()
@@ -216,8 +216,8 @@ def head_size_off(monkeypatch, model):
 
 def sharper_attention(monkeypatch, model):
     """Scores are a tenth too large."""
-    scores = attention.Scores
-    monkeypatch.setattr(attention, "Scores", lambda s, *others: scores(1.1 * s, *others))
+    scores = attention.AttentionSettings
+    monkeypatch.setattr(attention, "AttentionSettings", lambda s, *others: scores(1.1 * s, *others))
 
 
 def positions_off_by_one(monkeypatch, model):
@@ -249,12 +249,12 @@ SABOTAGES = {
 def test_an_engine_that_is_wrong_is_not_used(fresh, monkeypatch, caplog, sabotage):
     family, right_way = SABOTAGES[sabotage]
     model = fresh(family)
-    model.way = "packed"
+    model.backend = "packed"
     sabotage(monkeypatch, model)
     if right_way:
         verdict.prove(model)
         message = caplog.text
-        assert model.way == right_way and "own attention is tried" in message
+        assert model.backend == right_way and "own attention is tried" in message
     else:
         with pytest.raises(verdict.VerificationError) as stopped:
             verdict.prove(model)
@@ -267,7 +267,7 @@ def test_an_engine_that_is_wrong_is_not_used(fresh, monkeypatch, caplog, sabotag
 def test_a_fault_that_halves_hide_shows_in_float32(fresh, monkeypatch, sabotage, prompts, yaml):
     model = fresh("opt_350m")
     model.hf.to(torch.bfloat16)
-    model.way = "packed"
+    model.backend = "packed"
     sabotage(monkeypatch, model)
     table = verdict.verify(model)
     assert not table.filter(dtype="float32", property=tolerance.WHOLE)["passed"].item()

@@ -48,7 +48,7 @@ def way_of(model_type: str) -> str:
     except ModelError as refusal:
         return str(refusal)
     assert table["passed"].all(), table.filter(~table["passed"])
-    return model.way
+    return model.backend
 
 
 def check(model_type: str) -> None:
@@ -112,7 +112,7 @@ def check_unusual(model_type: str, what: str) -> bool:
     except Exception:  # whatever it is, it is none of headcount's
         return False
     try:
-        rows = verdict.examine(LanguageModel(hf, tiny.tokenizer()))
+        rows = verdict.verify_and_choose(LanguageModel(hf, tiny.tokenizer()))
     except (ModelError, verdict.VerificationError) as refusal:
         assert f"({model_type}" in str(refusal) or "not finite" in str(refusal)
         return True

@@ -27,7 +27,7 @@ def checked():
     completed = configuration.completed(config)
     # From another directory: beside the file of the study, or the workflow's own.
     homes = [Path(file).resolve().parent for file in workflow.configfiles]
-    config.update(configuration.placed(completed, *homes, HOME))
+    config.update(configuration.with_resolved_paths(completed, *homes, HOME))
     found = checks.check(config, documents=False)
     if found.problems:
         refuse(checks.check(config))
@@ -96,7 +96,7 @@ def task_meaning(task):
 def task_documents(task):
     """What decides a task's documents."""
     task_state(task)
-    return task_loading.documents(task_yaml(task), config["datasets"])
+    return task_loading.data_content(task_yaml(task), config["datasets"])
 
 
 @cache

@@ -64,7 +64,7 @@ def described(step, named):
 
 def is_wanted(task, split, shots):
     """Whether the study needs a task's prompts of a split, which its rule could always make."""
-    return split == "evaluation" or CHECKED.wanted(task).calibrate
+    return split == "evaluation" or CHECKED.request(task).calibrate
 
 
 PLACES = {}
@@ -150,7 +150,7 @@ if workflow.is_main_process:
     except OSError as error:
         raise WorkflowError(str(error))
     # Tasks whose prompts are there were examined as these were rendered.
-    CHECKED.examine(
+    CHECKED.check_tasks(
         sorted(
             {
                 one.wildcards["task"]

@@ -84,7 +84,7 @@ class Job:
         kept = [str(place / self.relative(path)) for path in self.outputs]
         if problem_of(kept, *known) is None:
             return
-        with storage.has_place(place), temporaries.appearing(place) as beside:
+        with storage.has_place(place), temporaries.atomic_directory(place) as beside:
             for path in self.outputs:
                 _copy(path, beside / self.relative(path))
             shutil.rmtree(place, ignore_errors=True)

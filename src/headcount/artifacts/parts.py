@@ -24,7 +24,7 @@ MANY = 8  # small parts
 SMALL = 32 * 2**20  # bytes
 
 
-class Parts:
+class PartFiles:
     """The parts of one kind (an artifact schema) in `directory` that were made alike.
 
     `made` says by what; its hash is in the parts' names, and itself in their provenance. Parts that

@@ -36,7 +36,7 @@ ROWS: dict[str, pa.Schema] = {
             pa.field("continuation", pa.string(), nullable=False),
             pa.field("gold", pa.bool_(), nullable=False),
             pa.field("query_in_examples", pa.bool_(), nullable=False),
-            pa.field("doc", pa.string()),  # at its first choice: `task_documents.kept`
+            pa.field("doc", pa.string()),  # at its first choice: `tasks.doc_codec`
         ]
     ),
     "importance": pa.schema(_IMPORTANCE),

@@ -50,7 +50,7 @@ class Directory(tempfile.TemporaryDirectory):
 
 
 @contextmanager
-def appearing(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield a directory beside `target` that becomes `target` on success and goes on failure.
 
     On success its files are on the disk. Raises `OSError` if something is in `target` by then.

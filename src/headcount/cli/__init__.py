@@ -54,7 +54,7 @@ def needs_cache() -> None:
 
 
 @contextmanager
-def told(*errors: type[Exception]) -> Iterator[None]:
+def exits_on(*errors: type[Exception]) -> Iterator[None]:
     """Inside, what goes wrong in one of these ways ends the command with one sentence."""
     try:
         yield

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headcount.cli import needs_cache, told
+from headcount.cli import exits_on, needs_cache
 
 
 def add_to(commands: Any) -> None:
@@ -45,7 +45,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     from headcount.models.language_model import ModelError
     from headcount.verification import verdict
 
-    with told(ModelError, verdict.VerificationError):
+    with exits_on(ModelError, verdict.VerificationError):
         holds = verdict.show(arguments.source, arguments.dtype, arguments.device_map)
     if not holds:
         sys.exit("headcount: it does not agree with the model")
@@ -59,7 +59,7 @@ def _export(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in ("heads", "ffns")}
     if not any(given.values()):
         sys.exit("headcount: say what to remove: --heads RANKING@LEVEL, --ffns RANKING@LEVEL")
-    with told(export.ExportError, RankingError, ModelError):
+    with exits_on(export.ExportError, RankingError, ModelError):
         cuts = {name: Cut.parse(text) for name, text in given.items() if text}
         report = export.export(arguments.model, cuts, arguments.out, arguments.artifacts)
     print(f"{arguments.out}:\n\n{export.card(report)}")
@@ -75,5 +75,5 @@ def _lm_eval(arguments: argparse.Namespace) -> None:
 
     squad.supply()
     sys.argv = ["headcount lm-eval", *arguments.rest]
-    with told(ArgumentError, RankingError, ModelError):
+    with exits_on(ArgumentError, RankingError, ModelError):
         cli_evaluate()

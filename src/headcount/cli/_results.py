@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headcount.cli import told
+from headcount.cli import exits_on
 
 
 def add_to(commands: Any) -> None:
@@ -47,35 +47,35 @@ def add_to(commands: Any) -> None:
 def _summary(arguments: argparse.Namespace) -> None:
     from headcount.report import summary
 
-    with told(summary.NoSummaryError):
+    with exits_on(summary.NoSummaryError):
         summary.show(arguments.artifacts)
 
 
 def _compare_paper(arguments: argparse.Namespace) -> None:
     from headcount.report import comparison, summary
 
-    with told(summary.NoSummaryError):
+    with exits_on(summary.NoSummaryError):
         comparison.show(arguments.artifacts)
 
 
 def _why(arguments: argparse.Namespace) -> None:
     from headcount.cli import _why as reasons
 
-    with told(reasons.NoReasonError):
+    with exits_on(reasons.NoReasonError):
         reasons.show(arguments.path, arguments.configfile)
 
 
 def _cache(arguments: argparse.Namespace) -> None:
     from headcount.study import cache
 
-    with told(cache.NoCacheError):
+    with exits_on(cache.NoCacheError):
         cache.show(arguments.artifacts, arguments.remove)
 
 
 def _parity(arguments: argparse.Namespace) -> None:
     from headcount.interop import parity
 
-    with told(parity.NoParityError):
+    with exits_on(parity.NoParityError):
         page, equal = parity.show(arguments.artifacts)
     print(page)
     if arguments.page:

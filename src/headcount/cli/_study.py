@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headcount.cli import needs_cache, told
+from headcount.cli import exits_on, needs_cache
 
 
 def add_to(commands: Any) -> None:
@@ -67,7 +67,7 @@ def _init(arguments: argparse.Namespace) -> None:
     from headcount.study import new
     from headcount.tasks.files import TaskError
 
-    with told(new.BeginningError, ModelError, TaskError):
+    with exits_on(new.NewStudyError, ModelError, TaskError):
         new.begin(
             arguments.out,
             model=arguments.model,
@@ -83,7 +83,7 @@ def _checked(path: Path) -> tuple:
     """A study that nothing speaks against, and its tasks and notes; else the command ends."""
     from headcount.study import checks, configuration
 
-    with told(configuration.ConfigurationError):
+    with exits_on(configuration.ConfigurationError):
         config = configuration.read(path)
     found = checks.check(config)
     if found.problems:
@@ -111,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from headcount.tasks.prompts import TaskError
 
     config, _ = _checked(arguments.config)
-    with told(OSError, TaskError, ModelError):
+    with exits_on(OSError, TaskError, ModelError):
         plan.show(config, arguments.stages)
 
 
@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> None:
             "headcount: the workflow is not installed with the package: clone the repository, and "
             "`pip install -e .` there; or `snakemake -s CLONE/Snakefile --configfile STUDY`"
         )
-    with told(configuration.ConfigurationError):
+    with exits_on(configuration.ConfigurationError):
         configuration.read(arguments.config)
     given = arguments.rest
     cores = [] if _given(given, "--cores", "-c", "--profile") else ["--cores", "all"]

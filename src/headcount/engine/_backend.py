@@ -18,31 +18,31 @@ from headcount.engine._packed import Packed
 from headcount.engine.attention import NotPacked, packed
 from headcount.engine.fitness import ROUNDING, kinds, refuse_unfit
 from headcount.engine.layers import outside, resident
-from headcount.engine.padded import Own, depends_on_length
+from headcount.engine.padded import Padded, depends_on_length
 from headcount.engine.states import State
 from headcount.models.language_model import LanguageModel, Prompt
 
 logger = logging.getLogger(__name__)
 
-WAYS = {"packed": Packed, "own": Own}
+BACKENDS = {"packed": Packed, "own": Padded}
 ATTENTION = ("full_attention", "sliding_attention")  # `layer_types` that a packed layer can be
 
 
-def way(model: LanguageModel, longest: int) -> type[Packed] | type[Own]:
-    """The way for prompts of at most so many tokens. What is found out stays in `model.way`.
+def choose_backend(model: LanguageModel, longest: int) -> type[Packed] | type[Padded]:
+    """The way for prompts of at most so many tokens. What is found out stays in `model.backend`.
 
     Raises `ModelError` for a model that no way can compute: see `fitness`.
     """
     refuse_unfit(model)
-    if model.way is None:
+    if model.backend is None:
         obstacle = _obstacle(model)
-        model.way = "own" if obstacle else "packed"
+        model.backend = "own" if obstacle else "packed"
         if obstacle:
             name = f"{type(model.hf).__name__} ({model.hf.config.model_type})"
             logger.warning("%s: prompts are not packed, which is slower: %s", name, obstacle)
     if depends_on_length(model) and longest > _first_length(model):
-        return Own
-    return WAYS[model.way]
+        return Padded
+    return BACKENDS[model.backend]
 
 
 def _first_length(model: LanguageModel) -> int:
@@ -84,7 +84,7 @@ def _compare(model: LanguageModel) -> None:
     (in_rows,) = _rows.blocks(prompts, 1000)
     places = _places(block), _places(in_rows)  # [tokens] of the same tokens in each
     with resident(*outside(model)):
-        own_state, own = Own.begin(model, in_rows)
+        own_state, own = Padded.begin(model, in_rows)
         with packed(model):
             state, passage = Packed.begin(model, block)
     if state.hidden.dim() != 3:

@@ -13,7 +13,7 @@ from headcount.engine import trie
 from headcount.engine._block import Block
 from headcount.engine.attention import Call, NotPacked, Sight, attending, packed
 from headcount.engine.layers import Arguments, enter, leave, run
-from headcount.engine.removal import Ablation, removed
+from headcount.engine.removal import Ablation, layer_without
 from headcount.engine.states import State
 from headcount.models.language_model import LanguageModel, Prompt, replaced
 
@@ -78,13 +78,16 @@ class Packed:
             call.sight, arguments = self.sight_of_scored, self.last
             positions = positions[self.block.scored]
         stand_in = ablation.at(layer, positions) if ablation else None
-        with removed(model, layer, heads, True, stand_in, narrow=True) as call.kv_of_query:
+        with layer_without(model, layer, heads, True, stand_in, narrow=True) as call.kv_of_query:
             if is_last:
                 if heads.any() or not model.parts[layer].skips:
                     call.known = self._keys_and_values(layer, state)
                 scored = self.block.scored.to(state.hidden.device)
                 state = State(state.hidden[:, scored], state.carried)  # [P, S, d]
-            with removed(model, layer, torch.ones_like(heads), ffn, stand_in), attending(call):
+            with (
+                layer_without(model, layer, torch.ones_like(heads), ffn, stand_in),
+                attending(call),
+            ):
                 return _apart(run(model, layer, state, arguments), len(states))
 
     def whole(self, layer: int, state: State) -> State:
@@ -105,7 +108,7 @@ class Packed:
         call = Call(self.sight, window_of(self.model, layer), only_keys=True)
         nothing = {part.attention_output: lambda z: z.new_zeros(*z.shape[:-1], part.d_model)}
         whole = torch.ones(part.heads, dtype=torch.bool)
-        with removed(self.model, layer, whole, ffn=False), replaced(nothing), attending(call):
+        with layer_without(self.model, layer, whole, ffn=False), replaced(nothing), attending(call):
             run(self.model, layer, state, self.calls[layer])
         assert call.found is not None  # `whole` showed that its attention is called
         return call.found

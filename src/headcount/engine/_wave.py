@@ -11,7 +11,7 @@ from headcount.engine._block import Block
 from headcount.engine._packed import Packed
 from headcount.engine.layers import outside, resident
 from headcount.engine.memory import Budget
-from headcount.engine.padded import Own
+from headcount.engine.padded import Padded
 from headcount.engine.removal import Ablation
 from headcount.engine.states import State, States
 from headcount.models.language_model import LanguageModel
@@ -26,16 +26,16 @@ class Wave:
     """
 
     model: LanguageModel
-    way: type[Packed] | type[Own]
+    backend: type[Packed] | type[Padded]
     blocks: Sequence[Block]
     budget: Budget
 
     def __enter__(self) -> "Wave":
         self.held = States(self.budget.states)
-        self.passages: list[Packed | Own] = []
+        self.passages: list[Packed | Padded] = []
         with torch.no_grad(), resident(*outside(self.model)):
             for index, block in enumerate(self.blocks):
-                state, passage = self.way.begin(self.model, block)
+                state, passage = self.backend.begin(self.model, block)
                 self.held.put((0, 0, index), state)
                 self.passages.append(passage)
         return self

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import headcount
 from headcount.artifacts.source_code import reached
-from headcount.engine._backend import way
+from headcount.engine._backend import choose_backend
 from headcount.engine._wave import Wave
 from headcount.engine.layers import is_offloaded, resident
 from headcount.engine.memory import Budget
@@ -46,8 +46,8 @@ def fit(
     if kind == "zero":
         return None
     budget = Budget.of(model)
-    through = way(model, max(len(prompt.tokens) for prompt in prompts))
-    packing = through.blocks(model, prompts, budget.rows, share=False)
+    backend = choose_backend(model, max(len(prompt.tokens) for prompt in prompts))
+    packing = backend.blocks(model, prompts, budget.rows, share=False)
     positions = torch.cat([block.positions.flatten()[block.real] for block in packing])
     terms = _means(positions) if kind == "mean" else _draws(positions, seed)
     L, C = model.num_layers, int(terms.classes.max()) + 1
@@ -57,12 +57,12 @@ def fit(
     for block in packing:
         of_blocks.append(terms.between(first, first + len(block.real)))
         first += len(block.real)
-    with through.attention(model), torch.inference_mode():
+    with backend.attention(model), torch.inference_mode():
         if is_offloaded(model):
-            _add(Wave(model, through, packing, budget), of_blocks, sums)
+            _add(Wave(model, backend, packing, budget), of_blocks, sums)
         else:
             for block, of_block in zip(packing, of_blocks, strict=True):
-                _add(Wave(model, through, [block], budget), [of_block], sums)
+                _add(Wave(model, backend, [block], budget), [of_block], sums)
     dtype = model.hf.dtype
     return Ablation([of_layer.to(dtype) for of_layer in sums.z], sums.ffn.to(dtype), sums.made)
 

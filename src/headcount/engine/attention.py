@@ -145,14 +145,14 @@ def attend(
     elif key.shape[1] != query.shape[1]:
         group = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    scores = Scores(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
+    settings = AttentionSettings(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
     plain = query.device.type == "cpu" and query.dtype == torch.float32
     # torch's own kernel takes neither soft cap nor sinks. On a CPU it is slower than plain
     # products, whose probabilities a backward pass would have to keep, though.
     if softcap is not None or s_aux is not None or (plain and not torch.is_grad_enabled()):
-        z = _in_strips(query, key, value, call.sight, scores)
+        z = _in_strips(query, key, value, call.sight, settings)
     else:
-        z = _by_kernel(query, key, value, call.sight, scores)
+        z = _by_kernel(query, key, value, call.sight, settings)
     return z.transpose(1, 2).contiguous(), None
 
 
@@ -160,7 +160,7 @@ AttentionInterface.register(NAME, attend)
 
 
 @dataclass(frozen=True)
-class Scores:
+class AttentionSettings:
     """How scores are made of queries and keys."""
 
     scaling: float
@@ -169,7 +169,9 @@ class Scores:
     sinks: Tensor | None  # [H]
 
 
-def _by_kernel(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
+def _by_kernel(
+    query: Tensor, key: Tensor, value: Tensor, sight: Sight, settings: AttentionSettings
+) -> Tensor:
     """z [B, H, Q, e] by torch's own kernel, unit by unit."""
     sizes = [unit.queries.stop - unit.queries.start for unit in sight.units]
     queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
@@ -181,10 +183,10 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: 
         )
     parts = []
     for unit, q, k, v in zip(sight.units, queries, keys, values, strict=True):  # [B, H, .., e]
-        mask = _mask(sight, unit, scores.window, q.device)
+        mask = _mask(sight, unit, settings.window, q.device)
         causal = mask is None
         parts.append(
-            F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scores.scaling)
+            F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=settings.scaling)
         )
     return torch.cat(parts, dim=2)
 
@@ -218,23 +220,27 @@ class Strip:
     hidden: Tensor  # [queries, end - free] -inf where a query does not see a key, else 0
 
 
-def _in_strips(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
+def _in_strips(
+    query: Tensor, key: Tensor, value: Tensor, sight: Sight, settings: AttentionSettings
+) -> Tensor:
     """softmax(q k^T) v of all heads [B, H, .., e] for some queries at a time: z [B, H, Q, e].
 
     Gemma 2's soft cap squashes scores to at most so much before the mask.
     """
     B, H = query.shape[:2]
-    query = (query * scores.scaling).flatten(0, 1)  # [B * H, Q, e]
+    query = (query * settings.scaling).flatten(0, 1)  # [B * H, Q, e]
     key, value = key.flatten(0, 1), value.flatten(0, 1)  # [B * H, N, e]
-    sinks = None if scores.sinks is None else scores.sinks.repeat(B)[:, None, None]  # [B * H, 1, 1]
+    sinks = (
+        None if settings.sinks is None else settings.sinks.repeat(B)[:, None, None]
+    )  # [B * H, 1, 1]
     parts = []
     for unit in sight.units:
         q = query[:, unit.queries]
         k, v = _chosen(key, unit.keys), _chosen(value, unit.keys)
-        for strip in _strips(sight, unit, scores.window, q.device):
+        for strip in _strips(sight, unit, settings.window, q.device):
             s = q[:, strip.queries].bmm(k[:, : strip.end].mT)  # [B * H, queries, end]
-            if scores.softcap is not None:
-                s = torch.tanh(s / scores.softcap) * scores.softcap
+            if settings.softcap is not None:
+                s = torch.tanh(s / settings.softcap) * settings.softcap
             s[..., strip.free :] += strip.hidden
             p = _softmax(s, sinks).to(s.dtype)
             parts.append(p.bmm(v[:, : strip.end]))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from headcount.engine._backend import way
+from headcount.engine._backend import choose_backend
 from headcount.engine._block import Block
 from headcount.engine._wave import Wave
 from headcount.engine.layers import is_offloaded, outside, resident
@@ -98,12 +98,12 @@ def gate_gradients(
     keep = not streams and longest <= budget.graph_rows
     # A backward pass holds a gradient beside each activation.
     rows = budget.graph_rows if keep else max(1, budget.rows // 2)
-    through = way(model, longest)
-    packing = through.blocks(model, prompts, rows, share=False)
+    backend = choose_backend(model, longest)
+    packing = backend.blocks(model, prompts, rows, share=False)
     progress = Progress(f"gradients of {component}", len(prompts), "prompt")
-    with through.attention(model):
+    with backend.attention(model):
         for blocks in [packing] if streams else [[block] for block in packing]:
-            with Wave(model, through, blocks, budget) as wave:
+            with Wave(model, backend, blocks, budget) as wave:
                 yield from _gradients(wave, component, keep, progress)
 
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headcount.engine._backend import way
+from headcount.engine._backend import choose_backend
 from headcount.engine._block import Block
 from headcount.engine._wave import Wave
 from headcount.engine.layers import is_offloaded, outside, resident
-from headcount.engine.memory import Budget, with_less
+from headcount.engine.memory import Budget, retry_with_less
 from headcount.engine.removal import Ablation
 from headcount.engine.sharing import Masks, Step, Tree, tree
 from headcount.engine.states import State
@@ -50,7 +50,7 @@ def log_likelihoods(
             total[where], greedy[where] = part.log_likelihoods, part.is_greedy
         return total, greedy
 
-    return with_less(model, collected)
+    return retry_with_less(model, collected)
 
 
 @torch.inference_mode()
@@ -60,14 +60,14 @@ def in_parts(model: LanguageModel, prompts: Sequence[Prompt], masks: Masks) -> I
     Raises `FloatingPointError` when a log-likelihood is not finite.
     """
     budget = Budget.of(model)
-    through = way(model, max(len(prompt.tokens) for prompt in prompts))
-    packing = through.blocks(model, prompts, budget.rows, share=True)
+    backend = choose_backend(model, max(len(prompt.tokens) for prompt in prompts))
+    packing = backend.blocks(model, prompts, budget.rows, share=True)
     progress = Progress("masks x prompts", len(masks) * len(prompts), "evaluation")
-    with through.attention(model):
+    with backend.attention(model):
         for part in _mask_parts(model, masks, packing, budget):
             states = tree(masks[part])
             for blocks in _waves(model, packing, states, budget):
-                with Wave(model, through, blocks, budget) as wave:
+                with Wave(model, backend, blocks, budget) as wave:
                     swept = _of_wave(wave, states, masks.ablation, progress)
                 _check_finite(model, swept)
                 yield swept._replace(masks=part)
@@ -97,7 +97,7 @@ def _check_finite(model: LanguageModel, swept: Swept) -> None:
         raise FloatingPointError(
             f"model {model.hf.name_or_path}: the log-likelihood of prompt "
             f"{int(swept.prompts[column])} is {swept.log_likelihoods[mask, column]} (mask {mask} "
-            f"of those swept together){model.unfit_weights()}; try dtype: float32"
+            f"of those swept together){model.non_finite_weights()}; try dtype: float32"
         )
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedConfig
 
-from headcount.models.families import Parts, holds_experts
+from headcount.models.families import LayerParts, holds_experts
 from headcount.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Budget:
         )
 
 
-def _width(part: Parts, config: PreTrainedConfig) -> int:
+def _width(part: LayerParts, config: PreTrainedConfig) -> int:
     """Channels of an FFN, of all the experts that a token goes to."""
     if part.ffn_output is None:
         return 0
@@ -64,7 +64,7 @@ def _width(part: Parts, config: PreTrainedConfig) -> int:
 # --- when it was too much nevertheless ---
 
 
-def with_less(model: LanguageModel, function: Callable[[], T]) -> T:
+def retry_with_less(model: LanguageModel, function: Callable[[], T]) -> T:
     """What `function` returns, which is called once more with half the `memory` if it runs out.
 
     Raises `MemoryError` with the numbers, and what to do, when that is too much as well.

@@ -15,7 +15,7 @@ from torch import Tensor
 from headcount.engine import _rows as rows_of
 from headcount.engine._block import Block
 from headcount.engine.layers import Arguments, enter, leave, run
-from headcount.engine.removal import Ablation, removed
+from headcount.engine.removal import Ablation, layer_without
 from headcount.engine.states import State
 from headcount.models.language_model import LanguageModel, Prompt, replaced
 
@@ -40,7 +40,7 @@ def feels_later_tokens(model: LanguageModel) -> bool:
 
 
 @dataclass
-class Own:
+class Padded:
     """Rows of prompts on their way through the layers."""
 
     model: LanguageModel
@@ -59,7 +59,7 @@ class Own:
         yield
 
     @classmethod
-    def begin(cls, model: LanguageModel, block: Block) -> tuple[State, "Own"]:
+    def begin(cls, model: LanguageModel, block: Block) -> tuple[State, "Padded"]:
         """The state before the first layer, and what is needed from there on."""
         state, calls = enter(model, block.tokens)
         return state, cls(model, block, calls)
@@ -74,7 +74,7 @@ class Own:
     ) -> list[State]:
         """States after a layer that lacks the heads [H] and the FFN that are False."""
         stand_in = ablation.at(layer, self.block.positions) if ablation else None
-        with removed(self.model, layer, heads, ffn, stand_in):
+        with layer_without(self.model, layer, heads, ffn, stand_in):
             return [run(self.model, layer, state, self.calls[layer]) for state in states]
 
     def whole(self, layer: int, state: State) -> State:

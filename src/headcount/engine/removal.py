@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headcount.models import families, projections
-from headcount.models.families import Parts
+from headcount.models.families import LayerParts
 from headcount.models.language_model import LanguageModel, replaced
+
+Removal = tuple[Sequence[tuple[int, int]], Sequence[int]]  # heads (layer, head); FFNs' layers
 
 
 class StandIn(NamedTuple):
@@ -60,12 +62,12 @@ def without(model: LanguageModel, heads: Sequence[Tensor], ffns: Tensor) -> Iter
     """
     with ExitStack() as stack:
         for layer in range(model.num_layers):
-            stack.enter_context(removed(model, layer, heads[layer], bool(ffns[layer])))
+            stack.enter_context(layer_without(model, layer, heads[layer], bool(ffns[layer])))
         yield
 
 
 @contextmanager
-def removed(
+def layer_without(
     model: LanguageModel,
     layer: int,
     heads: Tensor,
@@ -118,13 +120,13 @@ def removed(
 # --- attention ---
 
 
-def _kv_heads(part: Parts, kept: Tensor) -> tuple[Tensor, Tensor]:
+def _kv_heads(part: LayerParts, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Key-value heads [K'] that the query heads [H'] need, and the index of each's in them [H']."""
     of_query = kept // (part.heads // part.kv_heads)
     return of_query.unique(return_inverse=True)
 
 
-def _narrow_inputs(part: Parts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Module, Callable]:
+def _narrow_inputs(part: LayerParts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Module, Callable]:
     """Projections of queries, keys and values that compute the kept heads alone."""
     forwards: dict[nn.Module, Callable] = {}
     for name, outputs in part.inputs.outputs(kept, kv_heads).items():
@@ -154,7 +156,7 @@ def _narrow_output(
     return forward
 
 
-def _masked_output(part: Parts, heads: Tensor, stand_in: Tensor | None) -> Callable:
+def _masked_output(part: LayerParts, heads: Tensor, stand_in: Tensor | None) -> Callable:
     """A projection of any kind, which reads zero or the stand-in [.., H, e] of removed heads."""
     forward = part.attention_output.forward
 

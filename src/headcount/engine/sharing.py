@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headcount.engine.removal import Ablation
+from headcount.engine.removal import Ablation, Removal
 from headcount.models.language_model import LanguageModel
 
 
@@ -38,7 +38,7 @@ class Masks:
     def removing(
         cls,
         model: LanguageModel,
-        removals: Sequence[tuple[Sequence[tuple[int, int]], Sequence[int]]],
+        removals: Sequence[Removal],
         ablation: Ablation | None = None,
     ) -> "Masks":
         """One mask for each pair: heads to remove as (layer, head), layers whose FFN to remove."""

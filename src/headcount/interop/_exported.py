@@ -14,18 +14,18 @@ from accelerate.utils import get_max_memory
 from torch import Tensor
 
 from headcount.engine import Masks, log_likelihoods
+from headcount.engine.removal import Removal
 from headcount.models import loading as model_loading
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel
-from headcount.scores.pruning import Removal
 from headcount.verification.properties import TARGETS, random_batches
 from headcount.verification.reference import Reference
 from headcount.verification.tolerance import (
     COPIES,
     WHOLE,
     Batch,
-    Finding,
-    finding,
+    Deviation,
+    deviation,
     scores_and_margins,
 )
 
@@ -33,55 +33,54 @@ SEED = 0  # of the prompts, and of the rounding errors
 
 
 @dataclass
-class Study:
-    """What the study makes of a pruned model: log-likelihoods [prompts] of each batch, and tokens
-    of texts."""
+class Expected:
+    """What the study makes of a pruned model."""
 
     removed: Removal
     batches: list[Batch]
-    expected: list[Tensor]
-    texts: dict[str, list[int]]
+    log_likelihoods: list[Tensor]  # [prompts] of each batch
+    texts: dict[str, list[int]]  # text -> its tokens
 
 
 class Differs(Exception):  # noqa: N818 - a finding, not a fault
     """A checkpoint is not the model that was studied; the message says where."""
 
 
-def study(model: LanguageModel, removed: Removal) -> Study:
+def expected(model: LanguageModel, removed: Removal) -> Expected:
     """What the masks of `removed` give, by the model's own attention: no family lacks that way."""
-    model.way = "own"
+    model.backend = "own"
     asked = random_batches(model, np.random.default_rng(SEED))
     prompts = [prompt for batch in asked for prompt in batch.prompts]
     swept, _ = log_likelihoods(model, prompts, Masks.removing(model, [removed]))
-    expected = list(swept[0].split([len(batch.prompts) for batch in asked]))
+    sums = list(swept[0].split([len(batch.prompts) for batch in asked]))
     texts = [model.tokenizer.decode(batch.tokens[0]) for batch in asked]
     read = {text: model.tokenizer(text)["input_ids"] for text in texts}
-    return Study(removed, asked, expected, read)
+    return Expected(removed, asked, sums, read)
 
 
-def compare(checkpoint: LanguageModel, study: Study) -> Finding:
+def compare(checkpoint: LanguageModel, expected: Expected) -> Deviation:
     """The largest difference, beside its bound, of what plain transformers makes of `checkpoint`.
 
     `checkpoint` is an unmodified model, of which `headcount.verification.reference` runs the
     forward pass.
     """
     reference = Reference(checkpoint, COPIES, SEED)
-    findings = []
-    for batch, expected in zip(study.batches, study.expected, strict=True):
+    deviations = []
+    for batch, sums in zip(expected.batches, expected.log_likelihoods, strict=True):
         logits = reference.logits(batch.tokens, TARGETS, [((), ())], checkpoint.heads)
         scores, _ = scores_and_margins(logits[:, 0], batch)  # [1 + C, prompts]
-        findings.append(finding((WHOLE, str(batch)), scores, expected, None))
-    return max(findings, key=lambda one: one.excess)
+        deviations.append(deviation((WHOLE, str(batch)), scores, sums, None))
+    return max(deviations, key=lambda one: one.excess)
 
 
-def check(directory: Path, loading: dict, study: Study) -> Finding:
+def check(directory: Path, loading: dict, expected: Expected) -> Deviation:
     """`compare` of the checkpoint in `directory`; `loading` is for `headcount.models.loading.load`.
 
     Raises `Differs` when it is not the model that was studied, or does not load.
     """
     try:
         checkpoint = model_loading.load(directory, **loading)
-        found = compare(checkpoint, study)
+        found = compare(checkpoint, expected)
     except ModelError as error:
         raise Differs(str(error)) from error
     if not found.passed:
@@ -89,7 +88,7 @@ def check(directory: Path, loading: dict, study: Study) -> Finding:
             f"log-likelihoods are off by {found.difference:.3g}, where rounding explains "
             f"{found.bound:.3g} ({found.where})"
         )
-    for text, tokens in study.texts.items():
+    for text, tokens in expected.texts.items():
         if checkpoint.tokenizer(text)["input_ids"] != tokens:
             raise Differs(f"its tokenizer reads {text!r} otherwise")
     return found

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from headcount.engine.removal import Removal
 from headcount.models import families
 from headcount.models.language_model import LanguageModel
-from headcount.scores.pruning import Removal
 
 # `model_type`s whose attention takes the setting `head_dim` and separate queries, keys and values.
 FREE_HEADS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from headcount.artifacts import source_code, storage, temporaries
 from headcount.artifacts.hashes import file_hashes
+from headcount.engine.removal import Removal
 from headcount.interop import _exported, _narrow, _stored
 from headcount.interop._narrow import Narrowed
 from headcount.messages import did_you_mean
@@ -26,7 +27,7 @@ from headcount.models import checkpoints, loading as model_loading, projections
 from headcount.models.fingerprint import fingerprint
 from headcount.models.language_model import LanguageModel
 from headcount.scores import rankings
-from headcount.scores.pruning import Removal, removal
+from headcount.scores.pruning import removal
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +70,16 @@ def export(
     }
     _refuse_another(facts)
     weights = _stored.weights(Path(facts["path"]))
-    study = _exported.study(model_loading.load(facts["path"], **_exactly(facts, weights)), removed)
+    expected = _exported.expected(
+        model_loading.load(facts["path"], **_exactly(facts, weights)), removed
+    )
     try:
-        return _write(facts, weights, study, report | {"note": ""}, out, smaller=True)
+        return _write(facts, weights, expected, report | {"note": ""}, out, smaller=True)
     except _exported.Differs as difference:
         note = f"with smaller tensors it is not the model that was studied: {difference}"
         logger.warning("%s; zeros in weights of full size are tried instead", note)
     try:
-        return _write(facts, weights, study, report | {"note": note}, out, smaller=False)
+        return _write(facts, weights, expected, report | {"note": note}, out, smaller=False)
     except _exported.Differs as difference:
         raise ExportError(
             f"{model} ({facts['architecture']}): with zero weights in place of what is removed, it "
@@ -99,7 +102,7 @@ def _loading(facts: dict) -> dict:
 def _write(
     facts: dict,
     weights: dict[str, Tensor],
-    study: _exported.Study,
+    expected: _exported.Expected,
     report: dict,
     out: Path,
     smaller: bool,
@@ -108,9 +111,9 @@ def _write(
 
     Raises `_exported.Differs`, and writes nothing, when it is not the model that was studied.
     """
-    with temporaries.appearing(out) as beside:
-        report = report | _save(facts, weights, study.removed, beside, smaller)
-        compared = _exported.check(beside, _exactly(facts, weights), study)
+    with temporaries.atomic_directory(out) as beside:
+        report = report | _save(facts, weights, expected.removed, beside, smaller)
+        compared = _exported.check(beside, _exactly(facts, weights), expected)
         report["compared"] = {"difference": compared.difference, "bound": compared.bound}
         text = json.dumps(report, indent=2) + "\n"
         (beside / "headcount.json").write_text(text, encoding="utf-8")

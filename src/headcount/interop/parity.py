@@ -31,7 +31,7 @@ import yaml as pyyaml
 from headcount.artifacts import storage, temporaries
 from headcount.engine import Masks, log_likelihoods
 from headcount.models.language_model import LanguageModel
-from headcount.scores.documents import Evaluation, Scores, request_pairs, split_rows
+from headcount.scores.documents import DocumentScores, Evaluation, request_pairs, split_rows
 from headcount.tasks import datasets as task_datasets, loading as task_loading
 from headcount.tasks.files import installed
 
@@ -146,7 +146,7 @@ def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool 
     return found
 
 
-def _choices(evaluation: Evaluation, scores: Scores) -> set[str]:
+def _choices(evaluation: Evaluation, scores: DocumentScores) -> set[str]:
     """Metrics that are no different when all log-likelihoods are doubled.
 
     Doubling is exact in floating point: it keeps which one is larger, and which are equal.
@@ -185,7 +185,7 @@ def _lm_eval(
     task = {key: getattr(loaded, key) for key in ("dataset_path", "dataset_name", "dataset_kwargs")}
     with temporaries.Directory() as directory, task_datasets.uncached() as cache:
         config = {"include": str(installed(yaml).resolve()), "task": loaded.task}
-        config |= task_datasets.anew(task | {"custom_dataset": loaded.custom_dataset}, cache)
+        config |= task_datasets.isolated(task | {"custom_dataset": loaded.custom_dataset}, cache)
         del config["custom_dataset"]
         path = Path(directory, "task.yaml")
         path.write_text(pyyaml.safe_dump(config))

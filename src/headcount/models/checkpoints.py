@@ -28,7 +28,7 @@ OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|audio|speech|multi_moda
 
 
 @contextmanager
-def told(what: str | Path) -> Iterator[None]:
+def as_model_error(what: str | Path) -> Iterator[None]:
     """Inside, what goes wrong in transformers becomes a `ModelError` that names `what`."""
     try:
         yield
@@ -58,7 +58,7 @@ def read(path: str | Path, trust_remote_code: bool = False, **placement: Any) ->
     shape, and when it is of a kind that has to be converted before.
     """
     path = Path(path)
-    with told(path):
+    with as_model_error(path):
         if (path / ADAPTER).is_file():
             raise ModelError(f"{path} is an adapter: resolve the model, which merges it")
         if method := quantisation(config_dict(path)):

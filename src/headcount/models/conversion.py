@@ -42,13 +42,13 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from headcount.artifacts import temporaries
 from headcount.models import _weights, fingerprint
 from headcount.models.checkpoints import (
+    as_model_error,
     complete,
     config_dict,
     fetch,
     quantisation,
     read,
     some,
-    told,
 )
 from headcount.models.families import ModelError
 from headcount.models.fingerprint import ADAPTER, CheckpointError, weights
@@ -79,14 +79,14 @@ def convert(
     """
     if trust_remote_code:
         _refuse_code_elsewhere(path)
-    with told(path):
+    with as_model_error(path):
         converted = _convert(path, gguf_file, {"trust_remote_code": trust_remote_code})
         if converted is None:
             return path, None
         made = converted.made
         if target.resolve() == path.resolve():
             raise ModelError(f"{path} has to be converted ({made}) into a directory of its own")
-        with temporaries.appearing(target) as beside:
+        with temporaries.atomic_directory(target) as beside:
             _save(converted, beside)
             _compare(path, converted, beside, trust_remote_code)
             shutil.rmtree(target, ignore_errors=True)
@@ -117,7 +117,7 @@ def configuration(
         if (path / ADAPTER).is_file():
             return configuration(*_base(path), None, trust_remote_code)
         source = str(path)
-    with told(source):
+    with as_model_error(source):
         config = AutoConfig.from_pretrained(
             source, **where, **({"gguf_file": gguf_file} if gguf_file else {})
         )

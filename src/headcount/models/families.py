@@ -96,7 +96,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Parts:
+class LayerParts:
     """The modules of one decoder layer, and how many heads it has: 0 if it has no attention."""
 
     layer: nn.Module
@@ -119,7 +119,7 @@ class Parts:
 # --- finding them ---
 
 
-def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, list[Parts]]:
+def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, list[LayerParts]]:
     """Path of the list of decoder layers in `hf`, and the parts of each.
 
     Raises `ModelError`, which says why, for what is no decoder-only model with attention, and for
@@ -159,17 +159,17 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
 
 def _of_layers(
     layers: nn.ModuleList, layout: Layout | None, config: PreTrainedConfig, name: str
-) -> list[Parts]:
+) -> list[LayerParts]:
     """The parts of every layer, [] if none has attention."""
     kinds = getattr(config, "layer_types", None) or [""] * len(layers)
     parts = []
     for layer, kind in zip(layers, kinds, strict=True):
         found = {} if kind.startswith(NO_ATTENTION) else _attention(layer, layout, config, name)
-        parts.append(Parts(layer, config.hidden_size, **found, **_ffn(layer, layout)))
+        parts.append(LayerParts(layer, config.hidden_size, **found, **_ffn(layer, layout)))
     return parts if any(part.heads for part in parts) else []
 
 
-def _check(name: str, path: str, parts: list[Parts], layout: Layout | None) -> None:
+def _check(name: str, path: str, parts: list[LayerParts], layout: Layout | None) -> None:
     """Raise `ModelError` for what has heads and FFNs, but is no decoder-only model."""
     _refuse_encoder(name, [path])
     for part in parts:
@@ -198,7 +198,7 @@ def _check(name: str, path: str, parts: list[Parts], layout: Layout | None) -> N
             raise ModelError(f"{name}: several layers share one module ({role}): not supported")
 
 
-def _unknown(part: Parts) -> str | None:
+def _unknown(part: LayerParts) -> str | None:
     """A module with weights in a layer that is known for none of what a layer has."""
     modules = (part.attention, part.ffn_output, part.ffn_writes, *part.ffn_beside, *part.ffn_inner)
     known = {inside for module in modules if module for inside in module.modules()}
@@ -230,7 +230,7 @@ def get(module: nn.Module, path: str) -> nn.Module | None:
 def _attention(
     layer: nn.Module, layout: Layout | None, config: PreTrainedConfig, name: str
 ) -> dict:
-    """What `Parts` says of the attention of a layer; {} if it has none."""
+    """What `LayerParts` says of the attention of a layer; {} if it has none."""
     for path in (layout.attention_output,) if layout else ATTENTION_OUTPUTS:
         projection, attention = get(layer, path), get(layer, path.rpartition(".")[0])
         if projection is None or attention is layer:
@@ -307,7 +307,7 @@ def _number(module: nn.Module | PreTrainedConfig, *names: str) -> int | None:
 
 
 def _ffn(layer: nn.Module, layout: Layout | None) -> dict:
-    """What `Parts` says of the FFN of a layer; {} if it has none."""
+    """What `LayerParts` says of the FFN of a layer; {} if it has none."""
     found = {path: get(layer, path) for path in ([layout.ffn_output] if layout else _ffns(layer))}
     outputs = {path: output for path, output in found.items() if output is not None}
     if not outputs:

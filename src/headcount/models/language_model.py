@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headcount.models import families, projections
-from headcount.models.families import Layout, ModelError, Parts
+from headcount.models.families import LayerParts, Layout, ModelError
 
 MEMORY = 1000  # MB
 
@@ -88,7 +88,7 @@ class LanguageModel:
         self.heads = [part.heads for part in self.parts]
         self.ffns = [layer for layer, part in enumerate(self.parts) if part.ffn_output]
         self.d_model = hf.config.get_text_config().hidden_size
-        self.way: str | None = None
+        self.backend: str | None = None
         self.is_fit = False  # as far as it was looked at: `headcount.engine.fitness`
         self.values_of_layer: int | None = None  # that a layer returns, 0 for no tuple
 
@@ -198,7 +198,7 @@ class LanguageModel:
                 "(`resize_token_embeddings`) or give the tokenizer that it was trained with"
             )
 
-    def unfit_weights(self) -> str:
+    def non_finite_weights(self) -> str:
         """For a message: the first weights that are not finite; empty if all are, or not loaded."""
         for name, weights in self.hf.named_parameters():
             if not weights.is_meta and not weights.isfinite().all():
@@ -245,7 +245,7 @@ class LanguageModel:
 
 
 def _on_z(
-    function: Callable, layer: int, part: Parts, _module: nn.Module, inputs: tuple
+    function: Callable, layer: int, part: LayerParts, _module: nn.Module, inputs: tuple
 ) -> tuple[Tensor]:
     z = inputs[0].unflatten(-1, (part.heads, part.head_dim))  # [B, T, H, head_dim]
     return (function(layer, z).flatten(-2),)  # [B, T, H * head_dim]

@@ -36,7 +36,7 @@ PREFIX_MATCHING_FROM, COPYING_FROM = 31, 41  # layers whose heads score high
 FLAT_UNTIL, STEEP_FROM = 20, 40  # section 6.3.1, Figure 11: prefix matching as heads are removed
 
 
-def removed(component: str, shots: int) -> tuple[int, int] | None:
+def removable(component: str, shots: int) -> tuple[int, int] | None:
     """Percent of heads and of FFNs that go (section 5); None at shots that were not tried.
 
     `component` is "heads", "ffns" or "both".

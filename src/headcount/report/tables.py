@@ -22,13 +22,13 @@ from headcount.scores.curves import (
     MEAN,
     Curve,
     area,
+    best_levels,
     interval,
+    max_removable,
     mean_over_tasks,
     read as read_curves,
-    removable,
-    shares_removed,
 )
-from headcount.scores.rankings import count_removed, removed
+from headcount.scores.rankings import count_removed, least_important
 
 MEAN_HELDOUT = "mean over held-out tasks"
 MEANS = (MEAN, MEAN_HELDOUT)
@@ -92,7 +92,7 @@ def _pruning_table(curves: dict, facts: dict) -> pl.DataFrame:
         of_curve = {"model": model["name"], **of_curve} | _of_tasks(made)
         levels = [_counts(level, model) for level in curve.levels]
         removed = np.array([[level["heads_removed"], level["ffns_removed"]] for level in levels])
-        of_curve |= area(curve, removed) | removable(curve, removed)
+        of_curve |= area(curve, removed) | max_removable(curve, removed)
         rows += [of_curve | level | _point(curve, at) for at, level in enumerate(levels)]
     table = pl.DataFrame(rows, infer_schema_length=None)
     return table.with_columns(
@@ -280,7 +280,9 @@ def retention(
         for kind, scores in (("prefix matching", prefix_matching), ("copying", copying)):
             scored = storage.frame(scores, columns=["layer", "head", "score"])
             for level in levels:
-                gone = scored.join(removed(ranking, level), on=["layer", "head"], how="semi")
+                gone = scored.join(
+                    least_important(ranking, level), on=["layer", "head"], how="semi"
+                )
                 left = 1 - gone["score"].sum() / scored["score"].sum()
                 key = (made["shots"], kind, order, float(level), _share(level, ranking.height))
                 shares[key].append(100 * left)
@@ -317,8 +319,8 @@ def summary(head_pruning: str, ffn_pruning: str, combined_pruning: str) -> pl.Da
     ):
         table = storage.frame(path).filter(task=MEAN)
         tried = table.select(pl.max("heads_count") + pl.max("ffns_count")).item() > 0
-        found = shares_removed(table if tried else table.clear())
-        said = [paper.removed(component, shots) or (None, None) for shots in found["shots"]]
+        found = best_levels(table if tried else table.clear())
+        said = [paper.removable(component, shots) or (None, None) for shots in found["shots"]]
         frames.append(
             found.with_columns(
                 component=pl.lit(component),

@@ -121,21 +121,21 @@ def area(curve: Curve, removed: np.ndarray) -> dict[str, float | None]:
     return {"area": float(ratios[0]), "area_low": low, "area_high": high}
 
 
-def removable(curve: Curve, removed: np.ndarray) -> dict[str, float]:
+def max_removable(curve: Curve, removed: np.ndarray) -> dict[str, float]:
     """What can be removed of heads and of FFNs, in percent, as an interval.
 
     `removed` [P, 2] as for `area`. Of both kinds, it is the point that removes most of them added
     up. The interval is over the documents, not over the levels between those that were tried.
     """
     drops = curve.all[0] - curve.all
-    furthest_ones = removed[furthest(curve.levels, removed.sum(1), drops)]  # [1 + B, 2]
+    best = removed[best_level(curve.levels, removed.sum(1), drops)]  # [1 + B, 2]
     found = {}
-    for kind, shares in zip(("heads", "ffns"), furthest_ones[1:].T, strict=True):
+    for kind, shares in zip(("heads", "ffns"), best[1:].T, strict=True):
         found[f"{kind}_removable_low"], found[f"{kind}_removable_high"] = interval(shares)
     return found
 
 
-def furthest(levels: np.ndarray, removes: np.ndarray, drops: np.ndarray) -> np.ndarray:
+def best_level(levels: np.ndarray, removes: np.ndarray, drops: np.ndarray) -> np.ndarray:
     """The index [B] of the level that removes most while it and none below loses too much.
 
     `levels` [P, 2] and `removes` [P] percent, `drops` [P, B] of the metric. A level is below
@@ -149,12 +149,12 @@ def furthest(levels: np.ndarray, removes: np.ndarray, drops: np.ndarray) -> np.n
     return order[last]
 
 
-def shares_removed(table: pl.DataFrame) -> pl.DataFrame:
+def best_levels(table: pl.DataFrame) -> pl.DataFrame:
     """Rows of a table of pruning at what can be removed, one for each curve."""
     rows = []
     for _, points in table.group_by("shots", "task", "order", maintain_order=True):
         removes = (points["heads_removed"] + points["ffns_removed"]).to_numpy()
         levels = points.select("heads_level", "ffns_level").to_numpy()
-        at = furthest(levels, removes, points["drop"].to_numpy()[:, None])[0]
+        at = best_level(levels, removes, points["drop"].to_numpy()[:, None])[0]
         rows.append(points[int(at)])
     return pl.concat(rows) if rows else table.clear()

@@ -13,14 +13,14 @@ from headcount.engine import Masks, ablation
 from headcount.engine.removal import Ablation
 from headcount.models.language_model import LanguageModel, Prompt, PromptError
 from headcount.scores.evaluation_store import Store, log_likelihoods
-from headcount.tasks.documents import restored
+from headcount.tasks import doc_codec
 from headcount.tasks.files import TaskError, task_name
 from headcount.tasks.metrics import Metrics
 from headcount.tasks.prompts import split_rows
 
 
 @dataclass
-class Scores:
+class DocumentScores:
     """D documents under M masks."""
 
     log_likelihoods: list[list[list[float]]]  # [M][D][choices], nats
@@ -37,7 +37,7 @@ class Documents(Protocol):
     def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
         """The prompts whose continuation is a right answer, and the document [P] of each."""
 
-    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> Scores:
+    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> DocumentScores:
         """Score every document under every mask."""
 
 
@@ -55,7 +55,7 @@ class Evaluation:
         if not self.requests:
             raise TaskError(f"{task_name(yaml)}: its prompts hold no {split} document")
         self.doc_ids = [row["doc_id"] for row in self.requests if row["choice"] == 0]
-        self.docs = [restored(row["doc"]) for row in self.requests if row["choice"] == 0]
+        self.docs = [doc_codec.decode(row["doc"]) for row in self.requests if row["choice"] == 0]
         self.yaml, self.metric = yaml, metric
         self.truncated = 0  # prompts cut to the model's window, known after a run
 
@@ -87,7 +87,7 @@ class Evaluation:
         index = {doc_id: i for i, doc_id in enumerate(self.doc_ids)}
         return prompts, np.array([index[row["doc_id"]] for row in rows])
 
-    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> Scores:
+    def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> DocumentScores:
         """Score every document under every mask; what `store` knows is taken from there."""
         encoded = encode(model, self.requests, self.yaml)
         self.truncated = sum(prompt.truncated for prompt in encoded)
@@ -100,7 +100,7 @@ class Evaluation:
             for under_mask in zip(sums, greedy, strict=True)
         ]
         metric = np.array([[r[self.metrics.name] for r in row] for row in results], dtype=float)
-        return Scores(sums, greedy, results, metric)
+        return DocumentScores(sums, greedy, results, metric)
 
 
 def fit_ablation(

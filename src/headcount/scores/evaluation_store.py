@@ -32,11 +32,11 @@ import torch
 from torch import Tensor
 
 import headcount
-from headcount import engine as sweep
+from headcount import engine
 from headcount.artifacts import source_code
-from headcount.artifacts.parts import Parts
+from headcount.artifacts.parts import PartFiles
 from headcount.engine import Masks, gradients, likelihoods
-from headcount.engine.memory import with_less
+from headcount.engine.memory import retry_with_less
 from headcount.models.language_model import LanguageModel, Prompt
 
 KEY = 16  # bytes
@@ -45,14 +45,14 @@ KINDS = {"evaluations": "likelihoods", "gradients": "gradients"}  # and what com
 
 
 def context(
-    fingerprint: str, dtype: str, way: str | None = None, layout: dict | None = None
+    fingerprint: str, dtype: str, backend: str | None = None, layout: dict | None = None
 ) -> dict:
     """What decides a model's numbers, beside prompts and masks.
 
-    `fingerprint` is that of the checkpoint (`models.fingerprint`), `way` that of
+    `fingerprint` is that of the checkpoint (`models.fingerprint`), `backend` that of
     `LanguageModel`, None where the sweep finds it out.
     """
-    return {"fingerprint": fingerprint, "dtype": dtype, "way": way, "layout": layout}
+    return {"fingerprint": fingerprint, "dtype": dtype, "way": backend, "layout": layout}
 
 
 @cache
@@ -62,7 +62,7 @@ def code(kind: str) -> dict:
     Told once a process, which computes with the code that it has loaded.
     """
     library = Path(headcount.__file__).parents[1]
-    reached = source_code.reached([(library, f"{sweep.__name__}.{KINDS[kind]}")])
+    reached = source_code.reached([(library, f"{engine.__name__}.{KINDS[kind]}")])
     versions = reached.packages()
     counted = {name: version for name, version in versions.items() if name.split()[0] in PACKAGES}
     return {"code": reached.hash(), "packages": counted}
@@ -85,7 +85,7 @@ class Store:
     ):
         self.load = load
         made = {kind: {**context, **code(kind)} for kind in KINDS}
-        self.parts = {kind: Parts(directory, kind, made[kind], beside) for kind in KINDS}
+        self.parts = {kind: PartFiles(directory, kind, made[kind], beside) for kind in KINDS}
 
     def __enter__(self) -> "Store":
         return self
@@ -123,7 +123,7 @@ def log_likelihoods(
                     where = np.ix_([m[i] for i in part.masks], [p[i] for i in part.prompts])
                     known.learn(where, part, store.parts["evaluations"])
 
-        with_less(store.model, sweep)
+        retry_with_less(store.model, sweep)
     of_all = np.ix_(row, column)
     return torch.from_numpy(known.sums[of_all]), torch.from_numpy(known.greedy[of_all])
 
@@ -154,7 +154,7 @@ def contributions(
 
     if set(keys) - set(found):
         computing = model if store is None else store.model
-        with_less(computing, compute)
+        retry_with_less(computing, compute)
     absolute, signed = (np.stack([found[key][i] for key in keys])[column] for i in (0, 1))
     return absolute, signed
 
@@ -197,7 +197,7 @@ class _Known:
     def missing(self) -> np.ndarray:
         return np.isnan(self.sums)
 
-    def take(self, parts: Parts) -> None:
+    def take(self, parts: PartFiles) -> None:
         """Fill in what is in the parts."""
         masks = pl.DataFrame({"mask": self.masks}).with_row_index("m")
         prompts = pl.DataFrame({"prompt": self.prompts}).with_row_index("p")
@@ -207,7 +207,7 @@ class _Known:
             self.sums[where] = rows["log_likelihood"].to_numpy()
             self.greedy[where] = rows["is_greedy"].to_numpy()
 
-    def learn(self, where: tuple, part: likelihoods.Swept, parts: Parts) -> None:
+    def learn(self, where: tuple, part: likelihoods.Swept, parts: PartFiles) -> None:
         """Take what was swept, and keep it."""
         self.sums[where] = part.log_likelihoods.numpy()
         self.greedy[where] = part.is_greedy.numpy()
@@ -239,7 +239,7 @@ def _asked(table: pa.Table, keys: dict[bytes, int], component: str) -> pl.DataFr
 
 
 def _keep_gradients(
-    parts: Parts, keys: list[bytes], component: str, absolute: np.ndarray, signed: np.ndarray
+    parts: PartFiles, keys: list[bytes], component: str, absolute: np.ndarray, signed: np.ndarray
 ) -> None:
     parts.add(
         {

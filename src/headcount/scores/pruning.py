@@ -7,13 +7,11 @@ from typing import Any
 import polars as pl
 
 from headcount.engine import Masks
-from headcount.engine.removal import Ablation
+from headcount.engine.removal import Ablation, Removal
 from headcount.models.language_model import LanguageModel
-from headcount.scores.documents import Documents, Scores
+from headcount.scores.documents import Documents, DocumentScores
 from headcount.scores.evaluation_store import Store
-from headcount.scores.rankings import COMPONENT, removed
-
-Removal = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]  # (layer, head) pairs, FFN layers
+from headcount.scores.rankings import COMPONENT, least_important
 
 
 def prune(
@@ -62,7 +60,9 @@ def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: fl
     """
     levels = {"heads": heads_level, "ffns": ffns_level}
     gone = {
-        component: removed(of_component, levels[component]).select(COMPONENT).sort(COMPONENT)
+        component: least_important(of_component, levels[component])
+        .select(COMPONENT)
+        .sort(COMPONENT)
         for component, of_component in ranking.items()
     }
     return (
@@ -81,7 +81,7 @@ def _rows(
     level: tuple[float, float],
     gone: Removal,
     evaluation: Documents,
-    scores: Scores,
+    scores: DocumentScores,
     mask: int,
 ) -> list[dict]:
     return [

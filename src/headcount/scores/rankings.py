@@ -123,7 +123,7 @@ def random_order(components: pl.DataFrame, seed: int, index: int) -> pl.DataFram
     return rank(components.select(COMPONENT).sort(COMPONENT).with_columns(score=position))
 
 
-def removed(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
+def least_important(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
     """The floor(level * N / 100) least important of the N components, in the order of removal.
 
     Raises `ValueError` when the level is not between 0 and 100.
@@ -181,7 +181,7 @@ def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
             f"{component}: {path} is not a ranking, it has no column {', '.join(missing)}: give a "
             "file below artifacts/MODEL/rankings/"
         )
-    if (found := of(ranking)) != component:
+    if (found := component_of(ranking)) != component:
         raise RankingError(f"{component}: {path} ranks {found}, not {component}")
     if level and not count_removed(level, ranking.height):
         least = math.ceil(1000 / ranking.height) / 10
@@ -192,7 +192,7 @@ def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
     return ranking
 
 
-def of(ranking: pl.DataFrame) -> str:
+def component_of(ranking: pl.DataFrame) -> str:
     """What a ranking, or a table of scores, is of: "heads" or "ffns"."""
     return "ffns" if ranking["head"].null_count() == ranking.height else "heads"
 
@@ -212,9 +212,9 @@ def check(ranking: pl.DataFrame, heads: Sequence[int], ffns: Sequence[int], mode
 
     `heads` and `ffns` as of `components`.
     """
-    expected = components(of(ranking), heads, ffns)
+    expected = components(component_of(ranking), heads, ffns)
     if ranking.select(COMPONENT).sort(COMPONENT).rows() != expected:
-        name = {"heads": "heads", "ffns": "FFNs"}[of(ranking)]
+        name = {"heads": "heads", "ffns": "FFNs"}[component_of(ranking)]
         raise RankingError(
             f"the ranking of {ranking.height} {name} is not of the model {model}, which has "
             f"{len(expected)} in {len(heads)} layers"

@@ -31,7 +31,7 @@ class NoCacheError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Part:
+class PartFile:
     """A file of evaluations or gradients of one model."""
 
     path: Path
@@ -67,7 +67,7 @@ def show(directory: Path, remove: str | None = None, console: Console | None = N
     console.print(_table(directory))
 
 
-def parts(directory: Path) -> Iterator[Part]:
+def parts(directory: Path) -> Iterator[PartFile]:
     """All parts below a directory of artifacts, model by model."""
     for path in sorted(directory.glob(f"{MODELS}/*.parquet")):
         model = path.relative_to(directory).parts[0]
@@ -75,11 +75,11 @@ def parts(directory: Path) -> Iterator[Part]:
         try:
             made = storage.provenance(path)["evaluations"]
         except DamagedError:
-            yield Part(path, model, size, 0, used=False)
+            yield PartFile(path, model, size, 0, used=False)
             continue
         code = _code(path.name.split("-")[0])
         used = made == {**made, **code, "fingerprint": _fact("fingerprint", directory / model)}
-        yield Part(path, model, size, pq.read_metadata(path).num_rows, used)
+        yield PartFile(path, model, size, pq.read_metadata(path).num_rows, used)
 
 
 def conversions(directory: Path) -> Iterator[tuple[Path, bool]]:

@@ -27,15 +27,15 @@ class Checked:
     studied: list[str] = field(default_factory=list)
     heldout: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    specs: dict[str, task_spec.Kind] = field(default_factory=dict)  # of tasks that were read
+    specs: dict[str, task_spec.TaskSpec] = field(default_factory=dict)  # of tasks that were read
 
     @property
     def tasks(self) -> list[str]:
         return [*self.studied, *self.heldout]
 
-    def wanted(self, task: str) -> task_spec.Wanted:
+    def request(self, task: str) -> task_spec.TaskRequest:
         """What the study wants of a task."""
-        return task_spec.Wanted(
+        return task_spec.TaskRequest(
             shots=self.config["shots"],
             limits=task_spec.Limits(**self.config["limits"]),
             datasets=self.config["datasets"],
@@ -43,12 +43,12 @@ class Checked:
             metric=self.config["metrics"].get(task),
         )
 
-    def examine(self, names: Iterable[str], documents: bool = True) -> None:
+    def check_tasks(self, names: Iterable[str], documents: bool = True) -> None:
         """Add the problems of tasks, with those of their `documents` if these are to be read."""
         for task in names:
             try:
                 yaml = tasks.find(task, self.config["task_path"])
-                spec = task_spec.examine(yaml, self.wanted(task), documents)
+                spec = task_spec.resolve(yaml, self.request(task), documents)
                 self.specs |= {task: spec} if documents else {}
             except TaskError as error:
                 self.problems += str(error).splitlines()
@@ -60,7 +60,7 @@ class Checked:
         found = [note for name, entry in models for note in model_checks.notes(name, entry)]
         found += _idle_levels(self.config)
         found += _idle_names(self.config, self.tasks)
-        self.examine(task for task in self.tasks if task not in self.specs)
+        self.check_tasks(task for task in self.tasks if task not in self.specs)
         for task, spec in self.specs.items():
             found += filter(None, [tasks.shadowed(task, self.config["task_path"])])
             code = task_code.code_of(tasks.find(task, self.config["task_path"]))
@@ -71,7 +71,7 @@ class Checked:
 def check(config: dict, documents: bool = True) -> Checked:
     """Return the problems of the study in `config`, complete as `configuration` makes it.
 
-    Without `documents`, those of its tasks are left to `Checked.examine`: reading them takes
+    Without `documents`, those of its tasks are left to `Checked.check_tasks`: reading them takes
     most of the time.
     """
     found = Checked(config)
@@ -89,7 +89,7 @@ def check(config: dict, documents: bool = True) -> Checked:
     found.problems = list(dict.fromkeys(found.problems))
     found.problems += _unfit(config, found.tasks)
     found.problems += _names(config, found.studied, found.heldout)
-    found.examine(found.tasks, documents)
+    found.check_tasks(found.tasks, documents)
     return found
 
 
@@ -115,18 +115,19 @@ LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
 def _unfit(config: dict, names: list[str]) -> Iterator[str]:
     """Names of tasks that no artifact can have."""
     for name in names:
-        told = None
+        problem = None
         if name.partition("-")[0] in ORDERS:  # as artifacts and figures call it
-            told = "means a ranking that is no task's"
+            problem = "means a ranking that is no task's"
         elif not TASK_NAME.fullmatch(name):
-            told = (
+            problem = (
                 "is no name for files: begin with a letter, go on with letters, digits, - . and _"
             )
         elif len(name.encode()) > LONGEST_NAME:
-            told = f"is longer than {LONGEST_NAME} bytes"
-        if told:
+            problem = f"is longer than {LONGEST_NAME} bytes"
+        if problem:
             yaml = tasks.find(name, config["task_path"])
-            yield f"task {name!r} ({yaml}): its name {told}: give it another (`task:` in its file)"
+            remedy = "give it another (`task:` in its file)"
+            yield f"task {name!r} ({yaml}): its name {problem}: {remedy}"
 
 
 def _names(config: dict, studied: list[str], heldout: list[str]) -> Iterator[str]:

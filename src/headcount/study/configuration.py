@@ -29,26 +29,26 @@ def schema() -> dict:
 
 
 def read(path: str | Path) -> dict:
-    """The study in the file at `path`, complete (`completed`), its paths found (`placed`).
+    """Return the study in the file at `path`, complete, with its paths resolved.
 
     Raises `ConfigurationError` when the file is no YAML or breaks the schema.
     """
     try:
         config = yaml_files.load(path)
-    except yaml_files.SlipError as error:
+    except yaml_files.YamlError as error:
         raise ConfigurationError(str(error)) from error
     if found := problems(config):
         raise ConfigurationError("\n".join(f"{path}: {problem}" for problem in found))
-    return placed(completed(config), Path(path).parent)
+    return with_resolved_paths(completed(config), Path(path).parent)
 
 
 def problems(config: dict) -> list[str]:
     """What in `config` breaks the schema: a line for each mistake, with the key that it is at."""
     errors = jsonschema.Draft202012Validator(schema()).iter_errors(config)
-    return [line for error in errors for line in _told(error)]
+    return [line for error in errors for line in _lines(error)]
 
 
-def _told(error: jsonschema.ValidationError) -> list[str]:
+def _lines(error: jsonschema.ValidationError) -> list[str]:
     place = error.json_path.removeprefix("$").removeprefix(".")
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
@@ -111,7 +111,7 @@ def _with_defaults(value: Any, described: dict) -> Any:
     }
 
 
-def placed(config: dict, *homes: Path) -> dict:
+def with_resolved_paths(config: dict, *homes: Path) -> dict:
     """A copy of `config` in which relative paths of what is read lead from this directory.
 
     A path begins in the directory that the study runs in. What is not there is looked for in

@@ -35,16 +35,16 @@ ENOUGH = 50  # documents: rather than fewer, fewer levels
 MINUTES = 5  # that a first look is to take on this machine
 
 
-class BeginningError(ValueError):
+class NewStudyError(ValueError):
     """A study that cannot be begun; the message has a line for each reason."""
 
 
 def numbers(text: str) -> list[int]:
-    """Numbers of shots, as 0,1,5. Raises `BeginningError` for what is none."""
+    """Numbers of shots, as 0,1,5. Raises `NewStudyError` for what is none."""
     try:
         return sorted({int(one) for one in text.split(",")})
     except ValueError:
-        raise BeginningError(f"--shots {text}: give numbers separated by commas: 0,1,5") from None
+        raise NewStudyError(f"--shots {text}: give numbers separated by commas: 0,1,5") from None
 
 
 def begin(
@@ -58,17 +58,17 @@ def begin(
 ) -> None:
     """Write the study to `out`, and with `new_task` a task beside it; print what it will cost.
 
-    Nothing is written over. Raises `BeginningError` when a file is there already or something
+    Nothing is written over. Raises `NewStudyError` when a file is there already or something
     speaks against the study, `ModelError` when the model's configuration cannot be had.
     """
     if out.exists():
-        raise BeginningError(f"{out} already exists: choose another with --out, or move it")
+        raise NewStudyError(f"{out} already exists: choose another with --out, or move it")
     if new_task:
         task_path = task_path or str(out.parent / "tasks")
         write_task(Path(task_path), new_task)
         tasks = [*tasks, new_task]
     if not tasks:
-        raise BeginningError("say what to study: --tasks TASK,TASK, or --new-task NAME")
+        raise NewStudyError("say what to study: --tasks TASK,TASK, or --new-task NAME")
     entry = _source(model)
     study: dict[str, Any] = {
         "models": {_name(model): entry},
@@ -113,11 +113,11 @@ def begin(
 
 
 def _refuse(study: dict) -> None:
-    """Raise `BeginningError` with all that speaks against a study."""
+    """Raise `NewStudyError` with all that speaks against a study."""
     found = configuration.problems(study)
     found = found or checks.check(configuration.completed(study)).problems
     if found:
-        raise BeginningError("\n".join(found))
+        raise NewStudyError("\n".join(found))
 
 
 # --- the model ---
@@ -207,7 +207,9 @@ def _limits(study: dict, size: plan.Size) -> tuple[dict, str]:
     except TaskError:
         few = {"calibration": 100, "evaluation": 100}
         return few, "documents at most; the paper has 2500 to calibrate and evaluates all"
-    known = [count for counts in _documents(study).values() for count in counts.values() if count]
+    known = [
+        count for counts in _document_counts(study).values() for count in counts.values() if count
+    ]
     minutes = 60 * hours / min([TRIED, *known])  # of a document
     within = [n for n in NUMBERS if minutes * n <= MINUTES]
     number = within[0] if within else NUMBERS[-1]
@@ -237,7 +239,7 @@ def _singles(config: dict) -> dict[str, int]:
     return found
 
 
-def _documents(study: dict) -> dict[str, dict[str, int | None]]:
+def _document_counts(study: dict) -> dict[str, dict[str, int | None]]:
     """Task -> split -> how many documents it has; None where its files cannot be looked into."""
     found = {}
     for task in tasks.expand(study["tasks"], study["task_path"]):
@@ -252,7 +254,7 @@ def _documents(study: dict) -> dict[str, dict[str, int | None]]:
 def _found(study: dict) -> list[str]:
     """A line for each task: the documents that it has, where its files can be looked into."""
     lines = []
-    for task, counts in _documents(study).items():
+    for task, counts in _document_counts(study).items():
         known = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
         lines.append(f"{task}: {known or 'of the hub'}")
     return lines
@@ -260,12 +262,12 @@ def _found(study: dict) -> list[str]:
 
 def _configuration(task: str, config: dict) -> dict:
     yaml = task_files.installed(tasks.find(task, config["task_path"]))
-    return task_datasets.placed(task_files.with_included(yaml), yaml)
+    return task_datasets.with_resolved_paths(task_files.with_included(yaml), yaml)
 
 
 def _count(of_task: dict, split: str | None, datasets: str | None) -> int | None:
     """Documents of a split, where its files can be looked into."""
-    documents = streams.documents(of_task, datasets).get(split or "")
+    documents = streams.open_splits(of_task, datasets).get(split or "")
     return documents.count(sys.maxsize) if documents else None
 
 
@@ -278,13 +280,13 @@ EXAMPLES = {
 
 
 def write_task(directory: Path, name: str) -> None:
-    """Write a task with documents to fill in. Raises `BeginningError` rather than write over it."""
+    """Write a task with documents to fill in. Raises `NewStudyError` rather than write over it."""
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise BeginningError(f"--new-task {name}: use letters, digits, - and _")
+        raise NewStudyError(f"--new-task {name}: use letters, digits, - and _")
     home = directory / name
     there = [path for path in (directory / f"{name}.yaml", home) if path.exists()]
     if there:
-        raise BeginningError(f"{there[0]} already exists: choose another with --new-task")
+        raise NewStudyError(f"{there[0]} already exists: choose another with --new-task")
     home.mkdir(parents=True)
     for split, (things, words) in EXAMPLES.items():
         lines = [

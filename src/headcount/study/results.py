@@ -178,8 +178,8 @@ class Study:
         there = _in_order(place, _named(chosen))
         found, left_out = Present(self.directory.parent).split(there)
         if not found:
-            told = f"{others(left_out)}. " if left_out else ""
-            raise NotMadeError(told + self._missing(place, chosen))
+            remark = f"{others(left_out)}. " if left_out else ""
+            raise NotMadeError(remark + self._missing(place, chosen))
         if left_out:
             warnings.warn(others(left_out), stacklevel=3)
         return pl.concat(storage.frame(path) for path in found)

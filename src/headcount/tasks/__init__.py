@@ -2,7 +2,7 @@
 
 - `code`: what the functions of a task read
 - `datasets`: where the documents of a task lie, and what decides them
-- `documents`: documents kept with their types, and compared by what a model sees
+- `doc_codec`: documents as text that keeps their types
 - `files`: the YAML files that define tasks
 - `loading`: a task found by name, and loaded as lm-eval loads it
 - `metrics`: what a task is judged by, in lm-eval's own numbers
@@ -15,7 +15,7 @@
 __all__ = [
     "code",
     "datasets",
-    "documents",
+    "doc_codec",
     "files",
     "loading",
     "metrics",

@@ -13,14 +13,14 @@ import jinja2.meta
 from headcount.messages import did_you_mean
 from headcount.tasks.datasets import evaluated_split
 from headcount.tasks.files import Function
-from headcount.tasks.streams import Documents
+from headcount.tasks.streams import Split
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
 READ = 10  # documents that are rendered
 MOST = 5000  # documents of which targets are read, where none of the first names a choice
 
 
-def problems(config: dict, documents: Documents, evaluated: int | None) -> list[str]:
+def problems(config: dict, documents: Split, evaluated: int | None) -> list[str]:
     """What speaks against the templates of a task, by the first documents of the evaluated split.
 
     `evaluated` is how many of them are evaluated at most (None: all). Nothing is said of what code
@@ -92,9 +92,7 @@ def _names_nothing(config: dict, target: str) -> bool:
 # --- targets ---
 
 
-def _targets(
-    config: dict, documents: Documents, docs: list[dict], evaluated: int | None
-) -> list[str]:
+def _targets(config: dict, documents: Split, docs: list[dict], evaluated: int | None) -> list[str]:
     """Whether a target names a choice in none of `docs`; then in none that is evaluated.
 
     As lm-eval takes it: a number, or the text of a choice. Whatever is made by code is passed over.

@@ -70,7 +70,7 @@ def code_of(yaml: str | Path) -> Sources:
 def files(yaml: str | Path, datasets: str | Path | None = None) -> list[Path]:
     """The files that decide the task in `yaml`: its YAML, its code, what that names, documents."""
     path = task_files.installed(yaml)
-    config = task_datasets.placed(task_files.with_included(path), path)
+    config = task_datasets.with_resolved_paths(task_files.with_included(path), path)
     documents = task_datasets.files(config, datasets) or {}
     code = code_of(yaml)
     known = [*task_files.chain(path), *own(code), *named(code).values()]
@@ -187,15 +187,15 @@ def unfollowed(opened: Iterable[Path], code: Sources, known: Iterable[Path]) -> 
     `known` are its documents.
     """
     hashed = {path.resolve() for path in (*code.files, *named(code).values(), *known)}
-    told = []
+    remarks = []
     for path in sorted({_source(path).resolve() for path in opened} - hashed):
         is_own = not ELSEWHERE & {*path.parts} and PREFIX not in str(path)
         if is_own and path.is_file() and not path.is_relative_to(STANDARD_LIBRARY):
-            told.append(
+            remarks.append(
                 f"its code reads {path}, whose changes make nothing out of date: name it in the "
                 "code by a text, or change `metadata: version` of the task with it"
             )
-    return told
+    return remarks
 
 
 def _source(path: Path) -> Path:

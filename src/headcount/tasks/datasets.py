@@ -33,7 +33,7 @@ ENDS |= {".arrow": "arrow"}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILE = re.compile(r"hf://datasets/(?P<dataset>[^/]+/[^/@]+)(@[^/]+)?/(?P<path>.+)")
 
-Files = dict[str, list[Path]]  # split -> the files that it is read from
+SplitFiles = dict[str, list[Path]]  # split -> the files that it is read from
 
 
 @cache
@@ -69,7 +69,7 @@ def splits(config: dict) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def files(config: dict, datasets: str | Path | None = None) -> Files | None:
+def files(config: dict, datasets: str | Path | None = None) -> SplitFiles | None:
     """The local files of the task's splits; None for a dataset of the hub or one made by code.
 
     Raises `TaskError` when a file is not there: of the task's own, or of the mirror `datasets`.
@@ -84,7 +84,7 @@ def files(config: dict, datasets: str | Path | None = None) -> Files | None:
     return _mirrored(config, named, Path(datasets)) if datasets else None
 
 
-def located(config: dict, datasets: str | Path | None = None) -> dict:
+def from_mirror(config: dict, datasets: str | Path | None = None) -> dict:
     """`config` with its dataset read from the mirror, where `datasets` names one and it applies.
 
     Raises `TaskError` when a file is not in the mirror.
@@ -108,7 +108,7 @@ def located(config: dict, datasets: str | Path | None = None) -> dict:
     }
 
 
-def anew(config: dict, cache: str | Path) -> dict:
+def isolated(config: dict, cache: str | Path) -> dict:
     """`config` whose documents are read into the directory `cache`, which is empty.
 
     The `datasets` library knows its copy of a local file by path and time alone. What it has of the
@@ -153,7 +153,7 @@ def _linked(documents: Any, cache: str | Path) -> Any:
 
 @contextmanager
 def uncached() -> Iterator[str]:
-    """An empty directory for `anew`, which goes afterwards with all that the task read from it."""
+    """Yield an empty directory for `isolated`, removed at the end of the outermost context."""
     if _open:
         yield tempfile.mkdtemp(dir=_open[-1])
         return
@@ -168,7 +168,7 @@ def uncached() -> Iterator[str]:
 _open: list[str] = []  # the directory of `uncached`, while it is there
 
 
-def placed(config: dict, yaml: str | Path) -> dict:
+def with_resolved_paths(config: dict, yaml: str | Path) -> dict:
     """`config` with the relative paths of its documents leading from this directory.
 
     They begin where the study runs; what is not there is looked for from each directory above the
@@ -208,7 +208,7 @@ def _from(home: Path, files: Any) -> Any:
     return files if "://" in files else str(home / files)
 
 
-def unknown_splits(config: dict, found: Files) -> list[str]:
+def unknown_splits(config: dict, found: SplitFiles) -> list[str]:
     """What speaks against the splits that `config` names, of those that have files of their own."""
     if config["dataset_path"] not in readers() or not _data_files(config):
         return []
@@ -315,7 +315,7 @@ def _present(config: dict, split: str, names: list[str]) -> list[Path]:
     return found
 
 
-def _mirrored(config: dict, named: dict[str, list[str]], mirror: Path) -> Files:
+def _mirrored(config: dict, named: dict[str, list[str]], mirror: Path) -> SplitFiles:
     """Split -> its files in the mirror."""
     dataset, inside = config["dataset_path"], {}
     for split, names in named.items():
@@ -368,7 +368,7 @@ def content(config: dict, datasets: str | Path | None = None) -> dict:
         inside = dict(zip(names, _hashes(config, paths), strict=True))
         kwargs.pop("data_dir", None) if reader else None
         return plain({"reader": reader, **named, "kwargs": kwargs, "directory": inside})
-    config = located(config, datasets)
+    config = from_mirror(config, datasets)
     kwargs = {key: value for key, value in config["dataset_kwargs"].items() if key != "data_files"}
     kwargs.pop("trust_remote_code", None)
     used = [split for split in splits(config) if split in found] or list(found)

@@ -211,5 +211,5 @@ def raw(yaml: Path) -> dict:
     Loader.add_constructor("!function", function)
     try:
         return yaml_files.load(yaml, Loader)
-    except yaml_files.SlipError as error:
+    except yaml_files.YamlError as error:
         raise TaskError(str(error)) from error

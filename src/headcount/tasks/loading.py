@@ -155,9 +155,11 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
         config = {**load_yaml(installed(yaml), resolve_func=True), **overrides}
         for structural in ("tag", "group", "task_list"):
             config.pop(structural, None)
-        config = task_datasets.located(task_datasets.placed(config, installed(yaml)), datasets)
+        config = task_datasets.from_mirror(
+            task_datasets.with_resolved_paths(config, installed(yaml)), datasets
+        )
         with task_datasets.uncached() as cache:
-            task = ConfigurableTask(config=task_datasets.anew(config, cache))
+            task = ConfigurableTask(config=task_datasets.isolated(config, cache))
         task.config.dataset_kwargs = config.get("dataset_kwargs")
         task.config.custom_dataset = config.get("custom_dataset")
         return task
@@ -208,10 +210,12 @@ def headline(yaml: str | Path, wanted: str | None = None) -> str:
     return metrics.headline(files.with_included(installed(yaml)), wanted)
 
 
-def documents(yaml: str | Path, datasets: str | Path | None = None) -> dict:
+def data_content(yaml: str | Path, datasets: str | Path | None = None) -> dict:
     """What decides the documents of the task in `yaml`, or in the mirror `datasets`; as JSON.
 
     See `task_datasets.content`. Raises `TaskError` when a file is not there.
     """
     config = files.with_included(installed(yaml))
-    return task_datasets.content(task_datasets.placed(config, installed(yaml)), datasets)
+    return task_datasets.content(
+        task_datasets.with_resolved_paths(config, installed(yaml)), datasets
+    )

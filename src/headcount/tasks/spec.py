@@ -24,7 +24,7 @@ from headcount.tasks import (
 from headcount.tasks.datasets import evaluated_split, examples_split
 from headcount.tasks.files import TaskError
 from headcount.tasks.metrics import headline
-from headcount.tasks.streams import Documents
+from headcount.tasks.streams import Split
 
 SPLITS = ("calibration", "evaluation")  # of a study, which a task names as it likes
 
@@ -38,7 +38,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TaskRequest:
     """What a study wants of a task."""
 
     shots: Sequence[int]
@@ -49,7 +49,7 @@ class Wanted:
 
 
 @dataclass
-class Kind:
+class TaskSpec:
     """What a task is, and what has to be known of the results."""
 
     task: str
@@ -61,7 +61,7 @@ class Kind:
     warnings: list[str] = field(default_factory=list)
 
 
-def examine(yaml: str | Path, wanted: Wanted, read: bool = True) -> Kind:
+def resolve(yaml: str | Path, request: TaskRequest, read: bool = True) -> TaskSpec:
     """What the study can do with the task in `yaml`.
 
     Its documents are looked into only if `read`.
@@ -69,46 +69,46 @@ def examine(yaml: str | Path, wanted: Wanted, read: bool = True) -> Kind:
     Raises `TaskError` with what speaks against it, everything that is found, each with its remedy.
     """
     yaml = task_files.installed(yaml)
-    config = task_datasets.placed(task_files.with_included(yaml), yaml)
+    config = task_datasets.with_resolved_paths(task_files.with_included(yaml), yaml)
     name = config.get("task", str(yaml))
     _check_output_type(name, config)
     problems: list[str] = []
-    metric = _told(problems, headline, config, wanted.metric)
+    metric = _attempt(problems, headline, config, request.metric)
     evaluated = evaluated_split(config)
     if evaluated is None:
         raise TaskError(f"{name}: it has neither test_split nor validation_split to evaluate")
-    files = _told(problems, task_datasets.files, config, wanted.datasets) or {}
+    files = _attempt(problems, task_datasets.files, config, request.datasets) or {}
     problems += _unsupported(config)
     problems += _unknown_keys(config)
     problems += _functions.problems(config)
     problems += task_datasets.unknown_splits(config, files) if files else []
-    documents: dict[str, Documents] = {}
+    documents: dict[str, Split] = {}
     if read:
-        documents = _told(problems, streams.documents, config, wanted.datasets) or {}
-    counts = _counts(documents, task_datasets.splits(config), wanted)
+        documents = _attempt(problems, streams.open_splits, config, request.datasets) or {}
+    counts = _counts(documents, task_datasets.splits(config), request)
     for split in [split for split in files if read and not counts.get(split)]:
         problems += filter(None, [task_datasets.unreadable(config, files[split])])
-    few = {} if config.get("process_docs") else _few(counts, wanted)
-    split, beyond, problem = _calibration(config, wanted, few)
+    few = {} if config.get("process_docs") else _few(counts, request)
+    split, beyond, problem = _calibration(config, request, few)
     problems += [problem] if problem else []
     problems += _empty(few, (evaluated, split))
-    problems += _shots(config, wanted.shots, few, split)
+    problems += _shots(config, request.shots, few, split)
     if evaluated in documents:
-        problems += _templates.problems(config, documents[evaluated], wanted.limits.evaluation)
+        problems += _templates.problems(config, documents[evaluated], request.limits.evaluation)
     if problems:
         raise TaskError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
-    return Kind(
+    return TaskSpec(
         task=name,
         metric=metric,
         evaluated=evaluated,
         examples=examples_split(config),
         calibration=split,
         calibrates_beyond=beyond,
-        warnings=_warnings(config, wanted, few, split, beyond),
+        warnings=_warnings(config, request, few, split, beyond),
     )
 
 
-def _told(problems: list[str], function: Callable, config: dict, argument: Any) -> Any:
+def _attempt(problems: list[str], function: Callable, config: dict, argument: Any) -> Any:
     """What `function` returns; a `TaskError` of its is added to the problems."""
     try:
         return function(config, argument)
@@ -200,15 +200,15 @@ def _other_split(config: dict) -> str | None:
 
 
 def _calibration(
-    config: dict, wanted: Wanted, counts: dict[str | None, int]
+    config: dict, request: TaskRequest, counts: dict[str | None, int]
 ) -> tuple[str | None, int, str | None]:
     """The split that calibrates, how many of its first documents do not, and what is wrong."""
-    if not wanted.calibrate:
+    if not request.calibrate:
         return None, 0, None
     if other := _other_split(config):
         return other, 0, None
     evaluated = evaluated_split(config)
-    limit, there = wanted.limits.evaluation, counts.get(evaluated)
+    limit, there = request.limits.evaluation, counts.get(evaluated)
     if limit is None or (there is not None and limit >= there):
         count = "" if there is None else f" of {there} documents"
         problem = (
@@ -225,22 +225,22 @@ def _empty(counts: dict[str | None, int], splits: Iterable[str | None]) -> list[
 
 
 def _counts(
-    documents: dict[str, Documents], splits: Iterable[str], wanted: Wanted
+    documents: dict[str, Split], splits: Iterable[str], request: TaskRequest
 ) -> dict[str, int | None]:
     """How many documents the splits have, of many `_enough` or more; None: it cannot be told."""
-    enough = _enough(wanted)
+    enough = _enough(request)
     return {split: documents[split].count(enough) for split in splits if split in documents}
 
 
-def _few(counts: dict[str, int | None], wanted: Wanted) -> dict[str | None, int]:
+def _few(counts: dict[str, int | None], request: TaskRequest) -> dict[str | None, int]:
     """The counts of splits that may have too few documents."""
-    enough = _enough(wanted)
+    enough = _enough(request)
     return {split: n for split, n in counts.items() if n is not None and n < enough}
 
 
-def _enough(wanted: Wanted) -> int:
+def _enough(request: TaskRequest) -> int:
     """So many documents are enough for all that a study wants of a split."""
-    return wanted.limits.calibration + (wanted.limits.evaluation or 0) + max(wanted.shots) + 1
+    return request.limits.calibration + (request.limits.evaluation or 0) + max(request.shots) + 1
 
 
 def _shots(
@@ -268,7 +268,7 @@ def _shots(
 
 def _warnings(
     config: dict,
-    wanted: Wanted,
+    request: TaskRequest,
     counts: dict[str | None, int],
     calibration: str | None,
     beyond: int,
@@ -276,16 +276,15 @@ def _warnings(
     """What the results have to be read with."""
     warnings = []
     evaluated = evaluated_split(config)
-    if max(wanted.shots) and examples_split(config) == evaluated and not _leaves_out(config):
+    if max(request.shots) and examples_split(config) == evaluated and not _leaves_out(config):
         warnings.append(
             f"examples are drawn from {evaluated!r}, the evaluated documents, and lm-eval does not "
             "leave a query out of its own: accuracy with shots is too high"
         )
     there = counts.get(calibration, 0) - beyond
-    if calibration in counts and there < wanted.limits.calibration:
-        warnings.append(
-            f"{there} documents calibrate, limits: calibration asks for {wanted.limits.calibration}"
-        )
+    if calibration in counts and there < request.limits.calibration:
+        asked = request.limits.calibration
+        warnings.append(f"{there} documents calibrate, limits: calibration asks for {asked}")
     return warnings
 
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headcount.tasks.datasets import files, located
+from headcount.tasks.datasets import files, from_mirror
 
 
-class Documents:
+class Split:
     """The documents of a split as lm-eval gets them, each read when it is asked for."""
 
     def __init__(self, stream: Any):
@@ -38,7 +38,7 @@ class Documents:
         return total
 
 
-def documents(config: dict, datasets: str | Path | None = None) -> dict[str, Documents]:
+def open_splits(config: dict, datasets: str | Path | None = None) -> dict[str, Split]:
     """Split -> its documents, of a dataset that lies in files; `datasets` is the mirror.
 
     The `datasets` library reads them by the task's own `dataset_kwargs`, as for lm-eval, but as a
@@ -46,7 +46,7 @@ def documents(config: dict, datasets: str | Path | None = None) -> dict[str, Doc
     """
     if files(config, datasets) is None:
         return {}
-    config = located(config, datasets)
+    config = from_mirror(config, datasets)
     of_whole_files = ("trust_remote_code", "num_proc", "keep_in_memory")
     kwargs = config.get("dataset_kwargs") or {}
     kwargs = {key: value for key, value in kwargs.items() if key not in of_whole_files}
@@ -56,7 +56,7 @@ def documents(config: dict, datasets: str | Path | None = None) -> dict[str, Doc
         path, name = config["dataset_path"], config.get("dataset_name")
         try:
             loaded = load_dataset(path, name, streaming=True, **kwargs)
-            return {split: Documents(stream) for split, stream in loaded.items()}
+            return {split: Split(stream) for split, stream in loaded.items()}
         except Exception:  # as above
             return {}
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from headcount.engine.layers import Arguments, enter, outside, resident, run
-from headcount.engine.removal import removed
+from headcount.engine.removal import layer_without
 from headcount.engine.states import State
 from headcount.models.language_model import LanguageModel, replaced
 
@@ -95,7 +95,7 @@ def _emptied(
     forwards |= {module: partial(_silent, module.forward) for module in silent}
     heads = torch.zeros(model.heads[layer], dtype=torch.bool)
     entered = state._replace(hidden=state.hidden.clone())  # some families write into it
-    with _unbiased(of_layer), replaced(forwards), removed(model, layer, heads, ffn=False):
+    with _unbiased(of_layer), replaced(forwards), layer_without(model, layer, heads, ffn=False):
         after = run(model, layer, entered, arguments)
     # [tokens, d]; a layer may be on another device than what entered it
     before, out = (s.hidden.flatten(0, -2).cpu().double() for s in (state, after))

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from headcount.engine import Masks, ablation, log_likelihoods
 from headcount.engine.padded import feels_later_tokens
-from headcount.engine.removal import Ablation
+from headcount.engine.removal import Ablation, Removal
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel, ordinary_tokens
 from headcount.progress import Progress
 from headcount.scores import importance, induction
 from headcount.verification import _emptied as emptied, _stand_ins
-from headcount.verification.reference import Reference, Removal
+from headcount.verification.reference import Reference
 from headcount.verification.tolerance import (
     COPIES,
     FACTOR,
@@ -45,7 +45,7 @@ STAND_INS = {"mean": "means in place of what is removed", "resample": "draws in 
 EMPTIED = "layers without heads and FFNs"
 ALONE = "the model itself, a prompt alone"
 AFTERWARDS = "the model itself, afterwards"
-OF_EVERY_WAY = (EMPTIED, ALONE, AFTERWARDS)  # however prompts go through the layers
+OF_EVERY_BACKEND = (EMPTIED, ALONE, AFTERWARDS)  # however prompts go through the layers
 
 STOPPING = (MemoryError, torch.OutOfMemoryError, ModelError)  # no faults of the engine
 Results = dict[Group, Tensor]  # of the engine [...], of the reference [1 + C, ...]
@@ -54,7 +54,7 @@ Results = dict[Group, Tensor]  # of the engine [...], of the reference [1 + C, .
 # --- the questions ---
 
 
-class Examination:
+class Properties:
     """The same questions to the reference and to the engine."""
 
     def __init__(self, model: LanguageModel, seed: int):
@@ -92,7 +92,7 @@ class Examination:
                 if not scores[0].isfinite().all():
                     raise VerificationError(
                         f"model {self.model.hf.name_or_path}: its own log-likelihoods are not "
-                        f"finite ({batch}, {of_mask}){self.model.unfit_weights()}; "
+                        f"finite ({batch}, {of_mask}){self.model.non_finite_weights()}; "
                         "try dtype: float32 or bfloat16"
                     )
                 results[name, f"{batch}, {of_mask}"] = scores

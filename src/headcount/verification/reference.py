@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from headcount.engine.layers import is_offloaded
-from headcount.models.families import Parts
+from headcount.engine.removal import Removal
+from headcount.models.families import LayerParts
 from headcount.models.language_model import LanguageModel, replaced
 
-Removal = tuple[Sequence[tuple[int, int]], Sequence[int]]  # heads as (layer, head), FFNs' layers
 # Modules between attention and its output projection that norm several heads together, or a head:
 # what then reads a head is not linear in its pattern.
 NORMS_OF_HEADS = ("attn_sub_norm", "groupnorm")  # BitNet, DiffLlama
@@ -286,7 +286,7 @@ class Reference:
             yield
 
 
-def _of_ffn(part: Parts, what: str) -> list[nn.Module]:
+def _of_ffn(part: LayerParts, what: str) -> list[nn.Module]:
     """The modules `what` of an FFN, which may be several side by side."""
     module = getattr(part, what)
     if isinstance(module, nn.ModuleDict):

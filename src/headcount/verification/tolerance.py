@@ -78,23 +78,23 @@ def _prove_whole(model: LanguageModel, batches: list["Batch"]) -> None:
     swept = log_likelihoods(model, together, Masks.removing(model, [((), ())]))
     parts = [of[0].split([len(batch.prompts) for batch in batches]) for of in swept]
     reference = Reference(model, COPIES, seed=0)
-    findings = []
+    deviations = []
     for batch, *found in zip(batches, *parts, strict=True):
         last = len(batch.targets[0][0])
         logits = reference.logits(batch.tokens, last, [((), ())], model.heads)
         expected = scores_and_margins(logits[:, 0], batch)
         for name, exact, ours in zip((WHOLE, GREEDY), expected, found, strict=True):
             group = name, f"a prompt of the study, {batch}"
-            findings.append((name, finding(group, exact, ours, None, ceiling(model))))
-    rows = table(findings, model)
+            deviations.append((name, deviation(group, exact, ours, None, ceiling(model))))
+    rows = table(deviations, model)
     if not rows["passed"].all():
         raise VerificationError(failure(rows, model))
 
 
-def table(findings: Iterable[tuple[str, "Finding"]], model: LanguageModel) -> pl.DataFrame:
+def table(deviations: Iterable[tuple[str, "Deviation"]], model: LanguageModel) -> pl.DataFrame:
     """Rows of the artifact `verified`, without its labels, of a model in the type that it has."""
     dtype = str(model.hf.dtype).removeprefix("torch.")
-    rows = [(name, dtype, f.difference, f.bound, f.passed, f.where) for name, f in findings]
+    rows = [(name, dtype, f.difference, f.bound, f.passed, f.where) for name, f in deviations]
     return pl.DataFrame(rows, schema=pl.Schema(ROWS["verified"]), orient="row")
 
 
@@ -102,7 +102,7 @@ def table(findings: Iterable[tuple[str, "Finding"]], model: LanguageModel) -> pl
 
 
 @dataclass
-class Finding:
+class Deviation:
     """The largest difference in a group of results, and what rounding may explain there."""
 
     where: str
@@ -125,27 +125,27 @@ def ceiling(model: LanguageModel) -> float:
     return math.inf if _upcast.is_half(model) else CEILING
 
 
-def finding(
+def deviation(
     group: Group,
     reference: Tensor,
     found: Tensor | None,
     error: Exception | None,
     ceiling: float = CEILING,
-) -> Finding:
+) -> Deviation:
     """What the engine `found` beside the reference [1 + C, ...], whose first is exact."""
     exact, copies = reference[0].double(), reference[1:].double()
     rounding = FACTOR * (copies - exact).abs().max().item()
     # The results themselves are float32 at best.
     bound = min(rounding + torch.finfo(torch.float32).eps * exact.abs().max().item(), ceiling)
     if found is None:
-        return Finding(f"{type(error).__name__}: {error}", math.inf, bound)
+        return Deviation(f"{type(error).__name__}: {error}", math.inf, bound)
     if found.shape != exact.shape:
         shapes = f"{[*found.shape]} instead of {[*exact.shape]}"
-        return Finding(f"{group[1]}: {shapes} results", math.inf, bound)
+        return Deviation(f"{group[1]}: {shapes} results", math.inf, bound)
     if found.dtype == torch.bool:  # greedy flags beside margins
         differing = exact.abs()[found != (exact > 0)]
-        return Finding(group[1], differing.max().item() if len(differing) else 0.0, bound)
-    return Finding(group[1], (found.double() - exact).abs().max().item(), bound)
+        return Deviation(group[1], differing.max().item() if len(differing) else 0.0, bound)
+    return Deviation(group[1], (found.double() - exact).abs().max().item(), bound)
 
 
 @dataclass
@@ -204,7 +204,7 @@ def failure(rows: pl.DataFrame, model: LanguageModel) -> str:
     lines = [
         f"model {model.hf.name_or_path}, {family(model)}, {model.hf.dtype}: headcount does not "
         "compute what the model computes, so no number of a study would mean anything",
-        *(f"  {line}" for line in map(_told, failed)),
+        *(f"  {line}" for line in map(_line, failed)),
         "What to do: `dtype: float32` if it is another; `device_map: cpu`, to see whether the "
         "device decides; `layout`, if the wrong modules were taken for heads and FFNs; then report "
         "the family and these lines.",
@@ -212,7 +212,7 @@ def failure(rows: pl.DataFrame, model: LanguageModel) -> str:
     return "\n".join(lines)
 
 
-def _told(row: dict) -> str:
+def _line(row: dict) -> str:
     name = f"{row['property']}, in {row['dtype']}"
     if math.isinf(row["difference"]):
         return f"{name}: {row['where']}"

@@ -22,20 +22,20 @@ from headcount.engine.fitness import refuse_unfit
 from headcount.models import loading as model_loading
 from headcount.models.language_model import LanguageModel
 from headcount.verification import _upcast
-from headcount.verification.properties import OF_EVERY_WAY, Examination
+from headcount.verification.properties import OF_EVERY_BACKEND, Properties
 from headcount.verification.tolerance import (
-    Finding,
+    Deviation,
     VerificationError,
     ceiling,
+    deviation,
     failure,
     family,
-    finding,
     table,
 )
 
 logger = logging.getLogger(__name__)
 
-WAYS = {"packed": "packed", "own": "by the model's own attention"}
+BACKEND_NAMES = {"packed": "packed", "own": "by the model's own attention"}
 
 
 def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
@@ -57,40 +57,40 @@ def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
 
 def _as_it_is(model: LanguageModel, seed: int) -> pl.DataFrame:
     """The rows in the type that the model has."""
-    examination = Examination(model, seed)
-    expected = examination.expected()
-    found = examination.found()
-    worst: dict[str, Finding] = {}
+    properties = Properties(model, seed)
+    expected = properties.expected()
+    found = properties.found()
+    worst: dict[str, Deviation] = {}
     for group, reference in expected.items():
-        one = finding(group, reference, found.get(group), examination.error, ceiling(model))
-        if not one.passed and group in examination.remarks:
-            one.where += f": {examination.remarks[group]}"
+        one = deviation(group, reference, found.get(group), properties.error, ceiling(model))
+        if not one.passed and group in properties.remarks:
+            one.where += f": {properties.remarks[group]}"
         if group[0] not in worst or worst[group[0]].excess < one.excess:
             worst[group[0]] = one
     return table(worst.items(), model)
 
 
 def prove(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
-    """The same rows, all of whose properties hold, on the way through the layers `model.way`.
+    """The same rows, all of whose properties hold, on the way through the layers `model.backend`.
 
     Raises `VerificationError`, which says what to do, when a property does not hold.
     """
-    rows = examine(model, seed)
+    rows = verify_and_choose(model, seed)
     if not rows["passed"].all():
         raise VerificationError(failure(rows, model))
     return rows
 
 
-def examine(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
+def verify_and_choose(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
     """The rows of `verify` on the first way on which they hold: right before fast.
 
-    Where packed prompts fail, `model.way` becomes the model's own attention.
+    Where packed prompts fail, `model.backend` becomes the model's own attention.
     """
     rows = verify(model, seed)
     failed = set(rows.filter(~pl.col("passed"))["property"])
-    if model.way == "packed" and failed and not failed & {*OF_EVERY_WAY}:
+    if model.backend == "packed" and failed and not failed & {*OF_EVERY_BACKEND}:
         logger.warning("%s\nIts own attention is tried instead.", failure(rows, model))
-        model.way = "own"
+        model.backend = "own"
         rows = verify(model, seed)
     return rows
 
@@ -106,7 +106,7 @@ def show(
         facts = model_loading.resolve(source, revision=None, gguf_file=None, converted=directory)
         model = model_loading.load(facts["path"], dtype=dtype, device_map=device_map)
         started = time.perf_counter()
-        rows = examine(model)
+        rows = verify_and_choose(model)
         seconds = time.perf_counter() - started
     (console or Console()).print(_printed(rows, model, seconds))
     return rows["passed"].all()
@@ -116,7 +116,7 @@ def _printed(rows: pl.DataFrame, model: LanguageModel, seconds: float) -> Table:
     printed = Table(
         title=f"{family(model)}, {model.hf.dtype}: headcount beside the unmodified model",
         caption=f"difference: the largest; bound: what rounding explains; prompts went through the "
-        f"layers {WAYS[str(model.way)]}; {seconds:.1f} s",
+        f"layers {BACKEND_NAMES[str(model.backend)]}; {seconds:.1f} s",
         box=box.SIMPLE_HEAD,
     )
     for column in ("property", "in", "difference", "bound", "", "where"):

@@ -26,9 +26,9 @@ NAMES = {"heads": "heads", "ffns": "FFNs"}
 def inflection(component: str, shots: int, table: pl.DataFrame, summary: pl.DataFrame) -> Finding:
     """So much of a component can be removed for five points, by every task's own ranking."""
     section = {"heads": "5.1", "ffns": "5.2"}[component]
-    told = paper.removed(component, shots)
-    assert told is not None  # only shots of the paper are asked for
-    level = told[component == "ffns"]
+    levels = paper.removable(component, shots)
+    assert levels is not None  # only shots of the paper are asked for
+    level = levels[component == "ffns"]
     claim = f"{shots}-shot: {level} % of the {NAMES[component]} can be removed"
     points = table.filter(task=MEAN, order="own", shots=shots)
     if points.is_empty():

@@ -66,5 +66,5 @@ def _script(name: str) -> str:
 def _vocabulary() -> str:
     """The module of the names and marks that the page shares with the figures."""
     orders = {name: order._asdict() for name, order in ORDERS.items()}
-    told = {"ORDERS": orders, "ESTIMATORS": ESTIMATORS, "VIRIDIS": VIRIDIS}
-    return "\n".join(f"export const {name} = {json.dumps(what)};" for name, what in told.items())
+    shared = {"ORDERS": orders, "ESTIMATORS": ESTIMATORS, "VIRIDIS": VIRIDIS}
+    return "\n".join(f"export const {name} = {json.dumps(what)};" for name, what in shared.items())

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from headcount.artifacts import storage
-from headcount.report.explorer import documents
+from headcount.report.explorer import document_panel
 from headcount.report.explorer.packing import columns
 from headcount.scores import rankings
 from headcount.scores.correlation import AGGREGATE
@@ -71,7 +71,7 @@ def gather(files: Files, names: Mapping[str, str] | None = None) -> Gathered:
     made = [storage.provenance(path) for path in files.importance]
     tasks = list(dict.fromkeys(one["task"] for one in made))
     components = {name: _component(files, name, tasks) for name in ("heads", "ffns")}
-    parts = documents.gather(files.prompts, files.pruning)
+    parts = document_panel.gather(files.prompts, files.pruning)
     pruned = dict.fromkeys(part["task"] for part in parts)
     study = {
         "model": _model(made[0]["model"]),

@@ -8,18 +8,20 @@ from headcount.report.figures.style import (
     Style,
     about,
     component_named,
+    encodings_by,
     fitted,
     metric_name,
     note,
     panels,
     row_header,
     tips,
-    told_apart,
 )
 
 
-def _told_apart(style: Style, table: pl.DataFrame) -> dict:
-    return told_apart(style, "model", "model", table["model"].unique(maintain_order=True).to_list())
+def _by_model(style: Style, table: pl.DataFrame) -> dict:
+    return encodings_by(
+        style, "model", "model", table["model"].unique(maintain_order=True).to_list()
+    )
 
 
 def _grid(style: Style, chart: alt.LayerChart, shown: list[str]) -> alt.FacetChart:
@@ -34,7 +36,7 @@ def _grid(style: Style, chart: alt.LayerChart, shown: list[str]) -> alt.FacetCha
 def importance_by_depth(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMixin:
     """The share of the importance at every relative depth, a line a model."""
     named, shown = component_named(style.named(table)), panels(table)
-    look = _told_apart(style, named)
+    look = _by_model(style, named)
 
     def build(width: float) -> alt.TopLevelMixin:
         base = alt.Chart(named).encode(
@@ -68,7 +70,7 @@ def pruning_by_model(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelMi
     named = component_named(style.named(table)).with_columns(
         kept=100 * pl.col("value") / pl.col("unpruned")
     )
-    look, shown = _told_apart(style, named), panels(table)
+    look, shown = _by_model(style, named), panels(table)
 
     def build(width: float) -> alt.TopLevelMixin:
         base = alt.Chart(named).encode(
@@ -115,8 +117,8 @@ def removable_by_size(table: pl.DataFrame, style: Style = PAGE) -> alt.TopLevelM
         for kind in ("heads", "ffns")
     )
     named = component_named(style.named(alone))
-    shots = told_apart(style, "panel", "examples in the prompt", panels(alone))
-    models = _told_apart(style, named)
+    shots = encodings_by(style, "panel", "examples in the prompt", panels(alone))
+    models = _by_model(style, named)
     by_size = alt.X("parameters:Q", title="parameters", scale=alt.Scale(type="log"))
     by_size.axis = alt.Axis(tickCount=3, format="~s")
     by_shots = alt.X("shots:O", title="examples in the prompt", axis=alt.Axis(labelAngle=0))

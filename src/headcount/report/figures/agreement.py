@@ -12,12 +12,12 @@ from headcount.report.figures.style import (
     Style,
     about,
     component_named,
+    encodings_by,
     fitted,
     note,
     panels,
     row_header,
     tips,
-    told_apart,
 )
 from headcount.report.vocabulary import ESTIMATORS
 from headcount.scores.correlation import AGGREGATE
@@ -167,7 +167,7 @@ def _dots(
     )
     lowest = min(0.0, *(table[name].min() or 0.0 for name in (f"{statistic}_low", low)))
     scale = alt.Scale(domain=[max(-1.0, floor(5 * lowest) / 5), 1.0])
-    look = told_apart(style, of, legend, kinds, COLORS, shapes=SHAPES)
+    look = encodings_by(style, of, legend, kinds, COLORS, shapes=SHAPES)
     limit = max(style.width / 5, 8 * style.size)
     labels = alt.Axis(labelLimit=limit, grid=True, labels=statistic == "rho", ticks=False)
     base = alt.Chart(table).encode(

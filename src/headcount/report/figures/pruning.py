@@ -19,7 +19,7 @@ from headcount.report.figures.style import (
 )
 from headcount.report.tables import MEANS
 from headcount.report.vocabulary import ORDERS
-from headcount.scores.curves import MEAN, shares_removed
+from headcount.scores.curves import MEAN, best_levels
 
 TITLES = {
     "heads": "How many attention heads does in-context learning need?",
@@ -69,7 +69,7 @@ def _of_means(
 ) -> tuple:
     """A panel for each number of shots, and how many stand side by side; see `_removable`."""
     share = pl.col(f"{component}_removed").alias("mark")
-    own = shares_removed(table.filter(order="own")).select("shots", "order", share)
+    own = best_levels(table.filter(order="own")).select("shots", "order", share)
     table, shown = table.join(own, on=["shots", "order"], how="left"), panels(table)
     columns = style.across(len(shown))
 

@@ -287,12 +287,12 @@ def orders_named(table: pl.DataFrame) -> pl.DataFrame:
 def orders_of(style: Style, table: pl.DataFrame, title: str = "removed in the order of") -> dict:
     """Encodings of the orders that the table has, with one legend: colour, dash and shape."""
     present = [order for order in ORDERS if order in set(table["order"])]
-    return told_apart(
+    return encodings_by(
         style, "name", title, *zip(*(ORDERS[order] for order in present), strict=True)
     )
 
 
-def told_apart(
+def encodings_by(
     style: Style,
     column: str,
     title: str,

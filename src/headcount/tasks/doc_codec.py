@@ -1,4 +1,4 @@
-"""A task's documents: kept with their types, and compared by what a model sees of them."""
+"""Documents of a task as text that keeps their types: JSON where that has them, else Arrow."""
 
 import base64
 import json
@@ -11,16 +11,7 @@ from headcount.tasks.files import TaskError
 ARROW = "arrow:"
 
 
-class Rows(list[dict]):
-    """Rows of the artifact `tasks`."""
-
-    passed_over = 0  # documents that do not calibrate, since the same are evaluated
-
-
-# --- kept ---
-
-
-def kept(doc: dict, features: Any) -> str:
+def encode(doc: dict, features: Any) -> str:
     """A document as the artifact `tasks` keeps it: as JSON, where that has all of its types.
 
     Else (dates, decimals, bytes ...) as "arrow:" and an Arrow stream of one row in base 64, by the
@@ -32,7 +23,7 @@ def kept(doc: dict, features: Any) -> str:
     for row in (_as_it_is, _encoded):
         try:
             text = ARROW + base64.b64encode(_stream(row(doc, features))).decode()
-            if repr(restored(text)) == repr(doc):
+            if repr(decode(text)) == repr(doc):
                 return text
         except Exception:  # of pyarrow, or of what a feature is encoded with
             continue
@@ -62,8 +53,8 @@ def _stream(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def restored(text: str) -> dict:
-    """The document that was `kept`, as the `datasets` library gave it."""
+def decode(text: str) -> dict:
+    """The document that was encoded, as the `datasets` library gave it."""
     if not text.startswith(ARROW):
         return json.loads(text)
     from datasets import Dataset
@@ -78,34 +69,3 @@ def _is_json(value: Any) -> bool:
     if type(value) is list:
         return all(map(_is_json, value))
     return value is None or type(value) in (bool, int, float, str)
-
-
-# --- compared ---
-
-
-def seen(task: Any, doc: dict) -> str:
-    """What is rendered of a document without examples: its context and its right answers.
-
-    `task` is one of lm-eval's. Fields that no template shows, as numbers of documents, are no part.
-    """
-    target = task.doc_to_target(doc)
-    right = target if isinstance(target, list) else [target]
-    choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
-    context = task.fewshot_context(doc, 0)
-    if task.multiple_input:  # the choices are contexts
-        return json.dumps([choices, task.doc_to_text(doc), target], default=str)
-    texts = [choices[n] if type(n) is int and 0 <= n < len(choices) else n for n in right]
-    return json.dumps([context, texts], default=str)
-
-
-def recorded(task: Any) -> list[list[dict]]:
-    """The examples of each document in turn, filled while the task's requests are built."""
-    drawn: list[list[dict]] = []
-    sample = task.sampler.sample
-
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        drawn.append(list(sample(*args, **kwargs)))
-        return drawn[-1]
-
-    task.sampler.sample = recording
-    return drawn
