@@ -1,6 +1,5 @@
 """Follows a run by Snakemake's log events, and says what came of it."""
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -17,39 +16,42 @@ from tqdm import tqdm
 from headcount_workflow.run_state import Failure, Run
 
 if TYPE_CHECKING:  # rich is for terminals, and SLURM for clusters
-    from headcount_workflow.screen import Live
+    from headcount_workflow.screen import Screen
     from headcount_workflow.slurm_failures import Explanation
 
 SECONDS = 1  # between two looks at the logs of jobs
 PATIENCE = 120  # seconds between two questions to a cluster about what its jobs wait for
 SILENCE = 600  # seconds after which a run without a terminal says how far it is
 SHOWN = {"headcount": True}  # marks what is for the terminal, too
+LAST = "headcount_last"  # marks what is logged once all jobs have ended
+SUMMARY = "headcount_summary"  # marks what the summary follows
 AGAIN = "the same command continues from there"
 
 
-class Monitor(logging.Handler):
-    """Follows a run, and says what came of it."""
+class Monitor:
+    """Follows a run, and says what came of it.
 
-    def __init__(self, workflow: Any, live: "Live | None", summary: Callable[[], None] | None):
-        super().__init__()
-        self.workflow, self.live, self.summary = workflow, live, summary
+    Where the terminal is not this project's own (`display`), nothing is followed, and what came of
+    a run is the summary alone.
+    """
+
+    def __init__(self, workflow: Any, summary: Callable[[], None] | None):
+        self.workflow, self.summary = workflow, summary
+        self.is_following = False
+        self.screen: Screen | None = None
         # Of a cluster: what ended a job, by the event; what others wait for.
         self.explain: Explanation | None = None
         self.run: Run | None = None
         self.of_run = threading.Lock()
-        self.told = 0  # warnings
+        self.warned = 0  # how many of the run's warnings were said
         self.ended = threading.Event()
+        self.caught_up = threading.Event()  # with what was logged before the end
 
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Without a lock: what it logs goes through handlers that may be waiting for it."""
-        try:
-            self.emit(record)
-        except Exception:  # that of a display costs no study
-            self.handleError(record)
-        return True
-
-    def emit(self, record: Any) -> None:
-        if record.msg == NOTHING_TO_BE_DONE_MSG:
+    def follow(self, record: Any) -> None:
+        """See a record of Snakemake's log, which the terminal has shown by now if it is to."""
+        if hasattr(record, LAST):
+            self.caught_up.set()
+        if record.msg == NOTHING_TO_BE_DONE_MSG or hasattr(record, SUMMARY):
             self._sum_up()
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO and not self.run:
@@ -84,12 +86,12 @@ class Monitor(logging.Handler):
 
     def _watch(self, run: Run) -> None:
         """Look at the jobs' logs until the run ends."""
-        told = looked = time.monotonic()
+        said = looked = time.monotonic()
         while not self.ended.wait(SECONDS):
             with self.of_run:
                 run.follow()
-                if self.live and run.all.begun:
-                    self.live.show(run)
+                if self.screen and run.all.begun:
+                    self.screen.show(run)
                 doing = run.line()
                 waiting = run.waiting()
             self._warn()
@@ -97,19 +99,19 @@ class Monitor(logging.Handler):
                 looked = time.monotonic()
                 for line in self.explain.waiting(waiting):
                     logger.warning(line)
-            if time.monotonic() - told > SILENCE:
-                told = time.monotonic()
+            if time.monotonic() - said > SILENCE:
+                said = time.monotonic()
                 self._say(doing)
 
     def _say(self, text: str) -> None:
         """A line for the log and, where nothing else shows how far the run is, for the screen."""
         extra = {"quietness": Quietness.PROGRESS}
-        logger.info(text, extra=extra if self.live else {**extra, **SHOWN})
+        logger.info(text, extra=extra if self.screen else {**extra, **SHOWN})
 
     def _warn(self) -> None:
         with self.of_run:
-            new = [*self.run.warnings.items()][self.told :]
-            self.told += len(new)
+            new = [*self.run.warnings.items()][self.warned :]
+            self.warned += len(new)
         for warning, name in new:
             logger.warning(f"{name}: {warning}")
 
@@ -126,22 +128,30 @@ class Monitor(logging.Handler):
 
     def end(self, succeeded: bool) -> None:
         """Say what came of the run, once its jobs have ended."""
-        self._stop()
+        if not self.is_following:
+            if succeeded:
+                self._sum_up()
+            return
+        logger.info("No job runs any more.", extra={LAST: True})
+        self.caught_up.wait(PATIENCE)
+        self.close()
         with self.of_run:
-            self._settle()
+            self._end_the_rest()
             everything, failures = self.run.all, [*self.run.failures.values()]
         done = f"{everything.done} of {everything.total} jobs are done"
         if failures:
-            logger.error("\n".join([f"\n{done}, {len(failures)} failed:", *self._told(failures)]))
+            logger.error(
+                "\n".join([f"\n{done}, {len(failures)} failed:", *self._described(failures)])
+            )
             logger.error(f"\nWhat was done is kept. Once the causes are fixed, {AGAIN}.")
         elif not succeeded:
             logger.error(f"Interrupted: {done} and kept; {AGAIN}.")
         else:
             took = tqdm.format_interval(everything.seconds())
-            logger.info(f"Done: {everything.total} jobs in {took}.", extra=SHOWN)
-            self._sum_up()
+            done = f"Done: {everything.total} jobs in {took}."
+            logger.info(done, extra={**SHOWN, SUMMARY: True})
 
-    def _settle(self) -> None:
+    def _end_the_rest(self) -> None:
         """See to the jobs of whose end there was no event."""
         dag = self.workflow.dag
         jobs = {dag.jobid(job): job for job in dag.jobs}
@@ -152,16 +162,13 @@ class Monitor(logging.Handler):
                 self.run.fail([number], None)
 
     def close(self) -> None:
-        self._stop()
-        super().close()
-
-    def _stop(self) -> None:
+        """Show nothing more of how far the run is."""
         self.ended.set()
-        if self.live:
+        if self.screen:
             with self.of_run:
-                self.live.stop(self.run)
+                self.screen.stop(self.run)
 
-    def _told(self, failures: list[Failure]) -> list[str]:
+    def _described(self, failures: list[Failure]) -> list[str]:
         """Of each failure: the job, why, its log, and what was not run because of it."""
         lines = []
         for failure in failures:

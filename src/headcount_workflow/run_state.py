@@ -54,7 +54,7 @@ class Stage:
 
 
 @dataclass
-class Job:
+class RunningJob:
     """A job that was started on this machine, or given to a cluster."""
 
     name: str
@@ -94,9 +94,9 @@ class Run:
             totals[stage] += counts.get(rule, 0)
         self.stages = {name: Stage(name, total) for name, total in totals.items() if total}
         self.all = Stage("all", sum(totals.values()))
-        self.jobs: dict[int, Job] = {}
+        self.jobs: dict[int, RunningJob] = {}
         self.failures: dict[int, Failure] = {}
-        self.warnings: dict[str, str] = {}  # text -> the job that told it first
+        self.warnings: dict[str, str] = {}  # text -> the job that said it first
         self.interrupted = False
 
     def begin(self, entry: Entry) -> None:
@@ -107,7 +107,7 @@ class Run:
         self.failures.pop(entry["jobid"], None)
         name = entry["rule_msg"] or entry["rule_name"]
         log = JobLog(Path(entry["log"][0]))
-        self.jobs[entry["jobid"]] = Job(name, stage, log, time.monotonic())
+        self.jobs[entry["jobid"]] = RunningJob(name, stage, log, time.monotonic())
         self.stages[stage].begin()
         self.all.begin()
 
@@ -156,7 +156,7 @@ class Run:
         names = [job.name + more for job, more in zip(self.running(), said, strict=True)]
         return "; ".join([self.all.line(), *names])
 
-    def running(self) -> list[Job]:
+    def running(self) -> list[RunningJob]:
         """The jobs whose logs have begun, the oldest first; others wait for a cluster."""
         return sorted(
             (job for job in self.jobs.values() if job.log.begun), key=lambda job: job.begun
@@ -166,7 +166,7 @@ class Run:
         """The names of the jobs whose logs have not begun, by number."""
         return {number: job.name for number, job in self.jobs.items() if not job.log.begun}
 
-    def _follow(self, job: Job) -> None:
+    def _follow(self, job: RunningJob) -> None:
         for warning in job.log.follow():
-            # That of many jobs is told once.
+            # That of many jobs is said once.
             self.warnings.setdefault(warning, job.name)

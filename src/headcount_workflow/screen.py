@@ -1,26 +1,23 @@
 """How far a run is, on a terminal: a line for each stage, then the jobs that run now."""
 
-from typing import Any
-
 from rich.console import Console, Group, RenderableType
 from rich.file_proxy import FileProxy
-from rich.live import Live as Display
-from rich.progress_bar import ProgressBar
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+from snakemake.logging import ColorizingTextHandler
 
 from headcount_workflow.run_state import Run, Stage, duration
 
-BAR = 24  # columns
 
+class Screen:
+    """The display of a run, below what the log writes to the terminal."""
 
-class Live:
-    """The display of a run, below what a handler of Snakemake's log writes."""
-
-    def __init__(self, handler: Any):
-        self.handler, self.stream = handler, handler.stream
-        self.console = Console(file=self.stream, highlight=False, no_color=handler.nocolor)
-        self.display = Display(
+    def __init__(self, terminal: ColorizingTextHandler):
+        self.terminal, self.stream = terminal, terminal.stream
+        self.console = Console(file=self.stream, highlight=False, no_color=terminal.nocolor)
+        self.live = Live(
             console=self.console,
             auto_refresh=False,
             redirect_stdout=False,
@@ -28,19 +25,19 @@ class Live:
         )
 
     def show(self, run: Run) -> None:
-        if not self.display.is_started:
-            self.display.start()
+        if not self.live.is_started:
+            self.live.start()
             self.console.show_cursor()  # a run that is killed leaves the terminal as it was
-            self.handler.setStream(FileProxy(self.console, self.stream))
+            self.terminal.setStream(FileProxy(self.console, self.stream))
         height = self.console.height - len(run.stages) - 4
-        self.display.update(screen(run, height), refresh=True)
+        self.live.update(screen(run, height), refresh=True)
 
     def stop(self, run: Run | None) -> None:
         """Leave the stages on the screen."""
-        if run and self.display.is_started:
-            self.display.update(stages(run), refresh=True)
-            self.display.stop()
-            self.handler.setStream(self.stream)
+        if run and self.live.is_started:
+            self.live.update(stages(run), refresh=True)
+            self.live.stop()
+            self.terminal.setStream(self.stream)
 
 
 def screen(run: Run, height: int) -> RenderableType:
@@ -48,22 +45,26 @@ def screen(run: Run, height: int) -> RenderableType:
     return Group(stages(run), Text(_counts(run), style="bold"), _jobs(run, max(height, 2)))
 
 
-def stages(run: Run) -> Table:
+def stages(run: Run) -> RenderableType:
     """Of each stage: jobs done, of how many, how many a minute, and the time left or taken."""
-    table = Table.grid(padding=(0, 2))
-    for justify in ("left", "left", "right", "right", "right"):
-        table.add_column(justify=justify, no_wrap=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),  # what the numbers leave
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", justify="right"),
+        TextColumn("{task.fields[time]}", justify="right"),
+        expand=True,
+    )
     for stage in [*run.stages.values(), run.all]:
-        bar = ProgressBar(total=stage.total, completed=stage.done, width=BAR)
         rate = stage.rate()
-        table.add_row(
-            Text(stage.name, style="bold" if stage is run.all else ""),
-            bar,
-            f"{stage.done}/{stage.total}",
-            "" if rate is None else f"{rate:.3g}/min",
-            _time(stage),
+        progress.add_task(
+            f"[bold]{stage.name}[/]" if stage is run.all else stage.name,
+            total=stage.total,
+            completed=stage.done,
+            rate="" if rate is None else f"{rate:.3g}/min",
+            time=_time(stage),
         )
-    return table
+    return progress.get_renderable()
 
 
 def _time(stage: Stage) -> str:

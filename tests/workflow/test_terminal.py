@@ -1,5 +1,6 @@
 """What people see of a run: how far it is, what failed and why; the log file has everything."""
 
+import importlib.util
 import os
 import pty
 import re
@@ -9,14 +10,16 @@ import sys
 from contextlib import suppress
 from fcntl import ioctl
 from io import StringIO
+from pathlib import Path
 from struct import pack
 from termios import TIOCSWINSZ
 
 import pytest
+import yte
 from rich.console import Console
 from study import REPOSITORY
 
-from headcount_workflow import job_log, run_state, screen
+from headcount_workflow import display, job_log, run_state, screen
 
 # A workflow whose jobs do as they are told, instead of a study's, which take minutes.
 SNAKEFILE = f"""
@@ -93,8 +96,11 @@ class Workflow:
         """What the job of that name does before it writes its file."""
         (self.directory / f"plan-{name}").write_text(code)
 
+    logger = ("--logger", "headcount")
+
     def start(self, output, *arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", *arguments]
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *self.logger]
+        command += ["--keep-going", *arguments]
         return subprocess.Popen(
             command, cwd=self.directory, stdout=output, stderr=output, start_new_session=True
         )
@@ -348,3 +354,44 @@ def test_a_first_failure_says_nothing_of_a_backup(workflow):
 def test_what_is_no_run_says_what_snakemake_says(workflow):
     assert "prepare" in workflow.run("--list-rules")
     assert "Unlocked working directory" in workflow.run("--unlock")
+
+
+# --- without the plugin, and what it rests on ---
+
+
+@pytest.mark.slow
+def test_without_the_plugin_snakemake_says_it_all_and_the_summary_comes_all_the_same(workflow):
+    workflow.logger = ()
+    said = workflow.run()
+    assert "steps (100%) done" in said and said.count("the summary") == 1
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_the_profile_asks_for_the_plugin_where_it_is_installed(monkeypatch, is_installed):
+    """Snakemake refuses the name of a plugin that it does not find."""
+    found = importlib.util.find_spec
+    hidden = "snakemake_logger_plugin_headcount"
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == hidden and not is_installed else found(name),
+    )
+    profile = yte.process_yaml((REPOSITORY / "workflow/profiles/default/config.yaml").read_text())
+    assert profile.get("logger") == (["headcount"] if is_installed else None)
+
+
+def test_words_that_are_looked_for_are_those_of_snakemake():
+    """Where no event tells what a message is about: those of this version, as it spells them."""
+    words = [*display.KEPT, *display.DROPPED, *display.BEFORE_A_RUN, *display.BESIDE_A_PLAN]
+    packages = [Path(importlib.util.find_spec("snakemake").origin).parent]
+    try:
+        packages.append(
+            Path(importlib.util.find_spec("snakemake_executor_plugin_slurm").origin).parent
+        )
+    except AttributeError:  # studies on one machine
+        words.remove("SLURM account")
+    code = "".join(path.read_text() for home in packages for path in home.rglob("*.py"))
+    code = re.sub(r'"\s+f?"', "", code)  # texts over several lines
+    # Snakemake passes on what Python says of a script that ended badly.
+    code += "".join(str(subprocess.CalledProcessError(status, "job")) for status in (1, -9))
+    assert [text for text in (*words, display.END_OF_A_PLAN) if text not in code] == []

@@ -85,7 +85,7 @@ def test_one_more_task_leaves_the_others_alone(study):
 def test_a_changed_engine_is_proved_again_and_all_is_computed_with_it(study):
     attention = study.directory / "src/headcount/engine/attention.py"
     before = attention.read_text()
-    attention.write_text(before.replace("query * scores.scaling", "query * scores.scaling * 1"))
+    attention.write_text(before.replace("query * settings.scaling", "query * settings.scaling * 1"))
     assert attention.read_text() != before
     study.configure(levels={**STUDY["levels"], "heads": [0, 25, 50, 75]})
     stale = study.stale()
