@@ -6,7 +6,7 @@ STUDY := .venv/study-$(shell sha256sum < envs/requirements.txt | cut -c 1-12)
 TEST := .venv/test-$(shell sha256sum < envs/requirements-test.txt | cut -c 1-12)
 DOCS := .venv/docs-$(shell sha256sum < envs/requirements-docs.txt | cut -c 1-12)
 
-.PHONY: all help test test-cpus test-slow test-kills test-slurm lint docs bench parity train-opt-mini clean
+.PHONY: all help test test-cpus test-oldest test-slow test-kills test-slurm lint docs bench parity train-opt-mini clean
 .DELETE_ON_ERROR:
 
 all: $(STUDY) ## the study, its figures, a summary; CONFIG=mine.yaml: your own study
@@ -33,6 +33,16 @@ test-kills: $(TEST) ## thirty kills at random moments, and the same command agai
 # tests/support/cluster.py
 test-slurm: $(TEST) .venv/slurm ## a study on a throwaway SLURM, as root on Debian, else skipped
 	$(PYTEST) -m slurm
+
+# A job and the terminal, by the oldest Snakemake that pyproject.toml allows.
+OLDEST = 9.27.0
+test-oldest: $(TEST) ## tests of the workflow with the oldest Snakemake allowed
+	test -d .venv/snakemake-$(OLDEST) || .venv/bin/python -m pip install --quiet --no-deps \
+		--target .venv/snakemake-$(OLDEST) snakemake==$(OLDEST)
+	PYTHONPATH=$(CURDIR)/.venv/snakemake-$(OLDEST) .venv/bin/python -c \
+		"import snakemake; assert snakemake.__version__ == '$(OLDEST)', snakemake.__version__"
+	PYTHONPATH=$(CURDIR)/.venv/snakemake-$(OLDEST) $(PYTEST) \
+		tests/workflow/test_terminal.py tests/workflow/test_module.py
 
 # tests/support/processors.py
 test-cpus: $(TEST) ## the numerical tests as other processors compute
