@@ -24,6 +24,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 LIBRARY = Path(__file__).parents[1] / "headcount"
 # Newer than what has to be made again; among Snakemake's own files, which a cluster's nodes see.
 MARKER = ".snakemake/headcount/stale"
+SLOW = {"lm-eval", "torch"}  # packages that take seconds to import
 task: "Job"  # what this job is, once it has begun
 FORCED = "HEADCOUNT_FORCED"  # environment variable: rules and files to make whatever is there
 # Of a model's facts, those that stand in what was made with it.
@@ -42,7 +43,8 @@ def begin(snakemake: Any) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # who waits has nothing to say
     try:
-        job_server.hand_over()  # before anything is imported that takes long
+        # Before anything is imported that takes long.
+        job_server.hand_over(waits=not SLOW.isdisjoint(snakemake.params.code["packages"]))
     except job_server.KilledError as error:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{job_log.FAILED}{_killed(snakemake, error)}\n")

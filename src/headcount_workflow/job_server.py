@@ -8,6 +8,8 @@ where:
 - Snakemake starts each job's script in a process of its own, the *client*. `hand_over` sends the
   name of the script, the working directory and the environment (JSON) and the standard output and
   error (descriptors) to the server, waits, and leaves with the job's exit status.
+- A job that needs little of that, such as a ranking, does not wait until all is imported: it goes
+  on by itself unless the server is ready.
 - The server forks a *child* for it, which runs that very file from the beginning; the file itself
   sets up `snakemake`. The child is a process of its own: it can be killed, it frees its memory, it
   holds its own GPU. It ends when the client, the server or Snakemake does.
@@ -46,6 +48,7 @@ from pathlib import Path
 from typing import Any
 
 ADDRESS = "HEADCOUNT_PRELOADED"  # environment variable with the directory of the server's socket
+READY = "ready"  # a file there, once the server has imported everything
 HERE = "here"  # its value in a child of the server, which is the process that is to run the script
 CODE = "HEADCOUNT_CODE"  # environment variable: the state of the code as keys were made of it
 KILLED = "HEADCOUNT_KILLED"  # set for a job whose first try was killed
@@ -150,8 +153,10 @@ class KilledError(Exception):
         self.for_memory, self.by = for_memory, by
 
 
-def hand_over() -> None:
+def hand_over(waits: bool = True) -> None:
     """Have another process run the current script, and leave; return in the process that is to.
+
+    A script that `waits` has the server import what it needs, however long that takes.
 
     That is a child of the server, or one of this process where there is no server. A job that is
     killed, most often for want of memory, is tried once more: with `KILLED` in its environment, so
@@ -163,7 +168,7 @@ def hand_over() -> None:
     environment: dict[str, str]
     by: str | None
     for environment in ({}, {KILLED: "1"}):
-        status = _served(environment)
+        status = _served(environment) if waits or _is_ready() else None
         if status is None:
             if not (child := os.fork()):
                 os.environ.update(environment)
@@ -200,6 +205,11 @@ def _served(environment: dict[str, str]) -> int | None:
     if not begun:
         return None
     return status[0] if status else -UNKNOWN
+
+
+def _is_ready() -> bool:
+    """Whether there is a server that has imported everything."""
+    return ADDRESS in os.environ and Path(os.environ[ADDRESS], READY).exists()
 
 
 def _is_left_alone() -> bool:
@@ -357,6 +367,7 @@ def serve(listening: int) -> None:
         except Exception as error:  # of a package; each job that needs it will say so
             go_without(error)
         else:
+            Path(os.environ[ADDRESS], READY).touch()
             server.serve_forever()
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from headcount_workflow import job_server
 Path("client").exists() or Path("client").write_text(str(os.getpid()))
 try:
-    job_server.hand_over()
+    job_server.hand_over({waits})
 except job_server.KilledError as error:
     sys.exit(str(error))
 with Path("child").open("a") as file:
@@ -45,8 +45,10 @@ def main(tmp_path):
     """Starts the make-believe Snakemake with a script; kills what is left of it at the end."""
     started = []
 
-    def start(rest: str, *arguments: str, temporary: str = "temporary") -> subprocess.Popen:
-        texts = {"main.py": MAIN, "script.py": SCRIPT.format(rest=rest)}
+    def start(
+        rest: str, *arguments: str, temporary: str = "temporary", waits: bool = True
+    ) -> subprocess.Popen:
+        texts = {"main.py": MAIN, "script.py": SCRIPT.format(rest=rest, waits=waits)}
         for name, text in texts.items():
             (tmp_path / name).write_text(text)
         # A server without anything to import answers at once.
@@ -105,6 +107,24 @@ def all_gone(directory: Path) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_job_that_imports_little_does_not_wait_for_the_server(main, tmp_path, waits):
+    """The server is held up until the job is done, or until it has been seen to wait."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "slow.py").write_text("from headcount_slow import *\n")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "headcount_slow.py").write_text(
+        "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.05)\n"
+    )
+    process = main("print('done')", waits=waits)
+    if waits:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        (tmp_path / "go").touch()
+    assert process.wait(60) == 0 and process.stdout.read() == "done\n"
+    assert (of(tmp_path, "parent") == of(tmp_path, "client")) is not waits
 
 
 def test_a_job_runs_in_a_child_of_the_server_as_its_client_would(main, tmp_path):
@@ -322,7 +342,7 @@ def test_the_kernel_ends_a_job_rather_than_the_server(main, tmp_path):
 
 
 def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, monkeypatch):
-    def killed():
+    def killed(waits):
         raise job_server.KilledError
 
     monkeypatch.setattr(job_server, "hand_over", killed)
@@ -332,7 +352,8 @@ def test_what_a_job_has_said_before_it_was_killed_stays_in_its_log(tmp_path, mon
     resources = SimpleNamespace(**planned, items=planned.items)
     read = job_log.JobLog(log)
     with pytest.raises(SystemExit, match="1"):
-        job.begin(SimpleNamespace(log=[log], resources=resources))
+        params = SimpleNamespace(code={"packages": {}})
+        job.begin(SimpleNamespace(log=[log], resources=resources, params=params))
     assert read.follow() == []
     assert read.progress == "masks x prompts: 5 of 9"
     assert read.failure.startswith("the job was killed, with 500 MB for the computation and again")

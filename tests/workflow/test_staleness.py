@@ -458,7 +458,7 @@ WITH_INTERVALS = ["head_pruning", "ffn_pruning", "combined_pruning", "cross_task
 WITH_INTERVALS += ["cross_shot", "summary"]
 SEEN = {  # some of the jobs
     "a factor of attention": (
-        replaced("src/headcount/engine/attention.py", "scores.scaling)", "scores.scaling * 2)"),
+        replaced("src/headcount/engine/attention.py", "settings.scaling)", "settings.scaling * 2)"),
         {"verify_model": 1, "score_importance": 8, "score_induction": 2, "prune": 12},
     ),
     "a factor of gradients": (
