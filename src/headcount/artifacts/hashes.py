@@ -1,10 +1,10 @@
-"""SHA-256 of files that may be large, each byte read once and not again at every start.
+"""SHA-256 of files, and what else is remembered of them, so that no start reads them again.
 
-What is found of a file over 64 MB is remembered, under `$XDG_CACHE_HOME/headcount` or
-`~/.cache/headcount`, with its place, size, inode and times; of these the time of the last change of
-any kind (ctime) cannot be set, so that a file with another content has another entry. The names of
-files say nothing: what the Hugging Face hub's cache stores under its hash may have been edited
-there since.
+What is found of a file is remembered under `$XDG_CACHE_HOME/headcount` or `~/.cache/headcount`,
+with its place, size, inode and times; of these the time of the last change of any kind (ctime)
+cannot be set, so that a file with another content is read again. Hashes are remembered of files
+over 64 MB. The names of files say nothing: what the Hugging Face hub's cache stores under its hash
+may have been edited there since.
 """
 
 import hashlib
@@ -13,7 +13,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from headcount.artifacts import temporaries
 
@@ -40,17 +42,20 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
 
 
 class Memory:
-    """What was found of large files by what the system says of each; written atomically."""
+    """What was found of files, by place, for as long as the system says that each is as it was.
 
-    def __init__(self) -> None:
-        self.path = memory() / "hashes.json"
-        self.found: dict[str, str] = {}
-        try:
-            self.known = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            self.known = {}
+    `name` is that of the file in which it is kept, which is written atomically; None is no file.
+    """
 
-    def recall(self, path: Path, what: str, find: Callable[[Path], str], above: int = LARGE) -> str:
+    def __init__(self, name: str | None = "hashes") -> None:
+        self.path = memory() / f"{name}.json" if name else Path(os.devnull)
+        self.is_new = False
+        self.known: dict[str, tuple[str, Any]] = {}  # by `what` and place: state, what was found
+        with suppress(OSError, ValueError, AttributeError):
+            known = json.loads(self.path.read_text())
+            self.known = {place: (state, found) for place, (state, found) in known.items()}
+
+    def recall(self, path: Path, what: str, find: Callable[[Path], Any], above: int = LARGE) -> Any:
         """What `find` makes of a file, under the name `what`; once, if it has more bytes.
 
         Of a file that has changed within the last `SETTLED` seconds nothing is remembered: what is
@@ -61,22 +66,24 @@ class Memory:
         if state.st_size <= above:
             return find(path)
         times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
-        key = f"{what}{path} {state.st_size} {state.st_dev} {state.st_ino} {times}"
-        if key not in self.known:
+        is_now = f"{state.st_size} {state.st_dev} {state.st_ino} {times}"
+        place = f"{what}{path}"
+        before, found = self.known.get(place, (None, None))
+        if before != is_now:
             found = find(path)
-            if state.st_ctime > now - SETTLED:
-                return found
-            self.known[key] = self.found[key] = found
-        return self.known[key]
+            if state.st_ctime <= now - SETTLED:
+                self.known[place] = is_now, found
+                self.is_new = True
+        return found
 
     def save(self) -> None:
         """Add what was found; where nothing can be written, it is found again the next time."""
-        if not self.found:
+        if not self.is_new:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with temporaries.file(self.path) as temporary:
-                temporary.write_text(json.dumps(self.known, indent=1))
+                temporary.write_text(json.dumps(self.known))
                 temporary.replace(self.path)
         except OSError:
             return

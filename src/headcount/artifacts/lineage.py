@@ -7,6 +7,7 @@ times, places and the memory of a run have no say. What another key replaces is 
 `Job.keep`, `Job.take_back`, `forget`.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -19,13 +20,13 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from headcount.artifacts import storage, temporaries
-from headcount.artifacts.hashes import file_hashes
+from headcount.artifacts import hashes, storage, temporaries
 from headcount.artifacts.storage import DamagedError
 
 ASKED = "HEADCOUNT_ASKED"  # environment variable: the file for what a study asks (`tell`)
 EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key
 KEPT = 2 * 2**30  # bytes that all earlier versions in a directory may take
+_seen = hashes.Memory(None)  # what was seen of artifacts, after `examine` also by earlier processes
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,33 @@ def is_artifact(path: str | Path) -> bool:
 def content_of(path: str | Path) -> str | None:
     """The content of an artifact; None where there is none to be believed."""
     try:
-        state = os.stat(path)
-        return _content(path, state.st_ino, state.st_size, state.st_ctime_ns)
+        return _identity(path)["content"]
     except (FileNotFoundError, DamagedError):
         return None
 
 
+def _identity(path: str | Path) -> dict:
+    """What an artifact says it is: its `key` and `content`, and the `seals` of figures beside it.
+
+    Raises `FileNotFoundError`, and `DamagedError` as `storage.read` does.
+    """
+    state = os.stat(path)
+    return _identity_now(path, state.st_ino, state.st_size, state.st_ctime_ns)
+
+
 @cache
-def _content(path: str | Path, *_: int) -> str:
-    """The content of the artifact at `path`; many jobs read it, whose time of change is known."""
-    return storage.provenance(path)["content"]
+def _identity_now(path: str | Path, *_: int) -> dict:
+    """The identity of an artifact in one state; many jobs read it."""
+    return _seen.recall(Path(path), "identity ", _read_identity, above=0)
+
+
+def _read_identity(path: Path) -> dict:
+    made = storage.provenance(path)
+    return {
+        "key": made.get("key"),
+        "content": made.get("content"),
+        "seals": made.get("files", {}),
+    }
 
 
 def from_directory(path: str | Path, source: str) -> bool:
@@ -168,26 +186,18 @@ def _keys(outputs: Iterable[str]) -> set[str | None]:
 
     Figures have none, the artifact beside them has their hashes.
     """
-    keys: set[str | None] = set()
-    known: dict[str, str] = {}
-    figures: list[str] = []
-    for path in outputs:
-        if is_artifact(path):
-            made = storage.provenance(path)
-            keys.add(made.get("key"))
-            known |= made.get("files", {})
-        else:
-            figures.append(path)
-    for name, seal in seals(figures).items():
-        if known.get(name) != seal:
-            raise DamagedError(name, "is damaged: its bytes are not those that were written")
-    return keys
+    artifacts = [_identity(path) for path in outputs if is_artifact(path)]
+    sealed = {name: seal for one in artifacts for name, seal in one["seals"].items()}
+    for figure in (Path(path) for path in outputs if not is_artifact(path)):
+        if sealed.get(figure.name) != _seen.recall(figure, "seal ", hashes.read, above=0):
+            raise DamagedError(figure, "is damaged: its bytes are not those that were written")
+    return {one["key"] for one in artifacts}
 
 
 def seals(figures: Sequence[str]) -> dict[str, str]:
     """The SHA-256 of files that cannot hold it themselves, by name."""
     paths = [Path(path) for path in figures]
-    return dict(zip([path.name for path in paths], file_hashes(paths), strict=True))
+    return dict(zip([path.name for path in paths], hashes.file_hashes(paths), strict=True))
 
 
 # --- at the start ---
@@ -221,9 +231,12 @@ def examine(jobs: Iterable[Job]) -> State:
     """Return what is stale of the outputs of `jobs`, which follow those that make their inputs.
 
     Earlier versions that the study asks for count as if they were in their places. Nothing is
-    written.
+    written among the artifacts; what was seen of them is remembered for the next start.
     """
-    state = State([], [], [])
+    global _seen
+    jobs, state = list(jobs), State([], [], [])
+    place = os.path.realpath(jobs[0].directory) if jobs else ""
+    _seen = hashes.Memory(f"artifacts-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
     for job in jobs:
         if not any(map(os.path.lexists, job.outputs)):
             state.missing.append(job)
@@ -234,6 +247,7 @@ def examine(jobs: Iterable[Job]) -> State:
             state.replaced.append(job)
         else:
             state.stale.append(Stale(job, problem))
+    _seen.save()
     return state
 
 
