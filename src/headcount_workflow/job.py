@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # nothing is imported before the job is handed over
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LIBRARY = Path(__file__).parents[1] / "headcount"
-# Newer than what has to be made again; among Snakemake's own files, which a cluster's nodes see.
-MARKER = ".snakemake/headcount/stale"
+MEMORY = Path(".snakemake/headcount")  # among Snakemake's own files, which a cluster's nodes see
+MARKER = f"{MEMORY}/stale"  # newer than what has to be made again
 SLOW = {"lm-eval", "torch"}  # packages that take seconds to import
 task: "Job"  # what this job is, once it has begun
 FORCED = "HEADCOUNT_FORCED"  # environment variable: rules and files to make whatever is there
@@ -150,11 +150,26 @@ def hold(check: Callable, *arguments: Any) -> None:
 
 
 def code(script: str) -> dict:
-    """What a script and all that it imports mean, and the packages that decide its numbers."""
-    from headcount.artifacts import source_code
+    """What a script and all that it imports mean, and the packages that decide its numbers.
 
-    found = source_code.reached([(SCRIPTS, Path(script).stem)], _code_in(job_server.state()))
-    return {"script": script, "meaning": found.hash(), "packages": found.packages()}
+    What was found is remembered for the next start, unless it rests on what lies elsewhere.
+    """
+    from headcount.artifacts import hashes, source_code
+
+    memory, of_code = hashes.Memory(MEMORY / "code.json"), job_server.state()
+    of_path, changed = source_code.path_state()
+    place = f"{SCRIPTS / script} {':'.join(sys.path)}"
+    if found := memory.get(place, f"{of_code} {of_path}"):
+        return found
+    sources = source_code.reached([(SCRIPTS, Path(script).stem)], _code_in(of_code))
+    found = {"script": script, "meaning": sources.hash(), "packages": sources.packages()}
+    own = {file: file.stat().st_ctime for file in job_server.files()}
+    is_settled = max(changed, *own.values()) < time.time() - hashes.SETTLED
+    is_elsewhere = any(name.endswith(source_code.CHECKOUT) for name in found["packages"])
+    if is_settled and not is_elsewhere and sources.files.keys() <= own.keys():
+        memory.put(place, f"{of_code} {of_path}", found)
+        memory.save()
+    return found
 
 
 @cache

@@ -14,7 +14,8 @@ from tempfile import gettempdir
 
 from headcount.artifacts import gpus, lineage, locks, present, temporaries
 from headcount.messages import did_you_mean
-from snakemake.iocontainers import InputFiles, Wildcards
+from snakemake.io import apply_wildcards
+from snakemake.iocontainers import Wildcards
 
 MARKER = job.MARKER
 
@@ -46,17 +47,21 @@ def jobs_of(step):
 def described(step, named):
     """One job as the library knows it."""
     wildcards = Wildcards(fromdict=named)
-    # Not by `expand_input`, which takes ten times as long.
-    inputs = [item(wildcards) if callable(item) else item for item in step.input]
+
+    def of_job(item):
+        return item(wildcards) if callable(item) else item
+
+    # Not by `expand_input` and its like, which take ten times as long.
+    inputs = [of_job(item) for item in step.input]
     inputs = [[item] if isinstance(item, str) else item for item in inputs]
-    outputs, _ = step.expand_output(wildcards)
-    params, _ = step.expand_params(wildcards, InputFiles(), outputs, None)
     return lineage.Job(
         step.name,
         named,
-        parameters={key: value for key, value in params.items() if key != "place"},
+        parameters={
+            key: of_job(item) for key, item in step.params.items() if key != "place"
+        },
         inputs=[str(path) for several in inputs for path in several],
-        outputs=[str(path) for path in outputs],
+        outputs=[apply_wildcards(str(path), named) for path in step.output],
         directory=config["artifacts"],
         places=PLACES,
     )
@@ -142,7 +147,7 @@ if workflow.is_main_process:
         for one in jobs_of(step):
             JOBS[step.name, *sorted(one.wildcards.items())] = one
     try:
-        STATE = lineage.examine(JOBS.values())
+        STATE = lineage.examine(JOBS.values(), job.MEMORY / "artifacts.json")
     except IsADirectoryError as error:
         raise WorkflowError(
             f"{error.filename} is a directory, where a file of the study belongs: move it away"

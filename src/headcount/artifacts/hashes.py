@@ -44,11 +44,11 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
 class Memory:
     """What was found of files, by place, for as long as the system says that each is as it was.
 
-    `name` is that of the file in which it is kept, which is written atomically; None is no file.
+    It is kept in a file, the user's own by default, which is written atomically.
     """
 
-    def __init__(self, name: str | None = "hashes") -> None:
-        self.path = memory() / f"{name}.json" if name else Path(os.devnull)
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path or memory() / "hashes.json")
         self.is_new = False
         self.known: dict[str, tuple[str, Any]] = {}  # by `what` and place: state, what was found
         with suppress(OSError, ValueError, AttributeError):
@@ -67,14 +67,21 @@ class Memory:
             return find(path)
         times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
         is_now = f"{state.st_size} {state.st_dev} {state.st_ino} {times}"
-        place = f"{what}{path}"
-        before, found = self.known.get(place, (None, None))
-        if before != is_now:
+        if (found := self.get(f"{what}{path}", is_now)) is None:
             found = find(path)
             if state.st_ctime <= now - SETTLED:
-                self.known[place] = is_now, found
-                self.is_new = True
+                self.put(f"{what}{path}", is_now, found)
         return found
+
+    def get(self, place: str, state: str) -> Any:
+        """What was found at a place that is in this state; None if nothing is known of it."""
+        before, found = self.known.get(place, (None, None))
+        return found if before == state else None
+
+    def put(self, place: str, state: str, found: Any) -> None:
+        """Remember what was found at a place in the state that it is in, whatever was before."""
+        self.known[place] = state, found
+        self.is_new = True
 
     def save(self) -> None:
         """Add what was found; where nothing can be written, it is found again the next time."""

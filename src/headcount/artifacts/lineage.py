@@ -7,7 +7,6 @@ times, places and the memory of a run have no say. What another key replaces is 
 `Job.keep`, `Job.take_back`, `forget`.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from headcount.artifacts.storage import DamagedError
 ASKED = "HEADCOUNT_ASKED"  # environment variable: the file for what a study asks (`tell`)
 EARLIER = ".earlier"  # below the directory of artifacts: what others have replaced, by key
 KEPT = 2 * 2**30  # bytes that all earlier versions in a directory may take
-_seen = hashes.Memory(None)  # what was seen of artifacts, after `examine` also by earlier processes
+_seen = hashes.Memory(os.devnull)  # what was seen of artifacts
 
 
 @dataclass(frozen=True)
@@ -227,16 +226,14 @@ class State:
     missing: list[Job]  # jobs none of whose outputs is there
 
 
-def examine(jobs: Iterable[Job]) -> State:
+def examine(jobs: Iterable[Job], memory: str | Path = os.devnull) -> State:
     """Return what is stale of the outputs of `jobs`, which follow those that make their inputs.
 
     Earlier versions that the study asks for count as if they were in their places. Nothing is
-    written among the artifacts; what was seen of them is remembered for the next start.
+    written but `memory`, a file, in which the next start finds what this one has seen of artifacts.
     """
     global _seen
-    jobs, state = list(jobs), State([], [], [])
-    place = os.path.realpath(jobs[0].directory) if jobs else ""
-    _seen = hashes.Memory(f"artifacts-{hashlib.sha256(place.encode()).hexdigest()[:16]}")
+    state, _seen = State([], [], []), hashes.Memory(memory)
     for job in jobs:
         if not any(map(os.path.lexists, job.outputs)):
             state.missing.append(job)

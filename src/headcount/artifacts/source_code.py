@@ -55,6 +55,7 @@ SILENT_MODULES = {
     ),
     *("headcount.models.checkpoints", "headcount.progress"),
 }
+CHECKOUT = " (its code)"  # after the name of a package whose code counts as it lies there
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
 
@@ -96,7 +97,7 @@ class Sources:
         return {
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
             **versions,
-            **{f"{name} (its code)": found for name, found in checkouts.items() if found},
+            **{f"{name}{CHECKOUT}": found for name, found in checkouts.items() if found},
         }
 
 
@@ -318,6 +319,12 @@ def _along(home: Path, parts: list[str]) -> Iterator[File]:
         for file in files:
             if os.path.isfile(f"{home}/{file}"):  # a third of the time of a `Path` for each
                 yield home / file, PurePosixPath(file)
+
+
+def path_state() -> tuple[str, float]:
+    """What changes with what Python finds below `sys.path`, and the time of the last change."""
+    times = {place: os.stat(place or ".").st_mtime for place in sys.path if os.path.exists(place)}
+    return _hash(repr((sys.version, times))), max(times.values(), default=0)
 
 
 def forget_compiled(files: Iterable[Path]) -> None:
