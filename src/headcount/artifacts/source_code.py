@@ -55,6 +55,7 @@ SILENT_MODULES = {
     ),
     *("headcount.models.checkpoints", "headcount.progress"),
 }
+MODULE = re.compile(r"\w+(\.py)?")  # the name of a file or directory that can be imported
 CHECKOUT = " (its code)"  # after the name of a package whose code counts as it lies there
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
@@ -322,9 +323,15 @@ def _along(home: Path, parts: list[str]) -> Iterator[File]:
 
 
 def path_state() -> tuple[str, float]:
-    """What changes with what Python finds below `sys.path`, and the time of the last change."""
-    times = {place: os.stat(place or ".").st_mtime for place in sys.path if os.path.exists(place)}
-    return _hash(repr((sys.version, times))), max(times.values(), default=0)
+    """What changes with what Python finds below `sys.path`; and when packages last changed there."""
+    found, changed = {}, 0.0
+    for place in filter(os.path.isdir, sys.path):
+        if _is_installed(Path(place)):
+            found[place] = os.stat(place).st_mtime
+            changed = max(changed, found[place])
+        else:
+            found[place] = sorted(name for name in os.listdir(place) if MODULE.fullmatch(name))
+    return _hash(repr((sys.version, found))), changed
 
 
 def forget_compiled(files: Iterable[Path]) -> None:
