@@ -147,10 +147,10 @@ def _identity(path: str | Path) -> dict:
 @cache
 def _identity_now(path: str | Path, *_: int) -> dict:
     """The identity of an artifact in one state; many jobs read it."""
-    return _seen.recall(Path(path), "identity ", _read_identity, above=0)
+    return _seen.recall(Path(path), "identity ", lambda _: _read_identity(path), above=0)
 
 
-def _read_identity(path: Path) -> dict:
+def _read_identity(path: str | Path) -> dict:
     made = storage.provenance(path)
     return {
         "key": made.get("key"),
