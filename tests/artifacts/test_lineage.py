@@ -7,7 +7,7 @@ import signal
 import pyarrow as pa
 import pytest
 
-from headcount.artifacts import lineage, storage
+from headcount.artifacts import hashes, lineage, storage
 
 SCHEMA = pa.schema([("value", pa.int32())])
 
@@ -95,6 +95,57 @@ def test_times_have_no_say_and_stay(workflow):
     assert workflow.stale() == ([], [])
     assert workflow.stale(seed=1)[0] == ["b.parquet", "b.png"]
     assert workflow.files() == before
+
+
+# --- what was seen before ---
+
+
+@pytest.fixture
+def memory(workflow, tmp_path, monkeypatch):
+    """What `examine` has remembered of the workflow, whose files have not changed for a while."""
+    monkeypatch.setattr(hashes, "SETTLED", -1)
+    lineage.examine(workflow.jobs(), tmp_path / "memory.json")
+    return tmp_path / "memory.json"
+
+
+def test_what_was_seen_before_is_not_read_again(workflow, memory, monkeypatch):
+    for module, reads in ((storage, "provenance"), (hashes, "read")):
+        monkeypatch.setattr(module, reads, lambda path: pytest.fail(f"{path} is read again"))
+    assert lineage.examine(workflow.jobs(), memory) == lineage.State([], [], [])
+    assert len(lineage.examine(workflow.jobs(value=2), memory).stale) == 1
+
+
+@pytest.mark.parametrize("name", ["b.parquet", "b.png"])
+def test_what_has_changed_is_read_whatever_its_time_and_size(workflow, memory, name):
+    path = workflow.directory / name
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (stale,) = lineage.examine(workflow.jobs(), memory).stale
+    assert name in stale.damage
+
+
+def test_what_has_just_changed_is_read_again(workflow, tmp_path):
+    """Another change in the same tick of the file system's clock would leave the same times."""
+    lineage.examine(workflow.jobs(), tmp_path / "memory.json")
+    assert not (tmp_path / "memory.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"identity /a": "of another version"}'])
+def test_a_memory_that_cannot_be_read_is_none(workflow, memory, text):
+    memory.write_text(text)
+    assert lineage.examine(workflow.jobs(), memory) == lineage.State([], [], [])
+    assert len(memory.read_text()) > len(text)
+
+
+def test_a_memory_that_cannot_be_written_is_none(workflow, memory):
+    nowhere = memory / "beside" / "memory.json"
+    assert lineage.examine(workflow.jobs(), nowhere) == lineage.State([], [], [])
+
+
+# --- what has to run ---
 
 
 def test_what_needs_a_stale_file_follows_it(workflow):

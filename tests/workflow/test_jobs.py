@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from study import REPOSITORY
 
+from headcount.artifacts import hashes, source_code
 from headcount_workflow import job, job_log, job_server
 
 # Snakemake's part: it starts the server, writes the script's file, and runs it.
@@ -418,3 +419,40 @@ def test_a_server_that_may_have_imported_other_code_runs_no_job(main, tmp_path, 
     monkeypatch.setenv("HEADCOUNT_CODE", "the state before an edit")
     told = main("print('below', os.getppid())").communicate(timeout=60)[0]
     assert f"below {of(tmp_path, 'client')}" in told and "code was changed" in told
+
+
+# --- what the code of a script means ---
+
+
+@pytest.fixture
+def settled(monkeypatch, tmp_path):
+    """A folder to run in, and code that has not changed for a while."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hashes, "SETTLED", -1)
+
+
+def test_what_code_means_is_remembered_while_it_stays_as_it_is(settled, monkeypatch):
+    first = job.code("rank.py")
+    monkeypatch.setattr(source_code, "reached", lambda *_: pytest.fail("the code is read again"))
+    assert job.code("rank.py") == first
+    monkeypatch.setattr(job_server, "state", lambda: "another")
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        job.code("rank.py")
+
+
+def test_what_can_be_imported_changes_what_is_remembered(settled, monkeypatch, tmp_path):
+    (tmp_path / "path").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    before, _ = source_code.path_state()
+    (tmp_path / "path" / "notes.txt").touch()
+    assert source_code.path_state()[0] == before
+    (tmp_path / "path" / "numpy.py").touch()
+    assert source_code.path_state()[0] != before
+
+
+def test_what_rests_on_code_elsewhere_is_not_remembered(settled, monkeypatch):
+    """As of a package whose code counts as it lies in a checkout."""
+    monkeypatch.setattr(source_code, "_checkout", lambda name, path: "its hash")
+    found = job.code("prune.py")
+    assert "torch (its code)" in found["packages"]
+    assert not (job.MEMORY / "code.json").exists()

@@ -61,16 +61,16 @@ class Memory:
         Of a file that has changed within the last `SETTLED` seconds nothing is remembered: what is
         written to it next might leave the same times.
         """
-        path = path.resolve()
         now, state = time.time(), path.stat()
         if state.st_size <= above:
             return find(path)
         times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
         is_now = f"{state.st_size} {state.st_dev} {state.st_ino} {times}"
-        if (found := self.get(f"{what}{path}", is_now)) is None:
+        place = what + os.path.abspath(path)
+        if (found := self.get(place, is_now)) is None:
             found = find(path)
             if state.st_ctime <= now - SETTLED:
-                self.put(f"{what}{path}", is_now, found)
+                self.put(place, is_now, found)
         return found
 
     def get(self, place: str, state: str) -> Any:

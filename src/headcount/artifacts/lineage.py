@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +140,10 @@ def _identity(path: str | Path) -> dict:
 
     Raises `FileNotFoundError`, and `DamagedError` as `storage.read` does.
     """
-    state = os.stat(path)
-    return _identity_now(path, state.st_ino, state.st_size, state.st_ctime_ns)
+    return _seen.recall(Path(path), "identity ", _read_identity, above=0)
 
 
-@cache
-def _identity_now(path: str | Path, *_: int) -> dict:
-    """The identity of an artifact in one state; many jobs read it."""
-    return _seen.recall(Path(path), "identity ", lambda _: _read_identity(path), above=0)
-
-
-def _read_identity(path: str | Path) -> dict:
+def _read_identity(path: Path) -> dict:
     made = storage.provenance(path)
     return {
         "key": made.get("key"),

@@ -323,15 +323,15 @@ def _along(home: Path, parts: list[str]) -> Iterator[File]:
 
 
 def path_state() -> tuple[str, float]:
-    """What changes with what Python finds below `sys.path`; and when packages last changed there."""
-    found, changed = {}, 0.0
-    for place in filter(os.path.isdir, sys.path):
-        if _is_installed(Path(place)):
-            found[place] = os.stat(place).st_mtime
-            changed = max(changed, found[place])
-        else:
-            found[place] = sorted(name for name in os.listdir(place) if MODULE.fullmatch(name))
-    return _hash(repr((sys.version, found))), changed
+    """What changes with what Python finds below `sys.path`; when packages last changed there."""
+    places = [*filter(os.path.isdir, sys.path)]
+    times = {place: os.stat(place).st_mtime for place in places if _is_installed(Path(place))}
+    names = {
+        place: sorted(name for name in os.listdir(place) if MODULE.fullmatch(name))
+        for place in places
+        if place not in times
+    }
+    return _hash(repr((sys.version, times, names))), max(times.values(), default=0.0)
 
 
 def forget_compiled(files: Iterable[Path]) -> None:
