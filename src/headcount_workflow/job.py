@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -157,7 +158,7 @@ def code(script: str) -> dict:
     from headcount.artifacts import hashes, source_code
 
     memory, of_code = hashes.Memory(MEMORY / "code.json"), job_server.state()
-    of_path, changed = source_code.path_state()
+    of_path, changed = _path_state()
     place = f"{SCRIPTS / script} {':'.join(sys.path)}"
     if found := memory.get(place, f"{of_code} {of_path}"):
         return found
@@ -170,6 +171,26 @@ def code(script: str) -> dict:
         memory.put(place, f"{of_code} {of_path}", found)
         memory.save()
     return found
+
+
+_MODULE = re.compile(r"\w+(\.py)?")  # a file or directory that can be imported
+
+
+def _path_state() -> tuple[str, float]:
+    """What changes with what Python finds below `sys.path`; when packages last changed there."""
+    from headcount.artifacts import source_code, storage
+
+    places = [*filter(os.path.isdir, sys.path)]
+    times = {
+        place: os.stat(place).st_mtime for place in places if source_code.is_installed(Path(place))
+    }
+    names = {
+        place: sorted(name for name in os.listdir(place) if _MODULE.fullmatch(name))
+        for place in places
+        if place not in times
+    }
+    found = storage.hash_json([sys.version, times, names])
+    return found, max(times.values(), default=0.0)
 
 
 @cache

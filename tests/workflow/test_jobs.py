@@ -443,11 +443,11 @@ def test_what_code_means_is_remembered_while_it_stays_as_it_is(settled, monkeypa
 def test_what_can_be_imported_changes_what_is_remembered(settled, monkeypatch, tmp_path):
     (tmp_path / "path").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "path"))
-    before, _ = source_code.path_state()
+    before, _ = job._path_state()
     (tmp_path / "path" / "notes.txt").touch()
-    assert source_code.path_state()[0] == before
+    assert job._path_state()[0] == before
     (tmp_path / "path" / "numpy.py").touch()
-    assert source_code.path_state()[0] != before
+    assert job._path_state()[0] != before
 
 
 def test_what_rests_on_code_elsewhere_is_not_remembered(settled, monkeypatch):

@@ -55,7 +55,6 @@ SILENT_MODULES = {
     ),
     *("headcount.models.checkpoints", "headcount.progress"),
 }
-MODULE = re.compile(r"\w+(\.py)?")  # the name of a file or directory that can be imported
 CHECKOUT = " (its code)"  # after the name of a package whose code counts as it lies there
 # Local parts of versions that say on what hardware a release runs, and no more.
 HARDWARE = re.compile(r"cpu|cuda[\d.]*|cu\d+|rocm[\d.]+|xpu")
@@ -274,7 +273,7 @@ def _found(top: str, path: tuple[str, ...]) -> tuple[frozenset[Path], bool]:
     if top in sys.stdlib_module_names:  # unless a file of that name comes before it
         return frozenset(h for h in found if not h.is_relative_to(STANDARD_LIBRARY)), False
     # Of these packages the code counts even where it was installed as a copy.
-    if top not in OWN and any(top in DECIDING or _is_installed(home) for home in found):
+    if top not in OWN and any(top in DECIDING or is_installed(home) for home in found):
         return frozenset(), True
     return found, False
 
@@ -301,7 +300,7 @@ def _homes(top: str, _: tuple[str, ...]) -> frozenset[Path]:
 
 
 @cache
-def _is_installed(home: Path) -> bool:
+def is_installed(home: Path) -> bool:
     """Whether packages are installed into a directory; `pip --target` names one as it likes."""
     return bool(INSTALLED & {*home.parts}) or any(home.glob("*.dist-info"))
 
@@ -320,18 +319,6 @@ def _along(home: Path, parts: list[str]) -> Iterator[File]:
         for file in files:
             if os.path.isfile(f"{home}/{file}"):  # a third of the time of a `Path` for each
                 yield home / file, PurePosixPath(file)
-
-
-def path_state() -> tuple[str, float]:
-    """What changes with what Python finds below `sys.path`; when packages last changed there."""
-    places = [*filter(os.path.isdir, sys.path)]
-    times = {place: os.stat(place).st_mtime for place in places if _is_installed(Path(place))}
-    names = {
-        place: sorted(name for name in os.listdir(place) if MODULE.fullmatch(name))
-        for place in places
-        if place not in times
-    }
-    return _hash(repr((sys.version, times, names))), max(times.values(), default=0.0)
 
 
 def forget_compiled(files: Iterable[Path]) -> None:
@@ -398,7 +385,7 @@ def _origin(found: Distribution) -> str | None:
 @cache
 def _checkout(module: str, path: tuple[str, ...]) -> str | None:
     """SHA-256 of the code of a package that was not copied to where packages are installed."""
-    homes = sorted(home for home in _homes(module, path) if not _is_installed(home))
+    homes = sorted(home for home in _homes(module, path) if not is_installed(home))
     files = {
         file: file.relative_to(home) for home in homes for file in home.glob(f"{module}/**/*.py")
     }
