@@ -75,13 +75,13 @@ SAID = {
     ),
     "an error of conversion": (
         f"{LIBRARY}/models/conversion.py",
-        'f"no {kind',
-        'f"there is no {kind',
+        "contains no {kind",
+        "has no {kind",
     ),
     "an error of the engine": (
         f"{LIBRARY}/engine/attention.py",
-        "arrives where one",
-        "is where one",
+        "is passed where one",
+        "came where one",
     ),
     "a log line of the engine": (f"{LIBRARY}/engine/_backend.py", "which is slower", "slower"),
     "a docstring of the engine": (f"{LIBRARY}/engine/padded.py", '"""Whether', '"""Tell whether'),

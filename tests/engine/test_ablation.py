@@ -138,5 +138,5 @@ def check_stand_ins(model, kind, memory, tolerance):
 
 def test_zero_leaves_nothing_and_other_kinds_are_refused(opt):
     assert ablation.fit(opt, random_prompts(2), "zero", seed=0) is None
-    with pytest.raises(ValueError, match="none of zero, mean, resample"):
+    with pytest.raises(ValueError, match="not one of zero, mean, resample"):
         ablation.fit(opt, random_prompts(2), "median", seed=0)

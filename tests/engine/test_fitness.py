@@ -56,8 +56,8 @@ def bypassed_unembedding():
 
 
 REFUSALS = {
-    bidirectional: r"Qwen3ForCausalLM \(qwen3\) is not causal: what layer 0 makes",
-    routed_across_tokens: r"DogeForCausalLM \(doge\) is not causal: what layer 0 makes",
+    bidirectional: r"Qwen3ForCausalLM \(qwen3\) is not causal: the result of layer 0",
+    routed_across_tokens: r"DogeForCausalLM \(doge\) is not causal: the result of layer 0",
     sliced: r"BloomForCausalLM \(bloom\): self_attention.dense of layer 0 is called 0 times",
     bypassed_heads: r"\(mistral\): self_attn.o_proj of layer 0 is called 0 times",
     bypassed_unembedding: r"\(lfm2\): the unembedding is called 0 times",

@@ -49,7 +49,7 @@ def test_a_sweep_is_tried_once_more_with_half(model, opt, monkeypatch, caplog, e
     fail(monkeypatch, error, above=20)
     with caplog.at_level(logging.WARNING, logger="headcount"):
         found = log_likelihoods(model, prompts, masks)
-    assert model.memory == 20 and "once more with half" in caplog.text
+    assert model.memory == 20 and "trying again with half" in caplog.text
     for of_found, of_expected in zip(found, expected, strict=True):
         torch.testing.assert_close(of_found, of_expected, atol=1e-4, rtol=0)
     model.memory = 40

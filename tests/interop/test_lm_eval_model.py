@@ -203,12 +203,12 @@ def test_an_answer_cache_that_ignores_the_mask_is_refused(family, heads, tmp_pat
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"heads": "HEADS"}, "is no RANKING@LEVEL, with a level in percent"),
-        ({"heads": "HEADS@170"}, "is no RANKING@LEVEL, with a level in percent"),
+        ({"heads": "HEADS"}, "is not RANKING@LEVEL: give a ranking and a level in percent"),
+        ({"heads": "HEADS@170"}, "is not RANKING@LEVEL: give a ranking and a level in percent"),
         ({"heads": "HEADS@0.7"}, "0.7 % of 12 heads removes none: did you mean 70"),
         ({"heads": "FFNS@50"}, "ranks ffns, not heads"),
         ({"heads": "nowhere.parquet@50"}, "heads: nowhere.parquet is not a Parquet"),
-        ({"heads": "aggregate/5-shot@50"}, "the ranking 'aggregate/5-shot' is not there"),
+        ({"heads": "aggregate/5-shot@50"}, "the ranking 'aggregate/5-shot' does not exist"),
         ({"heads": "NO_RANKING@50"}, "is not a ranking, it has no column rank"),
         ({"heads": "OTHER@50"}, "ranking of 2 heads .* which has 12 in 3 layers"),
         ({"head": "HEADS@50"}, "there is no argument head: did you mean heads"),
@@ -254,7 +254,7 @@ def test_the_command_is_lm_evals_own_with_one_model_more(
     reference = evaluate(model, ["tiny_a"], task_path, limit=8)
     # The table has four decimals.
     assert float(value) == pytest.approx(reference["results"]["tiny_a"]["acc,none"], abs=5e-5)
-    with pytest.raises(SystemExit, match=r"headcount: .*@500' is no RANKING@LEVEL"):
+    with pytest.raises(SystemExit, match=r"headcount: .*@500' is not RANKING@LEVEL"):
         run(level=500)
 
 

@@ -291,10 +291,10 @@ DAMAGES = {
     "empty": (WEIGHTS, lambda data: b"", r"\(it is empty\): copy or download it again"),
     "a web page": (WEIGHTS, lambda data: b"\n<!DOCTYPE html>", r"a web page, .*download it again"),
     "a pointer": ("tokenizer.json", lambda data: POINTER, r"pointer of Git LFS, .*`git lfs pull`"),
-    "half an index": ("model.safetensors.index.json", lambda data: data[:50], r"it is no JSON"),
-    "half a tokenizer": ("tokenizer.json", lambda data: data[:50], r"damaged \(it is no JSON"),
+    "half an index": ("model.safetensors.index.json", lambda data: data[:50], r"it is not JSON"),
+    "half a tokenizer": ("tokenizer.json", lambda data: data[:50], r"damaged \(it is not JSON"),
     "half a zip": ("pytorch_model.bin", lambda data: data[:-100], r"its end is missing"),
-    "no pickle": ("pytorch_model.bin", lambda data: b"{}", r"no file that torch has saved"),
+    "no pickle": ("pytorch_model.bin", lambda data: b"{}", r"torch did not save it"),
 }  # fmt: skip
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 

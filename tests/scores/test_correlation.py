@@ -181,7 +181,7 @@ def test_constant_scores_have_no_rho_and_no_interval(tmp_path):
 
 def test_missing_and_double_files_are_refused(study):
     paths, _ = study
-    with pytest.raises(ValueError, match="no importance of task arc at 1 shots"):
+    with pytest.raises(ValueError, match="the importance of task arc at 1 shots is missing"):
         correlation.cross_task(paths[:-1], resamples=0, seed=0)
     with pytest.raises(ValueError, match="both copa at 5 shots"):
         correlation.cross_shot([*paths, paths[0]], resamples=0, seed=0)

@@ -172,7 +172,7 @@ def test_every_estimator_scores_the_gold_prompts_of_the_same_documents(
 
 def test_an_estimator_that_does_not_exist_is_named(opt, yaml, prompts):
     evaluation = Evaluation(prompts, "calibration", yaml)
-    with pytest.raises(ValueError, match="'oracle-accuracy' is none of gradient-token"):
+    with pytest.raises(ValueError, match="'oracle-accuracy' is not one of gradient-token"):
         importance.estimate("oracle-accuracy", opt, evaluation, "heads")
 
 

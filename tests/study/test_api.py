@@ -100,7 +100,7 @@ def test_mistakes_are_told(model, prompts):
         hc.prune(model, PAIRS)
     with pytest.raises(RankingError, match="give `heads` or `ffns`"):
         hc.prune(model, PAIRS, heads=scores, levels=[(0, 10)])
-    with pytest.raises(RankingError, match="the ranking of 11 heads is not of the model"):
+    with pytest.raises(RankingError, match="the ranking of 11 heads does not fit the model"):
         hc.prune(model, PAIRS, heads=scores.head(11))
     with pytest.raises(ValueError, match="component 'head' is neither"):
         hc.score(model, PAIRS, "head")

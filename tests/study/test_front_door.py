@@ -135,7 +135,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_key(study):
         "tsaks: there is no such key: did you mean tasks?",
         "ablation: 'zreo' is not one of ['zero', 'mean', 'resample']: did you mean zero?",
         "limits.calibraton: there is no such key: did you mean calibration?",
-        "levels.heads: [10] lacks 0, the unpruned model: add it",
+        "levels.heads: [10] lacks 0, the unpruned model: add 0",
     ):
         assert f"{path}: {words}" in lines
 
@@ -177,7 +177,7 @@ def test_check_tells_everything_a_line_each(study, headcount):
     for words in (
         "models.a.source: ../nowhere is not there",
         "models.b.source: /tmp has no config.json",
-        "models.b.device_map: 'cdua' is no device: did you mean cuda?",
+        "models.b.device_map: 'cdua' is not a device: did you mean cuda?",
         "levels.heads: levels are in percent, and 0.3 % removes next to nothing: did you mean 30?",
         "tasks: unknown task 'tiny_aa' (close: tiny_a",
         "tiny_a: 30 shots need 31 examples, there are 24 in 'train': use fewer shots",
@@ -197,7 +197,7 @@ def test_names_of_nothing_are_a_note_and_one_name_for_two_tasks_is_a_problem(stu
     [note] = [note for note in checks.check(config).notes if note.startswith("figures.names")]
     assert "tiny_aa is neither a model nor a task of this study (did you mean tiny_a?)" in note
     path = study(tasks=["tiny_a", "tiny_b"], figures={"names": {"tiny_a": "A", "tiny_b": "A"}})
-    assert "figures.names: two tasks cannot both be written A" in found(path)
+    assert "figures.names: two tasks cannot both be shown as A" in found(path)
 
 
 @pytest.mark.parametrize(
@@ -216,10 +216,10 @@ def test_names_of_nothing_are_a_note_and_one_name_for_two_tasks_is_a_problem(stu
         ({"source": "a/b/c"}, "a/b/c is not there"),
         (
             {"source": "no/such-model"},
-            "is no directory, and as a model of the hub it is not in the",
+            "is neither a directory nor a hub model in the cache",
         ),
         ({"source": "model", "device_map": "cuda:0"}, None),
-        ({"source": "model", "device_map": "cuda:x"}, "device_map: 'cuda:x' is no device"),
+        ({"source": "model", "device_map": "cuda:x"}, "device_map: 'cuda:x' is not a device"),
     ],
 )
 def test_what_speaks_against_a_model_is_told_from_its_files(
@@ -257,7 +257,7 @@ def test_init_writes_a_study_and_a_task_that_load_as_they_stand(
     assert config["levels"]["ffns"] == [0, 34, 67]  # its three FFNs one by one
     assert checks.check(config).problems == []
     status, told = headcount("check", "mine.yaml")
-    assert status == 0 and "12 documents calibrate" in told
+    assert status == 0 and "calibration has 12 documents" in told
 
 
 def test_init_writes_over_nothing(checkpoint, tmp_path, monkeypatch, headcount):

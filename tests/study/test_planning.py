@@ -38,27 +38,30 @@ def examine(yaml, shots=(0, 1), limits=LIMITS, **wanted):
         ({"output_type": "generate_until"}, "output_type is generate_until"),
         ({"output_type": None}, "output_type is generate_until"),  # lm-eval's default
         ({"output_type": "loglikelihood_rolling"}, "output_type is loglikelihood_rolling"),
-        ({"class": "some.Class"}, "a Python class makes its prompts"),
+        ({"class": "some.Class"}, "a Python class, not its YAML, makes its prompts"),
         ({"doc_to_image": "image"}, "needs doc_to_image"),
         ({"num_fewshot": 0}, r"gives no examples .*use shots: \[0\]"),
         ({"fewshot_config": {"samples": [{}], "sampler": "first_n"}, "fewshot_split": None}, None),
-        ({"metric_list": [{"metric": "mcc"}]}, "reports mcc of it, of which none is a mean"),
+        ({"metric_list": [{"metric": "mcc"}]}, r"none of its metrics \(mcc\) is a mean"),
         ({"metric_list": [{"metric": "accc"}]}, "better when higher: did you mean acc"),
-        ({"metric_list": [{**ACC, "higher_is_better": False}]}, "none is a mean"),
-        ({"metric_list": [{**ACC, "metric": "perplexity"}]}, "none is a mean"),
-        ({"validation_split": None}, "neither test_split nor validation_split"),
+        ({"metric_list": [{**ACC, "higher_is_better": False}]}, "is a mean over documents"),
+        ({"metric_list": [{**ACC, "metric": "perplexity"}]}, "is a mean over documents"),
+        ({"validation_split": None}, "no test_split or validation_split"),
         ({"training_split": None}, None),  # the documents beyond the limit calibrate
         ({"training_split": "validation"}, None),
         ({"doc_to_text": "{{qestion}}"}, "doc_to_text names 'qestion', its documents have id, q"),
         ({"doc_to_target": "answr"}, "doc_to_target is 'answr', which is no field and no choice"),
         ({"doc_to_choice": "{{[a, choices[1]]}}"}, "doc_to_choice names 'a'"),
         ({"doc_to_text": "{% for c in choices %}{{c}}{% endfor %}{{question}}"}, None),
-        ({"doc_to_text": "{{question"}, "doc_to_text is no template"),
+        ({"doc_to_text": "{{question"}, "doc_to_text is not a valid template"),
         ({"doc_to_target": "id"}, "names a choice in no document of 'validation' .*'validation-0'"),
         ({"doc_to_target": "{{question}}"}, "names a choice in no document"),
         ({"doc_to_target": "{{answer}}"}, None),
         ({"doc_to_target": "{{choices[answer]}}"}, None),
-        ({"doc_to_txt": "x"}, "doc_to_txt is no key of lm-eval's tasks: did you mean doc_to_text"),
+        (
+            {"doc_to_txt": "x"},
+            "doc_to_txt is not a key of lm-eval's tasks: did you mean doc_to_text",
+        ),
         ({"training_split": "trian"}, "training_split is 'trian', .*: did you mean train"),
         ({"output_type": "multiple_choices"}, "did you mean multiple_choice"),
         ({"doc_to_choice": ["one"], "doc_to_target": "answer"}, None),
@@ -108,7 +111,7 @@ def test_documents_that_are_evaluated_do_not_calibrate(edited, changes):
     path = edited(**changes)
     kind = examine(path)
     assert (kind.calibration, kind.calibrates_beyond) == ("validation", 8)
-    assert any("4 documents calibrate" in warning for warning in kind.warnings)
+    assert any("calibration has 4 documents" in warning for warning in kind.warnings)
     for whole in (None, 12, 100):
         with pytest.raises(TaskError, match="set limits: evaluation below"):
             examine(path, limits=Limits(10, whole))
@@ -133,7 +136,7 @@ def test_the_headline_metric_is_one_of_lm_evals_own_and_can_be_chosen(edited):
     path = edited(metric_list=[{**ACC, "metric": name} for name in names])
     assert examine(path).metric == "acc"
     assert examine(path, metric="exact_match").metric == "exact_match"
-    with pytest.raises(TaskError, match=r"'f1' is none of its metrics .*\(acc_norm, acc, exact"):
+    with pytest.raises(TaskError, match=r"'f1' is not one of its metrics .*: acc_norm, acc, exact"):
         examine(path, metric="f1")
     assert examine(edited(metric_list=[{**ACC, "metric": "acc_norm"}])).metric == "acc_norm"
     assert examine(edited(metric_list=None)).metric == "acc"  # lm-eval's default: acc, acc_norm
@@ -282,7 +285,7 @@ BAD = {
     "generates": ({"output_type": "generate_until"}, "its output_type is generate_until"),
     "rolls": ({"output_type": "loglikelihood_rolling"}, "its output_type is loglikelihood_rolling"),
     "no_examples": ({"num_fewshot": 0}, "use shots: [0]"),
-    "no_mean": ({"metric_list": [{"metric": "mcc"}]}, "none is a mean over documents"),
+    "no_mean": ({"metric_list": [{"metric": "mcc"}]}, "is a mean over documents"),
     "no_field": ({"doc_to_text": "{{qestion}}"}, "doc_to_text names 'qestion'"),
     "hidden_labels": (
         {"doc_to_choice": [], "doc_to_target": "answer"},

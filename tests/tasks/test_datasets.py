@@ -248,7 +248,10 @@ def test_a_template_that_lm_eval_renders_is_right(template, quiz):
     "keys,told",
     [
         ({"doc_to_text": "{{text.inner.deep}}"}, "doc_to_text cannot be rendered for document 0"),
-        ({"doc_to_text": "{{text | no_filter}}"}, "doc_to_text is no template: No filter named"),
+        (
+            {"doc_to_text": "{{text | no_filter}}"},
+            "doc_to_text is not a valid template: No filter named",
+        ),
         ({"doc_to_text": "{% if label %}{{lable}}{% endif %}"}, "names 'lable', .* mean label"),
         ({"doc_to_text": "{{txt}}", "doc_to_target": "lable"}, "names 'txt', .* mean text"),
         ({"doc_to_choice": "{{text}}"}, "doc_to_choice cannot be rendered for document 0"),
@@ -365,7 +368,7 @@ def test_two_definitions_of_a_name_are_told_with_their_files(kind, quiz):
 def test_a_group_that_holds_itself_or_nothing_is_told(tmp_path):
     for name, members in (("outer", ["inner"]), ("inner", ["outer"]), ("empty", None)):
         (tmp_path / f"{name}.yaml").write_text(pyyaml.safe_dump({"group": name, "task": members}))
-    with pytest.raises(TaskError, match=r"'outer' holds itself \(outer > inner > outer\)"):
+    with pytest.raises(TaskError, match=r"'outer' contains itself \(outer > inner > outer\)"):
         loading.expand(["outer"], tmp_path)
     with pytest.raises(TaskError, match="group 'empty' lists no tasks"):
         loading.expand(["empty"], tmp_path)

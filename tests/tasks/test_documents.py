@@ -106,4 +106,7 @@ def test_what_is_evaluated_does_not_calibrate_under_another_number(kind, tmp_pat
     rows = prompts.prepare(yaml, 0, limits, seed=0)
     assert {row["doc_id"] for row in rows if row["split"] == "calibration"} == {6, 7, 8, 9, 10}
     [said, _] = prompts.remarks(rows, limits)
-    assert said == "6 documents do not calibrate, since the same prompt and answer are evaluated"
+    assert (
+        said
+        == "6 documents are left out of calibration, since the same prompt and answer are evaluated"
+    )

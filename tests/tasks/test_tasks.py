@@ -142,7 +142,7 @@ def test_without_a_training_split_documents_beyond_the_limit_calibrate(yaml, tmp
 
 def test_a_task_without_a_mean_metric_is_refused(yaml, tmp_path):
     mcc = edited(yaml, tmp_path, metric_list=[{"metric": "mcc"}])
-    with pytest.raises(prompts.TaskError, match="reports mcc of it, of which none is a mean"):
+    with pytest.raises(prompts.TaskError, match=r"none of its metrics \(mcc\) is a mean"):
         prompts.prepare(mcc, 0, LIMITS, seed=0)
 
 

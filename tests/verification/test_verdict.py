@@ -315,7 +315,7 @@ def test_a_model_that_mixes_prompts_or_sees_ahead_is_told(fresh):
         mlp = model.parts[1].ffn_writes
         mlp.register_forward_hook(lambda *of, axis=axis: of[2] + of[2].mean(axis, keepdim=True))
         rows = verdict.verify(model).filter(property=ALONE)
-        assert not rows["passed"].item() and "no causal language model" in rows["where"].item()
+        assert not rows["passed"].item() and "not a causal language model" in rows["where"].item()
 
 
 def test_noise_of_the_model_excuses_nothing(fresh):

@@ -2,17 +2,17 @@
 
 1. `trie`: prompts share their prefixes.
 2. `sharing`: masks share the layers below the first one where they differ.
-3. `layers`: everything goes through a layer before the next begins, a `wave` at a time; `states`
-   holds what waits, `memory` says how much fits.
-4. `removal`: what is removed is not computed.
-5. `gradients`: without those of the weights, layer by layer.
+3. `layers`: everything passes a layer before the next begins, a `wave` at a time; `states` holds
+   the hidden states in between, `memory` calculates how much fits.
+4. `removal`: removed components are not computed.
+5. `gradients`: layer by layer, without gradients of the weights.
 
-There are two ways through a layer, which `_backend` chooses between: `_packed`, whose `attention`
-takes the place of transformers' own, and `padded`, the model's own attention on `_rows` of padded
-prompts. `fitness` refuses the models that neither can compute, and
-`headcount.verification.reference` is what both are tested against.
+There are two backends, between which `_backend` chooses: `_packed`, whose `attention` replaces that
+of transformers, and `padded`, the model's own attention on `_rows` of padded prompts. `fitness`
+refuses the models that neither can compute. Both are tested against
+`headcount.verification.reference`.
 
-One letter, one axis, in all of the engine:
+Each letter is one axis in all of the engine:
 
 | letter | axis |
 | --- | --- |

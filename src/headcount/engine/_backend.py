@@ -1,9 +1,9 @@
-"""Which of the two ways a model's prompts go through its layers: right before fast.
+"""The choice between the packed and the padded backend for a model: right before fast.
 
-The packed way is taken when no problems found: a layer of each kind must call
-transformers' attention interface once, with nothing that `attend` does not know, and must come to
-the same hidden states as the model's own attention, on a few tokens and with the model's own
-weights, with all heads and with the first one removed.
+A model is packed if it shows no obstacle. A layer of each kind must call transformers' attention
+interface once, with no argument that `attend` does not know, and must compute the same hidden
+states as the model's own attention, on a few tokens and with the model's own weights, with all
+heads and without the first one.
 """
 
 import inspect
@@ -29,9 +29,9 @@ ATTENTION = ("full_attention", "sliding_attention")  # `layer_types` that a pack
 
 
 def choose_backend(model: LanguageModel, longest: int) -> type[Packed] | type[Padded]:
-    """The way for prompts of at most so many tokens. What is found out stays in `model.backend`.
+    """Return the backend for prompts of at most `longest` tokens; remember it in `model.backend`.
 
-    Raises `ModelError` for a model that no way can compute: see `fitness`.
+    Raises `ModelError` for a model that neither backend can compute: see `fitness`.
     """
     refuse_unfit(model)
     if model.backend is None:
@@ -46,7 +46,7 @@ def choose_backend(model: LanguageModel, longest: int) -> type[Packed] | type[Pa
 
 
 def _first_length(model: LanguageModel) -> int:
-    """The longest prompt for which rotary tables that depend on length are still the same."""
+    """Return the length up to which rotary tables that depend on length do not change."""
     config = model.hf.config.get_text_config()
     rope = config.rope_parameters
     original = rope.get("original_max_position_embeddings")
@@ -54,7 +54,7 @@ def _first_length(model: LanguageModel) -> int:
 
 
 def _obstacle(model: LanguageModel) -> str | None:
-    """Why the packed way is not taken; None if it is."""
+    """Return why the model cannot be packed, or None."""
     if not model.hf._can_set_attn_implementation():
         return "its attention does not go through transformers' interface"
     if "position_ids" not in inspect.signature(model.hf.base_model.forward).parameters:
@@ -101,12 +101,12 @@ def _compare(model: LanguageModel) -> None:
         _equal(_at(own_after, places[1]), _at(after, places[0]), f"packed tokens in layer {layer}")
         what = f"packed tokens in layer {layer} without its first head"
         _equal(_at(own_fewer, places[1]), _at(fewer, places[0]), what)
-        if state.carried:  # layers read what earlier ones left
+        if state.carried:  # later layers read what earlier ones wrote
             own_state, state = own_after, after
 
 
 def _prompts(model: LanguageModel) -> list[Prompt]:
-    """Two prompts that begin alike and one that does not, of which every token is scored."""
+    """Return two prompts that begin alike and one that does not; every token is scored."""
     size = model.hf.config.get_text_config().vocab_size
     prompts = []
     for first, second in ((3, 5), (3, 7), (11, 13)):
@@ -116,7 +116,7 @@ def _prompts(model: LanguageModel) -> list[Prompt]:
 
 
 def _places(block: Any) -> Tensor:
-    """The token of the block that each token of each prompt is, in the prompts' order."""
+    """Return the index in the block of each token of each prompt, in the prompts' order."""
     return block.scored[block.rows[block.prompts.argsort(stable=True)]]
 
 

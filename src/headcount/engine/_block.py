@@ -1,4 +1,4 @@
-"""Prompts that are computed together: N tokens, and those of them that are scored."""
+"""A block of prompts that are computed together: N tokens, some of them scored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class Block:
 
     tokens: Tensor  # [R, T]
     positions: Tensor  # [R, T]
-    owners: Tensor  # [N] a prompt that the token belongs to; the only one where none is shared
-    scored: Tensor  # [S] the token that predicts a target; sorted, each once
-    # A target of a prompt each [targets]: which of the S predicts it, the token, the prompt.
+    owners: Tensor  # [N] a prompt that the token belongs to, the only one if nothing is shared
+    scored: Tensor  # [S] the tokens that predict a target; sorted, each once
+    # For each target of each prompt [targets]: which of the S predicts it, its token, its prompt.
     rows: Tensor
     targets: Tensor
     prompts: Tensor
-    # Of a packed block: behind the last token that sees each token [N]; units of attention.
+    # In a packed block: the end of the tokens that see each token [N]; units of attention.
     ends: Tensor | None = None
     units: list = field(default_factory=list)
 
@@ -32,13 +32,13 @@ class Block:
 
     @property
     def real(self) -> Tensor:
-        """Indices of the tokens that belong to a prompt."""
+        """The indices of the tokens that belong to a prompt."""
         return (self.owners != PADDING).nonzero()[:, 0]
 
     def scored_in_parts(self, size: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """At most `size` scored tokens at a time: those among the S, and their t targets.
+        """Yield at most `size` scored tokens at a time, as a slice of the S, with their t targets.
 
-        Of the targets: their indices [t], the row in the part that predicts each, the tokens.
+        The targets are given by index [t], by the row in the part that predicts each, and by token.
         """
         for first in range(0, len(self.scored), size):
             part = slice(first, min(first + size, len(self.scored)))
@@ -49,7 +49,7 @@ class Block:
 def scoring(
     prompts: Sequence[Prompt], owners: Sequence[Sequence[int]], paths: Sequence[Sequence[int]]
 ) -> dict[str, Tensor]:
-    """The fields scored, rows, targets and prompts of a block of some inputs.
+    """Return the fields scored, rows, targets and prompts of a block of some inputs.
 
     `owners[i]` are the prompts whose input is input i, `paths[i]` the indices of its tokens.
     """
@@ -72,7 +72,7 @@ def scoring(
 
 
 def distinct(prompts: Sequence[Prompt], share: bool) -> tuple[list[tuple], list[list[int]]]:
-    """The sorted inputs, each once if `share`, and the prompts that have each of them."""
+    """Return the sorted inputs, each once if `share`, and the prompts of each."""
     inputs: dict[tuple, list[int]] = {}
     for index, prompt in enumerate(prompts):
         inputs.setdefault((tuple(prompt.tokens), 0 if share else index), []).append(index)

@@ -1,4 +1,4 @@
-"""The packed way through the layers: tries of prompts in a row, by `headcount.engine.attention`."""
+"""The packed backend: tries of prompts in a row, with the attention of `engine.attention`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from headcount.models.language_model import LanguageModel, Prompt, replaced
 
 
 def window_of(model: LanguageModel, layer: int) -> int | None:
-    """The sliding window that the configuration gives a layer."""
+    """Return the sliding window that the configuration gives a layer, or None."""
     config = model.hf.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds and kinds[layer] != "sliding_attention":
@@ -29,7 +29,7 @@ def window_of(model: LanguageModel, layer: int) -> int | None:
 
 @dataclass
 class Packed:
-    """A packed block on its way through the layers; in the last one only scored tokens matter."""
+    """A packed block on its way through the layers; the last layer needs only scored tokens."""
 
     model: LanguageModel
     block: Block
@@ -40,7 +40,7 @@ class Packed:
 
     @staticmethod
     def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool) -> Any:
-        """The prompts in blocks of at most `rows` tokens."""
+        """Return the prompts in blocks of at most `rows` tokens."""
         return trie.blocks(prompts, rows, share)
 
     @staticmethod
@@ -52,7 +52,7 @@ class Packed:
 
     @classmethod
     def begin(cls, model: LanguageModel, block: Block) -> tuple[State, "Packed"]:
-        """The state before the first layer, and what is needed from there on."""
+        """Return the state before the first layer, and the block's passage through the layers."""
         state, calls = enter(model, block.tokens, block.positions)
         scored = (of_token[:, block.scored] for of_token in (block.tokens, block.positions))
         last = enter(model, *scored)[1][-1]
@@ -66,9 +66,9 @@ class Packed:
         ffn: bool,
         ablation: Ablation | None = None,
     ) -> list[State]:
-        """States after a layer that lacks the heads [H] and the FFN that are False.
+        """Return the states after a layer without the heads [H] and the FFN that are False.
 
-        The last layer takes the keys and values of all N tokens, and else the S scored ones.
+        The last layer computes keys and values of all N tokens, and all else of the S scored ones.
         """
         model, is_last = self.model, layer == self.model.num_layers - 1
         state = _together(states)
@@ -91,9 +91,9 @@ class Packed:
                 return _apart(run(model, layer, state, arguments), len(states))
 
     def whole(self, layer: int, state: State) -> State:
-        """The state of all N tokens after a layer.
+        """Return the state of all N tokens after a layer.
 
-        Raises `NotPacked` when its attention is not called, or not known to `attend`.
+        Raises `NotPacked` if its attention is not called once, or not in a way `attend` knows.
         """
         call = Call(self.sight, window_of(self.model, layer))
         with attending(call):
@@ -103,7 +103,7 @@ class Packed:
         return after
 
     def _keys_and_values(self, layer: int, state: State) -> tuple[Tensor, Tensor]:
-        """Those of all tokens [P, K, N, e]: the layer runs, and nothing follows its attention."""
+        """Return keys and values of all tokens [P, K, N, e], by running the layer up to them."""
         part = self.model.parts[layer]
         call = Call(self.sight, window_of(self.model, layer), only_keys=True)
         nothing = {part.attention_output: lambda z: z.new_zeros(*z.shape[:-1], part.d_model)}
@@ -114,19 +114,19 @@ class Packed:
         return call.found
 
     def logits(self, state: State, part: slice) -> Tensor:
-        """Logits [s, vocabulary] of some of the S scored tokens, from the last state."""
+        """Return logits [s, vocabulary] of some of the S scored tokens, from the last state."""
         hidden = state.hidden[:, part]  # [1, s, d]
         nowhere = torch.zeros(hidden.shape[:2], dtype=torch.long, device=self.model.device)
         return leave(self.model, hidden, nowhere, position_ids=nowhere)[0]
 
 
 def _together(states: Sequence[State]) -> State:
-    """P states of a block as one, side by side on the first axis."""
+    """Return P states of a block as one, concatenated on the first axis."""
     if len(states) == 1:
         return states[0]
     return tree_map(lambda *tensors: torch.cat(tensors), *states)
 
 
 def _apart(state: State, count: int) -> list[State]:
-    """The states that were taken together."""
+    """Return the states that `_together` concatenated."""
     return [tree_map(lambda tensor, i=i: tensor[i : i + 1], state) for i in range(count)]

@@ -1,7 +1,7 @@
-"""Prompts as rows of a block, padded to the right: for the model's own attention.
+"""Prompts as rows of a block, padded on the right, for the model's own attention.
 
-A causal model needs no mask for padding that comes after all that is read. Rows of similar length
-go together; a block is as wide as its longest row.
+A causal model needs no mask for padding that follows all real tokens. Rows of similar length are
+in one block, which is as wide as its longest row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from headcount.models.language_model import Prompt
 def blocks(
     prompts: Sequence[Prompt], max_tokens: int, share: bool = True, equal: bool = False
 ) -> list[Block]:
-    """Rows of prompts in blocks of at most `max_tokens` tokens, or of a single longer row.
+    """Return blocks of at most `max_tokens` tokens, or of a single longer row.
 
-    Prompts that have the same input share a row, unless `share` is False. With `equal`, all rows of
-    a block have the same length and none is padded.
+    Prompts with the same input share a row if `share`. With `equal`, all rows of a block have the
+    same length, so that none is padded.
     """
     inputs, owners = distinct(prompts, share)
     by_length = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
@@ -51,7 +51,7 @@ def _block(
     for row, (sequence, mine) in enumerate(zip(inputs, owners, strict=True)):
         size = len(sequence)
         tokens[row, :size] = torch.tensor(sequence)
-        tokens[row, size:] = sequence[-1]  # not the padding token, which some models treat apart
+        tokens[row, size:] = sequence[-1]  # not the padding token: some models treat it specially
         of_prompt[row, :size] = mine[0]
         paths.append(list(range(row * T, row * T + size)))
     return Block(

@@ -1,4 +1,4 @@
-"""Blocks of prompts on their way through the layers together."""
+"""Waves: blocks of prompts that pass through the layers together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from headcount.models.language_model import LanguageModel
 
 @dataclass
 class Wave:
-    """A model, the blocks that go through it together, and the states that wait between layers.
+    """A model, the blocks that pass it together, and their states between layers.
 
-    Inside `with`, every block is embedded and its state before the first layer waits under
-    `(0, 0, index)`; whoever takes states through layers puts and drops the others.
+    On entering, every block is embedded, and its state before the first layer is held under
+    `(0, 0, index)`. The caller puts and drops all other states.
     """
 
     model: LanguageModel
@@ -52,5 +52,5 @@ class Wave:
         ffn: bool = True,
         ablation: Ablation | None = None,
     ) -> list[State]:
-        """States of a block after a layer that lacks the heads [H] and the FFN that are False."""
+        """Return a block's states after a layer, without the heads [H] and FFN that are False."""
         return self.passages[index].through(layer, states, heads, ffn, ablation)

@@ -1,12 +1,12 @@
-"""What a removed component leaves: nothing, its mean, or its output on another token.
+"""Stand-ins for removed components: zero, their mean, or their output on another token.
 
 - `zero` (Bansal et al. 2023; Michel et al. 2019): nothing.
-- `mean`: the mean of its output over the tokens of the calibration prompts.
-- `resample` (Chan et al. 2022, "Causal Scrubbing"): its output at a random token of the calibration
-  prompts, drawn once for each position and the same for all components, so that what is put in
-  place of several heads belongs together.
+- `mean`: the mean of the output over the tokens of the calibration prompts.
+- `resample` (Chan et al. 2022, "Causal Scrubbing"): the output at a random token of the calibration
+  prompts. The token is drawn once for each position and is the same for all components, so that the
+  stand-ins of several heads belong together.
 
-The first token is a class of its own, in the mean and in the draw: attention rests on it, and its
+The first token is a class of its own, for means and draws: attention sinks there, and its
 activations are many times those of other tokens.
 """
 
@@ -37,12 +37,12 @@ def fit(
     kind: str,
     seed: int,
 ) -> Ablation | None:
-    """The stand-ins of `kind` from the activations of the whole model on `prompts`; zero: None.
+    """Return the stand-ins of `kind`, fitted on activations of the whole model on `prompts`.
 
-    Raises `ValueError` for an unknown kind.
+    None for zero. Raises `ValueError` for an unknown kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"ablation {kind!r} is none of {', '.join(KINDS)}")
+        raise ValueError(f"ablation {kind!r} is not one of {', '.join(KINDS)}")
     if kind == "zero":
         return None
     budget = Budget.of(model)
@@ -68,7 +68,7 @@ def fit(
 
 
 def _made(prompts: Sequence[Prompt], kind: str, seed: int) -> str:
-    """A hash of what decides the stand-ins of a model, this code included."""
+    """Return a hash of what decides the stand-ins of a model, this code included."""
     drawn = seed if kind == "resample" else None
     library = Path(headcount.__file__).parents[1]
     code = reached([(library, __name__)]).hash()
@@ -80,26 +80,26 @@ def _made(prompts: Sequence[Prompt], kind: str, seed: int) -> str:
 
 @dataclass
 class _Terms:
-    """Sums over tokens: each of the terms adds an activation at `tokens`, times `weights`."""
+    """Terms of sums over tokens: each adds the activation at `tokens`, times `weights`."""
 
-    classes: Tensor  # which sum
+    classes: Tensor  # the sum that it is added to
     tokens: Tensor  # index among the prompts' tokens
     weights: Tensor
 
     def between(self, first: int, end: int) -> "_Terms":
-        """The terms of some tokens, which are numbered from 0 on."""
+        """Return the terms of some tokens, renumbered from 0."""
         here = (self.tokens >= first) & (self.tokens < end)
         return _Terms(self.classes[here], self.tokens[here] - first, self.weights[here])
 
 
 def _means(positions: Tensor) -> _Terms:
-    """Means over the first tokens (class 0) and over all others (class 1)."""
+    """Return terms of the means over the first tokens (class 0) and all others (class 1)."""
     classes = (positions > 0).long()
     return _Terms(classes, torch.arange(len(positions)), 1 / classes.bincount()[classes])
 
 
 def _draws(positions: Tensor, seed: int) -> _Terms:
-    """For each position (class) one token, drawn from the first tokens or from the others."""
+    """Return one token for each position (class), drawn from the first tokens or the others."""
     generator = np.random.default_rng(seed)
     first, others = np.flatnonzero(positions == 0), np.flatnonzero(positions > 0)
     C = int(positions.max()) + 1

@@ -1,8 +1,8 @@
-"""Attention over a packed block, in place of transformers' own for the time of a sweep.
+"""Attention over a packed block, which replaces transformers' own during a sweep.
 
-`attend` is what the layers call. It knows a layer's queries, keys and values, a scale, a sliding
-window, a soft cap and sinks; any other keyword that says something is refused (`NotPacked`), and
-the model then goes the other way: nothing is swallowed.
+The layers call `attend`. It knows a layer's queries, keys and values, a scale, a sliding window, a
+soft cap and sinks. Any other keyword with a value is refused (`NotPacked`), and the model takes the
+padded backend: no argument is ignored.
 """
 
 import math
@@ -23,7 +23,7 @@ from headcount.models.language_model import LanguageModel
 
 NAME = "headcount_packed"
 STRIP = 96  # queries whose scores fit in a processor's cache
-# Keywords that decide nothing here: a block says itself where its tokens are.
+# Keywords without effect here: a block has the positions of its tokens.
 HARMLESS = ("position_ids", "cache_position")
 
 
@@ -33,7 +33,7 @@ class NotPacked(Exception):  # noqa: N818 - a finding, not a fault
 
 @contextmanager
 def packed(model: LanguageModel) -> Iterator[None]:
-    """Inside, the model's layers call `attend`, each inside `attending`."""
+    """Make the model's layers call `attend`; each call needs an `attending` around it."""
     before = model.hf.config._attn_implementation
     model.hf.set_attn_implementation(NAME)
     try:
@@ -44,22 +44,22 @@ def packed(model: LanguageModel) -> Iterator[None]:
 
 @dataclass
 class Sight:
-    """Who sees whom: queries of a block, which are all of its N tokens or the scored ones alone."""
+    """Which tokens each query of a block sees; the queries are all N tokens, or the scored ones."""
 
     ends: Tensor  # [N] token q sees k exactly when k <= q < ends[k]
     positions: Tensor  # [N]
-    queries: Tensor  # [Q] the tokens that ask; rising
-    units: list[Unit]  # by rising queries, together all of them
-    kept: dict = field(default_factory=dict)  # masks and strips, from layer to layer
+    queries: Tensor  # [Q] indices of tokens; rising
+    units: list[Unit]  # by rising queries, covering all of them
+    kept: dict = field(default_factory=dict)  # masks and strips, reused in every layer
 
     @classmethod
     def of(cls, block: Block) -> "Sight":
-        """Of all tokens of a packed block."""
+        """Return the sight of all tokens of a packed block."""
         return cls(block.ends, block.positions[0], torch.arange(len(block)), block.units)
 
     @classmethod
     def of_scored(cls, block: Block) -> "Sight":
-        """Of the S scored tokens, which see the tokens of the block: enough for the last layer."""
+        """Return the sight of the S scored tokens, which is enough for the last layer."""
         units, first = [], 0
         for unit in block.units:
             inside = (block.scored >= unit.queries.start) & (block.scored < unit.queries.stop)
@@ -69,7 +69,7 @@ class Sight:
         return cls(block.ends, block.positions[0], block.scored, units)
 
     def mask(self, unit: Unit, window: int | None) -> Tensor:
-        """Whether each query of a unit sees each of its keys [queries, keys], inside a window."""
+        """Return whether each query of a unit sees each of its keys [queries, keys]."""
         query = self.queries[unit.queries][:, None]
         key = torch.cat([torch.arange(part.start, part.stop) for part in unit.keys])
         sees = (key <= query) & (query < self.ends[key])
@@ -80,15 +80,15 @@ class Sight:
 
 @dataclass
 class Call:
-    """What a layer's attention is called for; set by `attending` while the layer runs."""
+    """What a layer's attention is to do; set by `attending` while the layer runs."""
 
     sight: Sight
-    window: int | None  # that the layer should come with
-    # [H'] the key-value head of each query head where heads were removed; else in equal groups
+    window: int | None  # that the layer should pass
+    # [H'] the key-value head of each query head if heads were removed; None: in equal groups
     kv_of_query: Tensor | None = None
-    known: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] in place of the layer's
-    only_keys: bool = False  # nothing else is wanted
-    found: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] that the layer came with
+    known: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] to use instead
+    only_keys: bool = False  # keys and values are wanted alone
+    found: tuple[Tensor, Tensor] | None = None  # key, value [B, K, N, e] that the layer passed
     times: int = 0
 
 
@@ -97,7 +97,7 @@ _call: ContextVar[Call | None] = ContextVar("call", default=None)
 
 @contextmanager
 def attending(call: Call) -> Iterator[None]:
-    """Inside, `attend` answers this call."""
+    """Make `attend` serve this call."""
     token = _call.set(call)
     try:
         yield
@@ -119,10 +119,10 @@ def attend(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [B, H, Q, e], key and value [B, K, N, e].
+    """Return the heads' outputs z [B, Q, H, e], by transformers' attention interface.
 
-    `s_aux` [H] are sinks: a score that takes its share of the softmax and leads nowhere. Returns
-    the heads' outputs z [B, Q, H, e]. Raises `NotPacked` for what it does not know.
+    query is [B, H, Q, e], key and value are [B, K, N, e]. `s_aux` [H] are sinks: scores that take a
+    share of the softmax and have no value. Raises `NotPacked` for an unknown argument.
     """
     call = _call.get()
     call.times += 1
@@ -134,7 +134,9 @@ def attend(
     if unknown:
         raise NotPacked(f"its attention is called with {', '.join(unknown)}")
     if sliding_window != call.window:
-        raise NotPacked(f"a window of {sliding_window} arrives where one of {call.window} should")
+        raise NotPacked(
+            f"a window of {sliding_window} is passed where one of {call.window} should be"
+        )
     if call.only_keys:
         B, H, Q, _ = query.shape
         return query.new_zeros(B, Q, H, value.shape[-1]), None
@@ -147,8 +149,8 @@ def attend(
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     settings = AttentionSettings(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
     plain = query.device.type == "cpu" and query.dtype == torch.float32
-    # torch's own kernel takes neither soft cap nor sinks. On a CPU it is slower than plain
-    # products, whose probabilities a backward pass would have to keep, though.
+    # torch's own kernel takes neither soft cap nor sinks. On a CPU plain products are faster, but a
+    # backward pass would have to keep their probabilities.
     if softcap is not None or s_aux is not None or (plain and not torch.is_grad_enabled()):
         z = _in_strips(query, key, value, call.sight, settings)
     else:
@@ -161,7 +163,7 @@ AttentionInterface.register(NAME, attend)
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """How scores are made of queries and keys."""
+    """How queries and keys give attention scores."""
 
     scaling: float
     window: int | None
@@ -172,9 +174,9 @@ class AttentionSettings:
 def _by_kernel(
     query: Tensor, key: Tensor, value: Tensor, sight: Sight, settings: AttentionSettings
 ) -> Tensor:
-    """z [B, H, Q, e] by torch's own kernel, unit by unit."""
+    """Return z [B, H, Q, e] by torch's own kernel, unit by unit."""
     sizes = [unit.queries.stop - unit.queries.start for unit in sight.units]
-    queries = query.split(sizes, dim=2)  # not slices, each of which would have a whole gradient
+    queries = query.split(sizes, dim=2)  # the gradient of a slice would have the whole size
     if all(unit.keys == [unit.queries] for unit in sight.units):
         keys, values = key.split(sizes, dim=2), value.split(sizes, dim=2)
     else:
@@ -198,7 +200,7 @@ def _chosen(tensor: Tensor, ranges: list[slice]) -> Tensor:
 
 
 def _mask(sight: Sight, unit: Unit, window: int | None, device: torch.device) -> Tensor | None:
-    """The mask of a unit [queries, keys], made when a layer first asks for it; None: causal."""
+    """Return the mask of a unit [queries, keys], made once for all layers; None: causal."""
     key = "mask", unit.queries.start, window, device
     if key not in sight.kept:
         mask = sight.mask(unit, window)
@@ -215,17 +217,17 @@ class Strip:
     """Some consecutive queries of a unit and the keys that they see."""
 
     queries: slice  # of the unit's
-    free: int  # the first so many keys, which all the queries see
-    end: int  # behind the last key that one of them sees
-    hidden: Tensor  # [queries, end - free] -inf where a query does not see a key, else 0
+    free: int  # number of first keys that all the queries see
+    end: int  # end of the keys that any of them sees
+    hidden: Tensor  # [queries, end - free] -inf if a query does not see a key, else 0
 
 
 def _in_strips(
     query: Tensor, key: Tensor, value: Tensor, sight: Sight, settings: AttentionSettings
 ) -> Tensor:
-    """softmax(q k^T) v of all heads [B, H, .., e] for some queries at a time: z [B, H, Q, e].
+    """Return z [B, H, Q, e] = softmax(q k^T) v of all heads, for some queries at a time.
 
-    Gemma 2's soft cap squashes scores to at most so much before the mask.
+    Gemma 2's soft cap bounds the scores smoothly, before the mask.
     """
     B, H = query.shape[:2]
     query = (query * settings.scaling).flatten(0, 1)  # [B * H, Q, e]
@@ -248,7 +250,7 @@ def _in_strips(
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Probabilities in float32; a sink takes its share and is left out."""
+    """Return probabilities in float32, without those of the sinks."""
     if sinks is None:
         return scores.softmax(-1, dtype=torch.float32)
     beside = sinks.to(scores).expand(*scores.shape[:-1], 1)
@@ -256,7 +258,7 @@ def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
 
 
 def _strips(sight: Sight, unit: Unit, window: int | None, device: torch.device) -> list[Strip]:
-    """The strips of a unit, made when a layer first asks for them."""
+    """Return the strips of a unit, made once for all layers."""
     key = unit.queries.start, window, device
     if key not in sight.kept:
         mask = sight.mask(unit, window)
@@ -267,7 +269,7 @@ def _strips(sight: Sight, unit: Unit, window: int | None, device: torch.device) 
 
 
 def _strip(mask: Tensor, first: int, device: torch.device) -> Strip:
-    """The strip whose first query is `first` and whose queries see what `mask` [q, k] says."""
+    """Return the strip that begins at query `first`, with what `mask` [q, k] lets it see."""
     end = int(mask.any(0).nonzero().max()) + 1
     not_by_all = (~mask[:, :end].all(0)).nonzero()
     free = int(not_by_all.min()) if len(not_by_all) else end

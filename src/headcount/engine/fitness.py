@@ -1,4 +1,4 @@
-"""What neither way through the layers can compute: refused by name, before anything else is done.
+"""Refusal of models that neither backend can compute, before anything else is done.
 
 A layer of each kind runs on two short prompts that begin alike, which costs next to nothing.
 """
@@ -11,26 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from headcount.engine._packed import window_of
-from headcount.engine.layers import Arguments, enter, leave, outside, resident, run
+from headcount.engine.layers import enter, leave, outside, resident, run
 from headcount.engine.states import State
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel
 
-COMMON, LENGTH = 5, 9  # tokens that both prompts begin with, of all their tokens
+COMMON, LENGTH = 5, 9  # tokens that the prompts have in common, and in all
 ROUNDING = 64  # times the precision of the dtype: how far two orders of summation may differ
-
-Passage = tuple[State, list[Arguments]]  # before a layer; the arguments of all layers
 
 
 def refuse_unfit(model: LanguageModel) -> None:
-    """Raise `ModelError`, which names the layer, for a model of which all numbers would be wrong.
+    """Raise `ModelError`, naming the layer, for a model whose numbers would all be wrong.
 
-    - It is not causal: what it makes of a token depends on later ones. Padding and the other
-      prompts of a block would be in sight.
-    - A module whose input or output stands for heads, an FFN or the unembedding is not called once
-      in a forward pass: its weights are used in another way, so that removing it does nothing.
+    - It is not causal: the result at a token depends on later ones. Padding and the other prompts
+      of a block would be visible.
+    - A module whose input or output stands for heads, an FFN or the unembedding is not called
+      exactly once in a forward pass: its weights are used in another way, so that removing the
+      module's output removes something else.
 
-    A model that was found fit is not looked at again.
+    A model that has passed is not checked again.
     """
     if model.is_fit:
         return
@@ -43,7 +42,7 @@ def refuse_unfit(model: LanguageModel) -> None:
 
 
 def _through_layers(model: LanguageModel) -> State:
-    """The first prompt's state after the last of the layers that were looked at."""
+    """Check a layer of each kind; return the first prompt's state after the last of them."""
     with resident(*outside(model)):
         (state, calls), (other, calls_of_other) = (enter(model, _tokens(model, i)) for i in (1, 7))
     _refuse_later(model, state, other, "the embedding")
@@ -60,33 +59,33 @@ def _through_layers(model: LanguageModel) -> State:
                 after = run(model, layer, state, calls[layer])
             after_other = run(model, layer, other, calls_of_other[layer])
         _refuse_later(model, after, after_other, f"layer {layer}")
-        if state.carried:  # layers read what earlier ones left
+        if state.carried:  # later layers read what earlier ones wrote
             state, other = after, after_other
     return after
 
 
 def _tokens(model: LanguageModel, step: int) -> Tensor:
-    """A prompt [1, T] whose later tokens depend on `step`."""
+    """Return a prompt [1, T] whose later tokens depend on `step`."""
     size = model.hf.config.get_text_config().vocab_size
     tokens = [2 + 3 * i + step * max(0, i + 1 - COMMON) for i in range(LENGTH)]
     return torch.tensor([[token % size for token in tokens]])
 
 
 def _refuse_later(model: LanguageModel, one: State, other: State, where: str) -> None:
-    """Raise `ModelError` when the states of the tokens that two prompts begin with differ."""
+    """Raise `ModelError` when two prompts differ in the states of their common tokens."""
     axis = one.hidden.shape.index(LENGTH)  # mostly [1, T, d]; some models have several streams
     first, second = (state.hidden.float().narrow(axis, 0, COMMON) for state in (one, other))
     tolerance = ROUNDING * torch.finfo(one.hidden.dtype).eps
     if (first - second).norm() > tolerance * first.norm():
         raise ModelError(
-            f"{_name(model)} is not causal: what {where} makes of a token changes with later "
+            f"{_name(model)} is not causal: the result of {where} at a token changes with later "
             "tokens. headcount takes models that predict each token from those before it"
         )
 
 
 @contextmanager
 def _called(model: LanguageModel, named: dict[str, nn.Module]) -> Iterator[None]:
-    """Raise `ModelError` at the end unless each of the modules was called once."""
+    """Raise `ModelError` on leaving unless each of the modules was called once."""
     times: Counter[str] = Counter()
     with ExitStack() as hooks:
         for name, module in named.items():
@@ -107,7 +106,7 @@ def _name(model: LanguageModel) -> str:
 
 
 def kinds(model: LanguageModel, all_layers: bool) -> list[int]:
-    """The first layer of each kind, or all."""
+    """Return the first layer of each kind, or all layers."""
     if all_layers:
         return list(range(model.num_layers))
     found: dict[tuple, int] = {}

@@ -1,8 +1,8 @@
-"""Idea 5, gradients without weight gradients: of the loss with respect to components' outputs.
+"""Idea 5, gradients of the loss by components' outputs, without gradients of the weights.
 
-The parameters are frozen, the graph of a layer begins at the hidden states that enter it. It is
-kept until the backward pass where memory allows; else the layer's input alone is kept, and the
-layer is computed once more. So a model that streams from disk is read twice, forward and backward.
+The parameters are frozen; the graph of a layer begins at the hidden states that enter it. It is
+kept until the backward pass if memory allows. Otherwise only the layer's input is kept, and the
+layer is computed again. So a model that streams from disk is read twice, forward and backward.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ from headcount.progress import Progress
 
 @dataclass
 class Graph:
-    """One layer's computation of one block, from state to state."""
+    """The computation of one block in one layer, from state to state."""
 
     before: State
     activation: Tensor | None  # the component's output: z [.., H, e], or what the FFN adds [.., d]
@@ -34,7 +34,7 @@ class Graph:
 
 
 class Contributions(NamedTuple):
-    """What is finished of p prompts: sums over tokens of <A_t, d loss / d A_t>, by component."""
+    """Sums over tokens of <A_t, d loss / d A_t> of p prompts, by component."""
 
     prompts: Tensor  # [p]
     absolute: Tensor  # [p, N] float32, sum_t |<A_t, d loss / d A_t>|
@@ -44,7 +44,7 @@ class Contributions(NamedTuple):
 def contributions(
     model: LanguageModel, prompts: Sequence[Prompt], component: str
 ) -> Iterator[Contributions]:
-    """Those of the N components in the order (layer, head), a block of prompts at a time.
+    """Yield contributions of the N components in the order (layer, head), block by block.
 
     Raises `FloatingPointError` naming the layer when one is not finite.
     """
@@ -59,7 +59,7 @@ def contributions(
         unfinished[id(block)][layer] = sums
         if layer == having[0]:  # the last one on the way back
             by_layer = unfinished.pop(id(block))
-            # One copy from the device: until here nothing waits for it.
+            # One copy from the device: nothing waits for it before.
             found = torch.cat([by_layer[i].to(model.device) for i in having], dim=-1).cpu()
             _check_finite(found, model, component, having)
             yield Contributions(of_block, *found)
@@ -85,18 +85,18 @@ def _check_finite(
 def gate_gradients(
     model: LanguageModel, prompts: Sequence[Prompt], component: str
 ) -> Iterator[tuple[int, Block, Tensor]]:
-    """<A_t, d loss / d A_t>, the derivative of the loss by a gate on each component's output.
+    """Yield <A_t, d loss / d A_t>, the derivative of the loss by a gate on a component's output.
 
-    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j) of each prompt. A is z of each head
-    (`component="heads"`) or what each FFN adds to the residual stream ("ffns"). Prompts are packed
-    without sharing. Yields (layer, block, products [N, H] or [N, 1], float32), for the layers that
-    have the component; padding has zeros.
+    The loss of a prompt is loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j). A is z of each head
+    (`component="heads"`) or the addition of each FFN to the residual stream ("ffns"). Prompts are
+    packed without sharing. An item is (layer, block, products [N, H] or [N, 1], float32), for each
+    layer that has the component; padding has zeros.
     """
     budget = Budget.of(model)
     longest = max(len(prompt.tokens) for prompt in prompts)
     streams = is_offloaded(model)
     keep = not streams and longest <= budget.graph_rows
-    # A backward pass holds a gradient beside each activation.
+    # A backward pass holds a gradient for each activation.
     rows = budget.graph_rows if keep else max(1, budget.rows // 2)
     backend = choose_backend(model, longest)
     packing = backend.blocks(model, prompts, rows, share=False)
@@ -110,7 +110,7 @@ def gate_gradients(
 def _gradients(
     wave: Wave, component: str, keep: bool, progress: Progress
 ) -> Iterator[tuple[int, Block, Tensor]]:
-    """Forward, loss, backward, each layer by layer."""
+    """Run forward, loss and backward, layer by layer; yield as `gate_gradients`."""
     model, held = wave.model, wave.held
     graphs: dict[tuple[int, int], Graph] = {}
     last, indices = model.num_layers, range(len(wave.blocks))
@@ -147,7 +147,7 @@ def _gradients(
 
 
 def _graph(wave: Wave, layer: int, index: int, component: str) -> Graph:
-    """Run a layer on a state; with gradients enabled, remember how."""
+    """Run a layer on a state, recording the graph if gradients are enabled."""
     model = wave.model
     caught: list[Tensor | None] = [None]
 
@@ -164,14 +164,14 @@ def _graph(wave: Wave, layer: int, index: int, component: str) -> Graph:
     everything = torch.ones(model.heads[layer], dtype=torch.bool)
     with model.hooked(**hook, layers=[layer]):
         (after,) = wave.through(layer, index, [state], everything)
-    return Graph(state, caught[-1], after)  # the last layer has run for its keys before
+    return Graph(state, caught[-1], after)  # the last layer has run before, for its keys
 
 
 def _backward(graph: Graph, gradient: State, further: bool) -> tuple[Tensor | None, State | None]:
-    """Gradients of the component's output, None if the layer has none, and of the state before it.
+    """Return gradients of the component's output and of the state before the layer.
 
-    `gradient` is that of the state after the layer. That of the state before is only for layers
-    that are not the first: `further`.
+    `gradient` is that of the state after the layer. The first result is None if the layer lacks the
+    component, the second unless `further`: the first layer needs none.
     """
     pairs = zip(tree_leaves(graph.after), tree_leaves(gradient), strict=True)
     outputs, gradients = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
@@ -183,8 +183,8 @@ def _backward(graph: Graph, gradient: State, further: bool) -> tuple[Tensor | No
 
 
 def _products(graph: Graph, of_activation: Tensor, block: Block) -> Tensor:
-    """<A_t, d loss / d A_t> [N, H] or [N, 1]; zero where the last layer was not computed."""
-    # A: z [.., H, e], or [.., d], of N tokens; in the last packed layer of S.
+    """Return <A_t, d loss / d A_t> [N, H] or [N, 1]; 0 for tokens the last layer skipped."""
+    # A: z [.., H, e], or [.., d], of N tokens, or of S in the last packed layer.
     products = (graph.activation.detach().float() * of_activation.float()).sum(-1)
     heads = products.shape[-1] if graph.activation.dim() == 4 else 1
     products = products.reshape(-1, heads)
@@ -196,11 +196,11 @@ def _products(graph: Graph, of_activation: Tensor, block: Block) -> Tensor:
 
 
 def _loss_gradient(wave: Wave, index: int, state: State) -> State:
-    """d loss / d state after the last layer, of the sum of the prompts' losses."""
+    """Return d loss / d state after the last layer, for the sum of the prompts' losses."""
     block = wave.blocks[index]
     gradient = tree_map(torch.zeros_like, state)
     lengths = torch.bincount(block.prompts)[block.prompts]  # [targets] of the prompt of each
-    together = max(1, wave.budget.logits // 2)  # logits, and as many gradients
+    together = max(1, wave.budget.logits // 2)  # as many gradients as logits
     for part, here, rows, targets in block.scored_in_parts(together):
         with torch.enable_grad():
             hidden = state.hidden.detach().requires_grad_()

@@ -1,8 +1,8 @@
-"""Idea 3, layer-major order: all prompts and masks go through a layer before the next begins.
+"""Idea 3, layer-major order: all prompts and masks pass a layer before the next begins.
 
-transformers' own code runs: the model is called once with decoder layers that only note what they
-are called with (`enter`), then each layer is called by itself (`run`), and at the end the model
-once more with layers that pass on the finished hidden states (`leave`).
+transformers' own code runs. The model is called once with decoder layers that only record their
+arguments (`enter`), then each layer is called by itself (`run`), and finally the model is called
+with layers that pass on the finished hidden states (`leave`).
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -17,31 +17,31 @@ from headcount.engine.states import State
 from headcount.models.families import ModelError
 from headcount.models.language_model import LanguageModel, replaced
 
-MOST_RETURNED = 4  # values that a layer returns
+MOST_RETURNED = 4  # values of a layer's result, at most
 
 
 @dataclass
 class Arguments:
-    """What a decoder layer is called with beside the hidden states and what layers share."""
+    """Arguments of a decoder layer, without hidden states and dictionaries that layers share."""
 
     args: tuple
     kwargs: dict[str, Any]
 
 
 class _HandedOn:
-    """Stands for what a layer returns beside the hidden states; no other layer may read it."""
+    """Stand-in for the values that a layer returns beside hidden states; no layer may read it."""
 
 
 class _Misread(Exception):  # noqa: N818 - a finding, not a fault
-    """The model takes something else for a layer's output than the hidden states."""
+    """The model takes something other than the hidden states for a layer's output."""
 
 
 def enter(
     model: LanguageModel, tokens: Tensor, positions: Tensor | None = None
 ) -> tuple[State, list[Arguments]]:
-    """Embed tokens [R, T]: the state before the first layer, and the arguments of every layer.
+    """Return the state of tokens [R, T] before the first layer, and the arguments of every layer.
 
-    Positions are the model's own, 0, 1, ..., unless given.
+    Positions are 0, 1, ..., as the model counts them, unless given.
 
     Raises `ModelError` when the layers pass on more than hidden states and shared dictionaries.
     """
@@ -79,9 +79,10 @@ def _noted(model: LanguageModel, inputs: dict, form: int) -> tuple[State, list[A
 
 
 def _as_returned(model: LanguageModel, function: Callable[[int], Any]) -> Any:
-    """`function` of how many values the model takes from a layer, 0 for no tuple; once found out.
+    """Return `function` of the number of values that a layer returns, 0 for no tuple.
 
-    A model that takes an element of what is not a tuple goes on with other hidden states, or fails.
+    The number is found by trying, and remembered: with a wrong one, the model continues with other
+    hidden states, or fails.
     """
     found = getattr(model, "values_of_layer", None)
     if found is not None:
@@ -100,7 +101,7 @@ def _as_returned(model: LanguageModel, function: Callable[[int], Any]) -> Any:
 
 
 def run(model: LanguageModel, layer: int, state: State, arguments: Arguments) -> State:
-    """The state after a layer, as it is called in the model."""
+    """Return the state after a layer, called as the model calls it."""
     kwargs = dict(arguments.kwargs)
     for name, content in state.carried.items():
         if name in kwargs:
@@ -112,19 +113,19 @@ def run(model: LanguageModel, layer: int, state: State, arguments: Arguments) ->
 
 
 def leave(model: LanguageModel, hidden: Tensor, tokens: Tensor, **inputs: Any) -> Tensor:
-    """Logits [R, T, vocabulary] from hidden states after the last layer, of tokens [R, T]."""
+    """Return logits [R, T, vocabulary] from hidden states of tokens [R, T] after the last layer."""
     form = model.values_of_layer
     finished = (hidden, *(None,) * (form - 1)) if form else hidden
     with replaced(dict.fromkeys(model.layers, lambda *_, **__: finished)):
         return model.hf(input_ids=tokens.to(model.device), use_cache=False, **inputs).logits
 
 
-# --- weights that accelerate keeps on disk or in another memory ---
+# --- weights that accelerate keeps on disk or in other memory ---
 
 
 @contextmanager
 def resident(*modules: nn.Module) -> Iterator[None]:
-    """Inside, offloaded weights of `modules` are loaded: once, however often the modules run."""
+    """Keep offloaded weights of `modules` loaded, so that they are read once however often used."""
     with ExitStack() as stack:
         for module in modules:
             hook = _offload_hook(module)
@@ -137,18 +138,18 @@ def resident(*modules: nn.Module) -> Iterator[None]:
 
 
 def is_offloaded(model: LanguageModel) -> bool:
-    """Whether accelerate loads weights of the model when they are needed."""
+    """Whether accelerate loads weights of the model on demand."""
     return any(_offload_hook(module) is not None for module in model.hf.modules())
 
 
 def outside(model: LanguageModel) -> list[nn.Module]:
-    """The modules before and after the decoder layers."""
+    """Return the modules outside the decoder layers."""
     inside = {module for layer in model.layers for module in layer.modules()}
     return [module for module in model.hf.modules() if module not in inside]
 
 
 def _offload_hook(module: nn.Module) -> Any:
-    """The accelerate hook that loads the module's weights before it runs and drops them after."""
+    """Return the accelerate hook that loads a module's weights for each run, if there is one."""
     hook = getattr(module, "_hf_hook", None)
     hooks = getattr(hook, "hooks", [hook])
     return next((h for h in hooks if getattr(h, "offload", False)), None)

@@ -20,7 +20,7 @@ from headcount.progress import Progress
 
 
 class Swept(NamedTuple):
-    """What is finished of a sweep: m of its masks on p of its prompts."""
+    """A finished part of a sweep: m of its masks on p of its prompts."""
 
     masks: list[int]
     prompts: Tensor  # [p]
@@ -33,13 +33,14 @@ def log_likelihoods(
     prompts: Sequence[Prompt],
     masks: Masks,
 ) -> tuple[Tensor, Tensor]:
-    """Summed log-likelihood of every prompt's targets under every mask, in nats.
+    """Return the log-likelihood of every prompt's targets under every mask, and greedy flags.
 
-    `model.memory` bounds what is held beside the weights; results differ by rounding alone.
+    The log-likelihoods [M, prompts] (float64) are in nats, summed over targets. The flags
+    [M, prompts] (bool) say whether greedy decoding would produce the targets. `model.memory` bounds
+    the memory beside the weights; it changes results by rounding alone.
 
-    Returns log-likelihoods [M, prompts] (float64) and whether greedy decoding would produce the
-    targets [M, prompts] (bool). Raises `FloatingPointError` when a log-likelihood is not finite,
-    and `MemoryError` when memory runs out even with half of `model.memory`.
+    Raises `FloatingPointError` when a log-likelihood is not finite, and `MemoryError` when memory
+    runs out even with half of `model.memory`.
     """
 
     def collected() -> tuple[Tensor, Tensor]:
@@ -55,7 +56,7 @@ def log_likelihoods(
 
 @torch.inference_mode()
 def in_parts(model: LanguageModel, prompts: Sequence[Prompt], masks: Masks) -> Iterator[Swept]:
-    """The same, in parts as they are finished: some masks on the prompts of a wave at a time.
+    """Yield the same results in parts: some masks on the prompts of a wave at a time.
 
     Raises `FloatingPointError` when a log-likelihood is not finite.
     """
@@ -74,7 +75,7 @@ def in_parts(model: LanguageModel, prompts: Sequence[Prompt], masks: Masks) -> I
 
 
 def _of_wave(wave: Wave, states: Tree, ablation: Ablation | None, progress: Progress) -> Swept:
-    """What all masks of a tree come to on the prompts of a wave."""
+    """Return the results of all masks of a tree on the prompts of a wave."""
     of_wave = torch.cat([block.prompts for block in wave.blocks]).unique()
     ending = defaultdict(list)  # the masks of each last state
     for mask, leaf in enumerate(states.leaves):
@@ -104,9 +105,9 @@ def _check_finite(model: LanguageModel, swept: Swept) -> None:
 def _mask_parts(
     model: LanguageModel, masks: Masks, packing: list[Block], budget: Budget
 ) -> list[list[int]]:
-    """Masks that are swept together: all, unless their states of one block do not fit in memory.
+    """Return the masks in parts such that a part's states of one block fit in memory.
 
-    A model whose weights are read from disk is swept once, and states go to disk instead.
+    A model whose weights are read from disk is swept once; its states go to disk instead.
     """
     everything = list(range(len(masks)))
     width = max(1, budget.states // (budget.row * max(map(len, packing))))
@@ -118,7 +119,7 @@ def _mask_parts(
 def _waves(
     model: LanguageModel, packing: list[Block], states: Tree, budget: Budget
 ) -> Iterator[list[Block]]:
-    """Blocks that go through the layers together: as many as fit, all of an offloaded model."""
+    """Yield blocks that pass the layers together: as many as fit, or all if offloaded."""
     if is_offloaded(model):
         yield packing
         return
@@ -135,9 +136,9 @@ def _waves(
 def _sweep(
     wave: Wave, states: Tree, ablation: Ablation | None, progress: Progress
 ) -> Iterator[tuple[int, Block, Tensor, Tensor]]:
-    """Every (leaf, block): log-probability [targets] of each target, and whether it is the best.
+    """Yield (leaf, block, log-probability of each target [targets], whether it is the best).
 
-    All are copied from the device at once: until then nothing waits for it.
+    All are copied from the device at once: nothing waits for it before.
     """
     model, held, indices = wave.model, wave.held, range(len(wave.blocks))
     prompts = sum(len(block.prompts.unique()) for block in wave.blocks)
@@ -167,7 +168,7 @@ def _sweep(
 
 
 def _pass(wave: Wave, layer: int, step: Step, index: int, ablation: Ablation | None) -> None:
-    """Take a step's states of one block through a layer, some at a time."""
+    """Pass a step's states of one block through a layer, some at a time."""
     together = max(1, wave.budget.rows // len(wave.blocks[index]))
     for first in range(0, len(step.parents), together):
         parents = step.parents[first : first + together]
@@ -179,13 +180,13 @@ def _pass(wave: Wave, layer: int, step: Step, index: int, ablation: Ablation | N
 
 
 def _score(wave: Wave, index: int, state: State) -> Tensor:
-    """Log-probability and greedy hit [2, targets], float32, from the last state of a block."""
+    """Return log-probability and greedy hit [2, targets], float32, from a block's last state."""
     block = wave.blocks[index]
     found = []
     for part, here, rows, targets in block.scored_in_parts(wave.budget.logits):
         logits = wave.passages[index].logits(state, part)  # [s, vocabulary]
         rows, targets = rows.to(logits.device), targets.to(logits.device)
-        # As lm-eval does it: logsumexp rounds otherwise, by up to 1e-5 a token.
+        # As in lm-eval: logsumexp rounds differently, by up to 1e-5 per token.
         chosen = logits.log_softmax(-1, dtype=torch.float32)[rows, targets]
         hits = logits.argmax(-1)[rows] == targets
         found.append((here, torch.stack([chosen, hits.to(chosen)])))

@@ -1,7 +1,7 @@
-"""How much a sweep does at a time, calculated from the memory that it may use.
+"""How much a sweep computes at a time, calculated from the memory that it may use.
 
-`LanguageModel.memory` bounds what a sweep holds beside the weights: half of it hidden states
-between layers, a quarter the activations inside a layer, a quarter logits.
+`LanguageModel.memory` bounds a sweep's memory beside the weights: half of it is for hidden states
+between layers, a quarter for activations inside a layer, a quarter for logits.
 """
 
 import gc
@@ -19,22 +19,22 @@ from headcount.models.language_model import LanguageModel
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-BEST_ROWS = 2048  # token rows beyond which a layer's matrix products gain nothing
+BEST_ROWS = 2048  # tokens beyond which a layer's matrix products gain nothing
 
 
 @dataclass(frozen=True)
 class Budget:
     """Limits of a sweep of one model."""
 
-    rows: int  # tokens that are inside a layer at a time, all states counted
-    graph_rows: int  # tokens whose activations in all layers can be kept for a backward pass
+    rows: int  # tokens inside a layer at a time, over all states
+    graph_rows: int  # tokens whose activations in all layers fit for a backward pass
     states: int  # bytes of hidden states between layers
     logits: int  # tokens that are unembedded at a time
     row: int  # bytes of a token's hidden state
 
     @classmethod
     def of(cls, model: LanguageModel) -> "Budget":
-        """The limits that the model's memory allows. Never less than one token."""
+        """Return the limits for the model's memory; at least one token."""
         config = model.hf.config.get_text_config()
         size = model.hf.dtype.itemsize
         memory = int(model.memory * 2**20)
@@ -53,7 +53,7 @@ class Budget:
 
 
 def _width(part: LayerParts, config: PreTrainedConfig) -> int:
-    """Channels of an FFN, of all the experts that a token goes to."""
+    """Return the channels of an FFN, over all experts that serve a token."""
     if part.ffn_output is None:
         return 0
     of_one = max(p.numel() // (len(p) if p.dim() == 3 else 1) for p in part.ffn_output.parameters())
@@ -61,13 +61,13 @@ def _width(part: LayerParts, config: PreTrainedConfig) -> int:
     return experts * of_one // part.d_model
 
 
-# --- when it was too much nevertheless ---
+# --- when memory runs out nevertheless ---
 
 
 def retry_with_less(model: LanguageModel, function: Callable[[], T]) -> T:
-    """What `function` returns, which is called once more with half the `memory` if it runs out.
+    """Return the result of `function`, called again with half the `memory` if memory runs out.
 
-    Raises `MemoryError` with the numbers, and what to do, when that is too much as well.
+    Raises `MemoryError` with the numbers and the remedy when it runs out again.
     """
     given = model.memory
     try:
@@ -76,10 +76,10 @@ def retry_with_less(model: LanguageModel, function: Callable[[], T]) -> T:
         if not _ran_out(error):
             raise
         reason = _reason(error)
-    gc.collect()  # what the failed attempt held
+    gc.collect()  # the memory of the failed attempt
     torch.cuda.empty_cache()
     logger.warning(
-        "model %s: out of memory beside memory: %g; tried once more with half of it (%s)",
+        "model %s: out of memory with memory: %g; trying again with half of it (%s)",
         model.hf.name_or_path,
         given,
         reason,
@@ -100,12 +100,12 @@ def retry_with_less(model: LanguageModel, function: Callable[[], T]) -> T:
 
 
 def _ran_out(error: Exception) -> bool:
-    """Whether memory ran out: of a GPU, or torch's or Python's on the CPU."""
+    """Whether memory ran out, on a GPU or on the CPU, in torch or in Python."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _reason(error: Exception) -> str:
-    """What torch says of it in a line: how much was asked for."""
+    """Return the line of torch's message that says how much was asked for."""
     text = str(error) or type(error).__name__
     return text[max(0, text.find("you tried to allocate")) :].splitlines()[0]

@@ -1,8 +1,8 @@
-"""The model's own way through the layers: rows of padded prompts, its own attention.
+"""The padded backend: rows of padded prompts, with the model's own attention.
 
-For models whose attention cannot be given packed prompts. Everything but shared prefixes remains:
-layer-major order, layers shared between masks, nothing unembedded that is not scored. A state at a
-time, since what the layers are called with is made for the rows of one.
+It is for models whose attention cannot take packed prompts. All but shared prefixes remains:
+layer-major order, layers shared between masks, only scored tokens unembedded. States pass one at a
+time, since the layers' arguments fit the rows of one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,10 @@ def depends_on_length(model: LanguageModel) -> bool:
 
 
 def feels_later_tokens(model: LanguageModel) -> bool:
-    """Whether tokens after a prompt, padding too, may change what it comes to.
+    """Whether tokens after a prompt, padding too, may change its result.
 
-    As where rotary tables depend on length, or attention goes to the best keys alone: then what is
-    masked may decide between equals.
+    They may if rotary tables depend on length, or if attention chooses the best keys: masked tokens
+    may decide between equal ones.
     """
     chooses_keys = any("Indexer" in type(module).__name__ for module in model.layers.modules())
     return chooses_keys or depends_on_length(model)
@@ -41,7 +41,7 @@ def feels_later_tokens(model: LanguageModel) -> bool:
 
 @dataclass
 class Padded:
-    """Rows of prompts on their way through the layers."""
+    """A block of padded rows on its way through the layers."""
 
     model: LanguageModel
     block: Block
@@ -49,18 +49,18 @@ class Padded:
 
     @staticmethod
     def blocks(model: LanguageModel, prompts: Sequence[Prompt], rows: int, share: bool) -> Any:
-        """The prompts in blocks of at most `rows` tokens."""
+        """Return the prompts in blocks of at most `rows` tokens."""
         return rows_of.blocks(prompts, rows, share, equal=feels_later_tokens(model))
 
     @staticmethod
     @contextmanager
     def attention(model: LanguageModel) -> Iterator[None]:
-        """Inside, the model's layers take rows: as they are."""
+        """Do nothing: the model's layers take rows as they are."""
         yield
 
     @classmethod
     def begin(cls, model: LanguageModel, block: Block) -> tuple[State, "Padded"]:
-        """The state before the first layer, and what is needed from there on."""
+        """Return the state before the first layer, and the block's passage through the layers."""
         state, calls = enter(model, block.tokens)
         return state, cls(model, block, calls)
 
@@ -72,17 +72,17 @@ class Padded:
         ffn: bool,
         ablation: Ablation | None = None,
     ) -> list[State]:
-        """States after a layer that lacks the heads [H] and the FFN that are False."""
+        """Return the states after a layer without the heads [H] and the FFN that are False."""
         stand_in = ablation.at(layer, self.block.positions) if ablation else None
         with layer_without(self.model, layer, heads, ffn, stand_in):
             return [run(self.model, layer, state, self.calls[layer]) for state in states]
 
     def whole(self, layer: int, state: State) -> State:
-        """The state of all N tokens after a layer."""
+        """Return the state of all N tokens after a layer."""
         return run(self.model, layer, state, self.calls[layer])
 
     def logits(self, state: State, part: slice) -> Tensor:
-        """Logits [s, vocabulary] of some of the S scored tokens, from the last state."""
+        """Return logits [s, vocabulary] of some of the S scored tokens, from the last state."""
         head = self.model.hf.get_output_embeddings()
         forward, chosen = head.forward, self.block.scored[part]
 

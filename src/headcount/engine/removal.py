@@ -1,11 +1,11 @@
-"""Heads and FFNs taken out of a decoder layer: what is removed is not computed where that is safe.
+"""Removal of heads and FFNs from a decoder layer: they are not computed where that is safe.
 
-The modules of a layer are given other `forward`s for a while: projections that leave out the rows
-and columns of removed heads, an FFN that adds nothing. A removed component may leave a stand-in
+The `forward` of a layer's modules is replaced for a while: projections leave out the rows and
+columns of removed heads, an FFN adds nothing. A removed component may leave a stand-in
 (`headcount.engine.ablation`); by default it leaves zero.
 
-What a head is: its slice of the input of the output projection. Where something lies between
-attention and that projection, such as a gate or a norm over all heads (BitNet), it has had its say.
+A head is its slice of the input of the output projection, after anything between attention and that
+projection, such as a gate or a norm over all heads (BitNet).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ Removal = tuple[Sequence[tuple[int, int]], Sequence[int]]  # heads (layer, head)
 
 
 class StandIn(NamedTuple):
-    """What removed components of a layer leave at positions [..]: z [.., H, e], ffn [.., d]."""
+    """Stand-ins of a layer's removed components at positions [..]: z [.., H, e], ffn [.., d]."""
 
     z: Tensor
     ffn: Tensor
@@ -44,9 +44,9 @@ class Ablation:
     made: str  # a hash of what decided them
 
     def at(self, layer: int, positions: Tensor) -> StandIn:
-        """What removed components of a layer leave at `positions`.
+        """Return the stand-ins of a layer's removed components at `positions`.
 
-        Positions beyond the last class go through the classes again, the first one left out.
+        Positions beyond the last class repeat the classes, without the first.
         """
         C = self.ffn.shape[1]
         rows = torch.where(positions < C, positions, 1 + (positions - 1) % max(C - 1, 1))
@@ -55,10 +55,10 @@ class Ablation:
 
 @contextmanager
 def without(model: LanguageModel, heads: Sequence[Tensor], ffns: Tensor) -> Iterator[None]:
-    """Inside, the whole model runs without the heads `[L][H]` and FFNs [L] that are False.
+    """Make the whole model run without the heads `[L][H]` and FFNs [L] that are False.
 
-    For code that runs the model by itself, such as generation; attention is computed for all
-    heads. The sweep removes layer by layer.
+    This is for code that calls the model itself, such as generation; attention is computed for all
+    heads. A sweep removes layer by layer.
     """
     with ExitStack() as stack:
         for layer in range(model.num_layers):
@@ -75,11 +75,11 @@ def layer_without(
     stand_in: StandIn | None = None,
     narrow: bool = False,
 ) -> Iterator[Tensor | None]:
-    """Inside, `layer` runs without the heads [H] that are False, and without its FFN if `ffn` is.
+    """Make `layer` run without the heads [H] that are False, and without its FFN if `ffn` is.
 
     With `narrow`, queries, keys and values of removed heads are not computed either, if the layer
-    allows it. Then yields, for each query head that is left, the index of its key-value head among
-    those left [H'], else None.
+    allows it. Then the value yielded is the index of the key-value head of each remaining query
+    head, among those that remain [H']; else it is None.
     """
     part = model.parts[layer]
     forwards: dict[nn.Module, Callable] = {}
@@ -121,13 +121,13 @@ def layer_without(
 
 
 def _kv_heads(part: LayerParts, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Key-value heads [K'] that the query heads [H'] need, and the index of each's in them [H']."""
+    """Return the key-value heads [K'] that query heads need, and the index of each's [H']."""
     of_query = kept // (part.heads // part.kv_heads)
     return of_query.unique(return_inverse=True)
 
 
 def _narrow_inputs(part: LayerParts, kept: Tensor, kv_heads: Tensor) -> dict[nn.Module, Callable]:
-    """Projections of queries, keys and values that compute the kept heads alone."""
+    """Return projections of queries, keys and values that compute only the kept heads."""
     forwards: dict[nn.Module, Callable] = {}
     for name, outputs in part.inputs.outputs(kept, kv_heads).items():
         projection = part.attention.get_submodule(name)
@@ -141,9 +141,10 @@ def _narrow_inputs(part: LayerParts, kept: Tensor, kv_heads: Tensor) -> dict[nn.
 def _narrow_output(
     projection: nn.Module, columns: Tensor, select: Tensor | None, extra: Tensor | None
 ) -> Callable:
-    """The output projection of some heads: of an input [.., H' * e], or selected from [.., H * e].
+    """Return the output projection of some heads, for an input [.., H' * e].
 
-    The bias stays, and `extra` [.., d] is added.
+    With `select`, the input is [.., H * e], of which these channels are taken. The bias stays, and
+    `extra` [.., d] is added.
     """
     weight = projections.matrix(projection)
     weight = weight[:, columns.to(weight.device)]
@@ -157,7 +158,7 @@ def _narrow_output(
 
 
 def _masked_output(part: LayerParts, heads: Tensor, stand_in: Tensor | None) -> Callable:
-    """A projection of any kind, which reads zero or the stand-in [.., H, e] of removed heads."""
+    """Return a projection of any kind that reads zero, or stand-ins [.., H, e], for some heads."""
     forward = part.attention_output.forward
 
     def masked(z: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ def _masked_output(part: LayerParts, heads: Tensor, stand_in: Tensor | None) -> 
 
 
 def _written(model: LanguageModel, layer: int, gone: Tensor, z: Tensor | None) -> Tensor | None:
-    """What the stand-ins z [.., H, e] of removed heads write to the residual stream [.., d]."""
+    """Return the output of stand-ins z [.., H, e] of removed heads to the residual stream."""
     if z is None:
         return None
     weight = model.head_weight(layer)
@@ -184,7 +185,7 @@ def _no_attention(
     hidden_states: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What an attention module returns without a head: the output projection's bias."""
+    """Return the result of an attention module without heads: the output projection's bias."""
     hidden = args[0] if hidden_states is None else hidden_states  # [B, T, d]
     out = hidden.new_zeros(*hidden.shape[:-1], len(projections.matrix(projection)))
     for term in (projection.bias, extra):
@@ -196,7 +197,7 @@ def _no_attention(
 
 
 def _nothing(hidden: Tensor) -> Tensor:
-    """In place of a module whose output will not be read: one channel, which fits anywhere."""
+    """Replace a module whose output is not read: return one channel, which broadcasts."""
     return hidden[..., :1]
 
 
@@ -208,12 +209,12 @@ def _no_ffn(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor | tuple:
-    """What a module returns that adds nothing, or `added` [.., d], to the residual stream.
+    """Return the result of a module that adds nothing, or `added` [.., d], to the stream.
 
-    A mixture of experts may return more than that: its forward pass of one token of each row shows
-    what.
+    A mixture of experts may return more than its output: a forward pass of one token per row
+    provides the rest.
     """
-    out = hidden.new_zeros(*hidden.shape[:-1], d)  # of [B, T] positions, which OPT flattens
+    out = hidden.new_zeros(*hidden.shape[:-1], d)  # OPT flattens the positions [B, T]
     if added is not None:
         added = added.to(out).reshape(-1, d)
         out = added.repeat(out[..., 0].numel() // len(added), 1).view_as(out)
@@ -226,7 +227,7 @@ def _no_ffn(
 
 @contextmanager
 def _counting(attention: nn.Module, counts: dict[str, int]) -> Iterator[None]:
-    """Inside, attributes of the attention module have other values."""
+    """Give attributes of the attention module other values for a while."""
     before = {name: getattr(attention, name) for name in counts}
     try:
         for name, value in counts.items():

@@ -1,7 +1,7 @@
 """Idea 2, shared layers: masks that agree up to a layer share the hidden states below it.
 
-A state is what the residual stream holds after the first l layers, for all masks that agree in
-them. The states form a tree:
+A state is the residual stream after the first l layers, for all masks that agree in them. The
+states form a tree:
 
     layer        0      1      2
     whole     s0 --> s0 --> s0 --> s0
@@ -9,7 +9,7 @@ them. The states form a tree:
                  \\      \\--> s2 --> s2   in layer 1
                   \\--> s1 --> s1 --> s1   in layer 0
 
-so that removing each of L FFNs costs L (L + 1) / 2 passes through a layer, instead of L^2.
+Removing each of L FFNs in turn costs L (L + 1) / 2 passes through a layer instead of L^2.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from headcount.models.language_model import LanguageModel
 class Masks:
     """Which components are kept: heads [M, H] of each of L layers, and ffns [M, L]; True keeps.
 
-    What removed components leave is the ablation's, zero without one.
+    Removed components leave the ablation's stand-ins, zero without one.
     """
 
     heads: list[Tensor]
@@ -41,7 +41,7 @@ class Masks:
         removals: Sequence[Removal],
         ablation: Ablation | None = None,
     ) -> "Masks":
-        """One mask for each pair: heads to remove as (layer, head), layers whose FFN to remove."""
+        """Return one mask for each removal."""
         heads = [torch.ones(len(removals), H, dtype=torch.bool) for H in model.heads]
         ffns = torch.ones(len(removals), model.num_layers, dtype=torch.bool)
         for mask, (removed_heads, removed_ffns) in enumerate(removals):
@@ -54,7 +54,7 @@ class Masks:
         return len(self.ffns)
 
     def of(self, mask: int) -> tuple[list[Tensor], Tensor]:
-        """Heads `[L][H]` and FFNs [L] that one mask keeps."""
+        """Return the heads `[L][H]` and FFNs [L] that one mask keeps."""
         return [of_layer[mask] for of_layer in self.heads], self.ffns[mask]
 
     def __getitem__(self, chosen: Any) -> "Masks":
@@ -64,7 +64,7 @@ class Masks:
 
 @dataclass
 class Step:
-    """A pass through a layer: states that lose the same components there, and what they become."""
+    """A pass through a layer: states that lose the same components there, before and after."""
 
     heads: Tensor  # [H] True keeps
     ffn: bool
@@ -81,17 +81,17 @@ class Tree:
 
     @property
     def width(self) -> int:
-        """The most states that are held at one time: those before a layer, or those after it."""
+        """The largest number of states between two layers."""
         return max(sum(len(step.children) for step in steps) for steps in self.steps)
 
     @property
     def passes(self) -> int:
-        """States that are passed through a layer, over all layers."""
+        """The number of passes of a state through a layer."""
         return sum(len(step.parents) for steps in self.steps for step in steps)
 
 
 def tree(masks: Masks) -> Tree:
-    """The tree of states that the masks need."""
+    """Return the tree of states that the masks need."""
     state = [0] * len(masks)
     layers = []
     for layer, of_layer in enumerate(masks.heads):

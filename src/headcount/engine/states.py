@@ -1,4 +1,4 @@
-"""What waits between two layers, in memory as far as it fits, the rest on disk."""
+"""Hidden states between two layers, in memory as far as they fit, else on disk."""
 
 import bisect
 import errno
@@ -16,11 +16,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class State(NamedTuple):
-    """What one layer leaves to the next: the residual stream, and what else layers share.
+    """The input of a layer from the one before: the residual stream, and what layers share.
 
-    `hidden` is [B, T, d], or what else the model calls its layers with. `carried` are dictionaries
-    that the layers are called with and write to (keys and values that later layers read, in
-    Gemma 3n and 4), by keyword.
+    `hidden` is [B, T, d], or another tensor that the model passes to its layers. `carried` are
+    dictionaries, by keyword, that the layers read and write (keys and values for later layers, in
+    Gemma 3n and 4).
     """
 
     hidden: Tensor
@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 
 class States:
-    """States by key; beyond `capacity` bytes tensors lie in a file of the temporary directory.
+    """States by key; beyond `capacity` bytes tensors go to a file in the temporary directory.
 
     The file has no name, so that the system frees it however the process ends.
     """
@@ -84,12 +84,12 @@ class _Filed(NamedTuple):
 
     place: int
     size: int  # bytes
-    like: Tensor  # an empty one of its kind
+    like: Tensor  # an empty one of its type and device
     shape: torch.Size
 
 
 class _File:
-    """A temporary file without a name, and which parts of it are free."""
+    """A temporary file without a name, and its free parts."""
 
     def __init__(self) -> None:
         self.directory = tempfile.gettempdir()
@@ -101,7 +101,7 @@ class _File:
         self.file.close()
 
     def write(self, data: Tensor) -> int:
-        """Write bytes somewhere; their place."""
+        """Write bytes somewhere and return their offset."""
         place = self._take(data.numel())
         try:
             _all(os.pwrite, self.file.fileno(), data, place)
@@ -126,7 +126,7 @@ class _File:
         bisect.insort(self.gaps, (size, place))
 
     def _take(self, size: int) -> int:
-        """A place for so many bytes: in the smallest gap that is large enough, or at the end."""
+        """Return an offset for `size` bytes: in the smallest sufficient gap, or at the end."""
         found = bisect.bisect_left(self.gaps, (size, 0))
         if found == len(self.gaps):
             self.end += size
@@ -138,7 +138,7 @@ class _File:
 
 
 def _all(transfer: Callable, descriptor: int, data: Tensor, place: int) -> None:
-    """Read or write all of `data`, however little the system takes at a time."""
+    """Read or write all of `data`, however little the system transfers at a time."""
     view: memoryview = data.numpy().data
     while len(view):
         count = transfer(descriptor, view, place)

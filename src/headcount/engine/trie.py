@@ -1,8 +1,8 @@
 """Idea 1, shared prefixes: prompts packed as a token trie, each common prefix once.
 
-The choices of a document share its context, documents may share their examples. A block is a row
-of N tokens that holds whole tries, without padding: a token's position is its depth in the trie,
-and it sees its ancestors and itself. The tries are laid out depth first, so that one number a token
+The choices of a document share its context, and documents may share examples. A block is a row of N
+tokens that contains whole tries, without padding: a token's position is its depth in the trie, and
+it sees its ancestors and itself. The tries are laid out depth first, so that one number per token
 says who sees whom: q sees k exactly when k <= q < ends[k]. Attention is computed unit by unit:
 
     document 1          document 2
@@ -22,8 +22,8 @@ import torch
 from headcount.engine._block import Block, distinct, scoring
 from headcount.models.language_model import Prompt
 
-WORTH = 4  # tokens: prompts that have fewer in common are packed apart
-SMALL = 128  # tokens of subtrees that attend together, masked
+WORTH = 4  # tokens: prompts with fewer in common are packed separately
+SMALL = 128  # tokens of subtrees that attend together, with a mask
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Unit:
 
 
 def blocks(prompts: Sequence[Prompt], max_tokens: int, share: bool = True) -> list[Block]:
-    """Prompts packed in blocks of at most `max_tokens` tokens, or of a single longer input.
+    """Return prompts packed in blocks of at most `max_tokens` tokens, or of one longer input.
 
-    Without `share`, every prompt has its tokens to itself.
+    Without `share`, prompts share no tokens.
     """
     inputs, owners = distinct(prompts, share)
     sequences = [np.array(tokens) for tokens in inputs]
@@ -49,16 +49,16 @@ def blocks(prompts: Sequence[Prompt], max_tokens: int, share: bool = True) -> li
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """Length of the common prefix."""
+    """Return the length of the common prefix."""
     size = min(len(a), len(b))
     different = np.flatnonzero(a[:size] != b[:size])
     return int(different[0]) if len(different) else size
 
 
 def _parts(sequences: list[np.ndarray], common: list[int], max_tokens: int) -> Iterator[slice]:
-    """Cut the sorted sequences into blocks, between tries where possible.
+    """Yield the sorted sequences in blocks, cut between tries if possible.
 
-    A trie that is larger than a block is cut as well, and its beginning repeated.
+    A trie that is larger than a block is cut too, and its beginning repeated.
     """
     cuts = [0, *(i + 1 for i, shared in enumerate(common) if shared < WORTH), len(sequences)]
     start, filled = 0, 0
@@ -84,7 +84,7 @@ def _parts(sequences: list[np.ndarray], common: list[int], max_tokens: int) -> I
 
 @dataclass
 class _Node:
-    """Tokens of a trie without a branch, and what follows them."""
+    """A branchless piece of a trie, and the pieces that follow it."""
 
     tokens: np.ndarray
     depth: int  # of the first token
@@ -100,7 +100,7 @@ def _block(
     prompts: Sequence[Prompt],
     owners: list[list[int]],
 ) -> Block:
-    """The block of some sorted sequences; owners[i] are the prompts whose input is sequence i."""
+    """Return the block of sorted sequences; owners[i] are the prompts with input i."""
     cuts = [0, *(i + 1 for i, shared in enumerate(common) if shared < WORTH), len(sequences)]
     tries = [_node(sequences, common, first, end, 0) for first, end in pairwise(cuts)]
     packing = _Packing()
@@ -122,10 +122,10 @@ def _block(
 def _node(
     sequences: list[np.ndarray], common: list[int], first: int, end: int, depth: int
 ) -> _Node:
-    """The trie of sequences[first:end], which have their first `depth` tokens in common."""
+    """Return the trie of sequences[first:end], below their common first `depth` tokens."""
     shared = min([len(sequences[first]), *common[first : end - 1]])
     node = _Node(sequences[first][depth:shared], depth)
-    if len(sequences[first]) == shared:  # sorted: only the first can end here
+    if len(sequences[first]) == shared:  # sorted, so that only the first can end here
         node.ends.append(first)
         first += 1
     while first < end:
@@ -139,7 +139,7 @@ def _node(
 
 
 class _Packing:
-    """Lays tries out in a row, depth first, and cuts the row into units of attention."""
+    """Tries laid out in a row, depth first, and cut into units of attention."""
 
     def __init__(self) -> None:
         self.tokens: list[np.ndarray] = []
@@ -150,7 +150,7 @@ class _Packing:
         self.length = 0
 
     def pack(self, nodes: list[_Node], ancestors: list[_Node]) -> None:
-        """Lay out subtrees that hang on the last of `ancestors`: small ones together."""
+        """Lay out subtrees below the last of `ancestors`, small ones together."""
         together: list[_Node] = []
         for node in nodes:
             if together and sum(n.size for n in together) + node.size > SMALL:
@@ -164,7 +164,7 @@ class _Packing:
             self._together(together, ancestors)
 
     def _alone(self, node: _Node, ancestors: list[_Node]) -> None:
-        """A unit of the node's own tokens; then its children."""
+        """Lay out a unit of the node's own tokens, then its children."""
         start = self.length
         self._lay(node, ancestors)
         path = [*ancestors, node]
@@ -172,7 +172,7 @@ class _Packing:
         self.pack(node.children, path)
 
     def _together(self, nodes: list[_Node], ancestors: list[_Node]) -> None:
-        """One unit of whole subtrees."""
+        """Lay out one unit of whole subtrees."""
         start = self.length
         for node in nodes:
             self._lay_below(node, ancestors)
@@ -203,7 +203,7 @@ def _ranges(nodes: list[_Node]) -> list[slice]:
 
 
 def _merged(ranges: list[slice]) -> list[slice]:
-    """The same indices in fewer ranges."""
+    """Return the same indices in fewer ranges."""
     merged: list[slice] = []
     for part in ranges:
         if merged and merged[-1].stop == part.start:

@@ -1,9 +1,9 @@
-"""Is an exported checkpoint the model that was studied?
+"""Check that an exported checkpoint is the model that was studied.
 
 The study's engine computes log-likelihoods of random prompts under the mask; transformers loads the
-checkpoint and computes the same ones, both in float32, whatever the weights are stored in. How far
-the two may be apart is found as in `headcount.verification.tolerance`: by running the checkpoint
-with rounding errors made on purpose.
+checkpoint and computes the same, both in float32, whatever the type of the stored weights. The
+bound of the difference is found as in `headcount.verification.tolerance`: by running the checkpoint
+with deliberate rounding errors.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ SEED = 0  # of the prompts, and of the rounding errors
 
 @dataclass
 class Expected:
-    """What the study makes of a pruned model."""
+    """The study's results for a pruned model."""
 
     removed: Removal
     batches: list[Batch]
@@ -47,7 +47,7 @@ class Differs(Exception):  # noqa: N818 - a finding, not a fault
 
 
 def expected(model: LanguageModel, removed: Removal) -> Expected:
-    """What the masks of `removed` give, by the model's own attention: no family lacks that way."""
+    """Return the study's results without `removed`, padded: every family has that backend."""
     model.backend = "own"
     asked = random_batches(model, np.random.default_rng(SEED))
     prompts = [prompt for batch in asked for prompt in batch.prompts]
@@ -59,10 +59,9 @@ def expected(model: LanguageModel, removed: Removal) -> Expected:
 
 
 def compare(checkpoint: LanguageModel, expected: Expected) -> Deviation:
-    """The largest difference, beside its bound, of what plain transformers makes of `checkpoint`.
+    """Return the largest deviation of plain transformers on `checkpoint` from the study.
 
-    `checkpoint` is an unmodified model, of which `headcount.verification.reference` runs the
-    forward pass.
+    `checkpoint` is an unmodified model; `headcount.verification.reference` runs its forward pass.
     """
     reference = Reference(checkpoint, COPIES, SEED)
     deviations = []
@@ -74,9 +73,10 @@ def compare(checkpoint: LanguageModel, expected: Expected) -> Deviation:
 
 
 def check(directory: Path, loading: dict, expected: Expected) -> Deviation:
-    """`compare` of the checkpoint in `directory`; `loading` is for `headcount.models.loading.load`.
+    """Return `compare` for the checkpoint in `directory`.
 
-    Raises `Differs` when it is not the model that was studied, or does not load.
+    `loading` is for `headcount.models.loading.load`. Raises `Differs` when it is not the model that
+    was studied, or does not load.
     """
     try:
         checkpoint = model_loading.load(directory, **loading)
@@ -90,11 +90,11 @@ def check(directory: Path, loading: dict, expected: Expected) -> Deviation:
         )
     for text, tokens in expected.texts.items():
         if checkpoint.tokenizer(text)["input_ids"] != tokens:
-            raise Differs(f"its tokenizer reads {text!r} otherwise")
+            raise Differs(f"its tokenizer encodes {text!r} differently")
     return found
 
 
 def place(weights: dict[str, Tensor]) -> str:
-    """The `device_map` of a model of so many weights in float32: in memory if that is free."""
+    """Return the `device_map` of a model with these weights in float32: in free memory, or disk."""
     needed = sum(4 * weight.numel() for weight in weights.values())
     return "cpu" if needed < get_max_memory()["cpu"] else "disk"

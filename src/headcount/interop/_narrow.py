@@ -1,14 +1,14 @@
-"""Smaller tensors for a pruned model, as far as its architecture's configuration can say so.
+"""Smaller tensors for a pruned model, as far as its configuration can express them.
 
-Configurations count heads and FFN channels once for all layers, so that a layer that lost more than
-others has to be filled up with heads that write nothing. Two things can be said:
+Configurations have one number of heads and of FFN channels for all layers, so that a layer that
+lost more than others is filled up with heads that write nothing. Two reductions can be expressed:
 
-- **fewer heads in every layer**, where the size of a head is a setting of its own (Llama, Mistral,
-  Qwen, Gemma, Phi; not OPT, GPT-2, GPT-NeoX, whose heads share d_model). Key-value heads go with
-  the query heads that need them, or are repeated for groups that become smaller.
-- **fewer layers**, where a layer lost all its heads and its FFN and has no bias that remains.
+- **fewer heads in every layer**, if the size of a head is a separate setting (Llama, Mistral, Qwen,
+  Gemma, Phi; not OPT, GPT-2, GPT-NeoX, whose heads divide d_model). Key-value heads go with the
+  query heads that need them, or are repeated for smaller groups.
+- **fewer layers**, if a layer lost all its heads and its FFN and has no bias that remains.
 
-An FFN has as many channels in every layer, so that removing it in some of them saves nothing.
+An FFN has the same number of channels in every layer, so that removing some FFNs saves nothing.
 """
 
 import math
@@ -26,11 +26,11 @@ from headcount.models.language_model import LanguageModel
 # `model_type`s whose attention takes the setting `head_dim` and separate queries, keys and values.
 FREE_HEADS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi")
 
-Slots = list[tuple[int, list[int]]]  # of a layer: K' key-value heads, each with its query heads
+Slots = list[tuple[int, list[int]]]  # a layer's K' key-value heads, each with its query heads
 
 
 class Narrowed(NamedTuple):
-    """A model to save, what is other in its configuration, and what could not become smaller."""
+    """A model to save, changes of its configuration, and a note on what could not be reduced."""
 
     hf: PreTrainedModel
     changed: dict[str, tuple]  # setting: (before, after)
@@ -39,14 +39,13 @@ class Narrowed(NamedTuple):
 
 @torch.no_grad()
 def narrow(model: LanguageModel, removed: Removal) -> Narrowed:
-    """A smaller model with the logits of `model`, whose removed components write nothing already.
+    """Return a smaller model with the logits of `model`, whose removed components write zero.
 
-    It is `model.hf` itself where nothing can be saved; else it shares the tensors that stay as they
-    are, and lacks those that no checkpoint holds: it is there to be saved, and runs when it is
-    loaded again.
+    It is `model.hf` itself if nothing can be reduced. Otherwise it shares unchanged tensors, and
+    lacks those that no checkpoint has: it can be saved, and runs after it is loaded again.
     """
     config = model.hf.config
-    if config.get_text_config() is not config:  # a part of a larger model's
+    if config.get_text_config() is not config:  # part of a larger configuration
         return Narrowed(model.hf, {}, "")
     heads, ffns = set(removed[0]), set(removed[1])
     kept = {
@@ -58,7 +57,7 @@ def narrow(model: LanguageModel, removed: Removal) -> Narrowed:
         for layer in kept
         if kept[layer] or layer not in ffns or not _adds_nothing_else(model, layer)
     ]
-    if not any(model.heads[layer] for layer in layers):  # a model without attention is none of ours
+    if not any(model.heads[layer] for layer in layers):  # keep a layer with attention
         layers = sorted({*layers, next(layer for layer in kept if model.heads[layer])})
     note = ""
     if not _says(model, layers):
@@ -93,20 +92,20 @@ def narrow(model: LanguageModel, removed: Removal) -> Narrowed:
 
 
 def _skeleton(hf: PreTrainedModel, changes: dict) -> PreTrainedModel | None:
-    """A model like `hf` with other settings and without weights; None if there can be none.
+    """Return a model like `hf` with other settings and without weights; None if impossible.
 
-    Some families want heads that divide d_model, or have settings that fit the old ones alone.
+    Some families require heads that divide d_model, or have settings that fit only the old ones.
     """
     try:
         config = type(hf.config).from_dict(hf.config.to_dict() | changes)
         with torch.device("meta"):
             return type(hf)(config).eval()
-    except Exception:  # whatever a family's own code raises at settings that it does not know
+    except Exception:  # raised by a family's own code for settings that it does not support
         return None
 
 
 def _of_layers(config: PreTrainedConfig, layers: list[int]) -> dict:
-    """Settings of a model of some of the layers, with those that are listed by layer."""
+    """Return the settings of a model of some of the layers, with those listed by layer."""
     L = config.num_hidden_layers
     if len(layers) == L:
         return {}
@@ -119,7 +118,7 @@ def _of_layers(config: PreTrainedConfig, layers: list[int]) -> dict:
 
 
 def _says(model: LanguageModel, layers: list[int]) -> bool:
-    """Whether a configuration says that a model has these layers alone, each built as it is now."""
+    """Whether a configuration can express these layers alone, each built as it is now."""
     if len(layers) == model.num_layers:
         return True
     smaller = _skeleton(model.hf, _of_layers(model.hf.config, layers))
@@ -133,9 +132,9 @@ def _says(model: LanguageModel, layers: list[int]) -> bool:
 
 
 def _built_alike(layer: nn.Module, number: int, other: nn.Module, others: int) -> bool:
-    """Whether two layers have the same settings and sizes, but for their own numbers.
+    """Whether two layers have the same settings and sizes, except for their own numbers.
 
-    Settings decide what is computed also where short inputs do not show it, as windows do.
+    Settings are compared, since short inputs do not show some of them, such as windows.
     """
     mine, theirs = _built(layer), _built(other)
     return mine.keys() == theirs.keys() and all(
@@ -145,7 +144,7 @@ def _built_alike(layer: nn.Module, number: int, other: nn.Module, others: int) -
 
 
 def _built(layer: nn.Module) -> dict:
-    """The kinds and settings of a layer's modules, and the sizes of its weights."""
+    """Return the types and settings of a layer's modules, and the sizes of its weights."""
     made: dict = {name: tensor.shape for name, tensor in layer.state_dict().items()}
     for path, module in layer.named_modules():
         made[path, ""] = type(module)
@@ -158,9 +157,9 @@ def _built(layer: nn.Module) -> dict:
 
 
 def _adds_nothing_else(model: LanguageModel, layer: int) -> bool:
-    """Whether a layer without heads and FFN leaves the residual stream as it is, as far as known.
+    """Whether a layer without heads and FFN is known to leave the residual stream unchanged.
 
-    A layer without attention has a convolution or a state space, which still writes.
+    A layer without attention has a convolution or a state space, which still writes to it.
     """
     pre_norm = getattr(model.hf.config, "do_layer_norm_before", True)
     output = model.parts[layer].attention_output
@@ -171,9 +170,9 @@ def _adds_nothing_else(model: LanguageModel, layer: int) -> bool:
 
 
 def _fewer_heads(model: LanguageModel, kept: Sequence[list[int]]) -> list[tuple[int, int]]:
-    """(query heads to a key-value head, key-value heads) that hold what every layer keeps.
+    """Return (query heads per key-value head, key-value heads) that suffice for every layer.
 
-    Those with fewer weights than now, the fewest first.
+    Only options with fewer weights than now are listed, the fewest first.
     """
     if model.hf.config.model_type not in FREE_HEADS:
         return []
@@ -189,7 +188,7 @@ def _fewer_heads(model: LanguageModel, kept: Sequence[list[int]]) -> list[tuple[
 
 
 def _chunks(model: LanguageModel, kept: list[int], group: int) -> Slots:
-    """The heads of each key-value head, at most `group` at a time."""
+    """Return the kept heads of each key-value head, at most `group` at a time."""
     part = model.parts[0]
     of_kv_head = part.heads // part.kv_heads
     chunks = []
@@ -200,7 +199,7 @@ def _chunks(model: LanguageModel, kept: list[int], group: int) -> Slots:
 
 
 def _slots(model: LanguageModel, kept: list[int], group: int, kv_heads: int) -> Slots:
-    """The chunks of a layer, filled up with a head that is removed: there is one."""
+    """Return the chunks of a layer, filled up with a removed head, which exists."""
     chunks = _chunks(model, kept, group)
     chunks += [(0, [])] * (kv_heads - len(chunks))
     filler = next((head for head in range(model.heads[0]) if head not in kept), 0)
@@ -213,7 +212,7 @@ def _slots(model: LanguageModel, kept: list[int], group: int, kv_heads: int) -> 
 def _weights(
     model: LanguageModel, layers: list[int], slots: dict[int, Slots] | None
 ) -> dict[str, Tensor]:
-    """The state dict of the smaller model."""
+    """Return the state dict of the smaller model."""
     path = _path(model)
     number = {str(layer): str(index) for index, layer in enumerate(layers)}
     weights = {}
@@ -230,12 +229,12 @@ def _weights(
 
 
 def _path(model: LanguageModel) -> str:
-    """Where in the model its list of layers is."""
+    """Return the path of the list of layers in the model."""
     return next(name for name, module in model.hf.named_modules() if module is model.layers)
 
 
 def _of_slots(model: LanguageModel, name: str, tensor: Tensor, slots: Slots) -> Tensor:
-    """The parameter `name` of a layer for the heads in `slots` alone."""
+    """Return the parameter `name` of a layer for the heads in `slots` alone."""
     heads = torch.tensor([head for _, group in slots for head in group])  # [H']
     kv_heads = torch.tensor([kv_head for kv_head, _ in slots])  # [K']
     part = model.parts[0]

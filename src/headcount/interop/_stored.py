@@ -1,7 +1,7 @@
-"""In which types a checkpoint stores its weights, and models that keep them.
+"""Types of the weights that a checkpoint stores, and models that keep them.
 
-The `dtype` of a configuration need not be that of the weights, and a checkpoint may store them in
-several. What is loaded in a type that holds fewer numbers is rounded.
+The `dtype` of a configuration need not be that of the weights, which may have several types.
+Loading in a narrower type rounds weights.
 """
 
 from functools import reduce
@@ -16,7 +16,7 @@ from headcount.models import fingerprint
 
 
 def weights(directory: Path) -> dict[str, Tensor]:
-    """The weights in `directory` by the names that they have there, without their numbers."""
+    """Return the weights in `directory` by the names they have there, without values."""
     found: dict[str, Tensor] = {}
     for file in fingerprint.weights(directory):
         found |= load_state_dict(file, map_location="meta")
@@ -24,15 +24,15 @@ def weights(directory: Path) -> dict[str, Tensor]:
 
 
 def widest(stored: dict[str, Tensor]) -> torch.dtype:
-    """The type that holds the numbers of all weights."""
+    """Return the type that can hold all weights exactly."""
     floating = [tensor.dtype for tensor in stored.values() if tensor.is_floating_point()]
     return reduce(torch.promote_types, floating)
 
 
 def rounds(hf: PreTrainedModel, stored: dict[str, Tensor]) -> bool:
-    """Whether a weight of `hf` has a type that does not hold all numbers of the stored one's.
+    """Whether a weight of `hf` has a narrower type than the stored weight.
 
-    transformers calls and packs some weights otherwise: then each may be in the type of the model.
+    transformers renames and packs some weights: these may have the type of the model.
     """
     held = {name: tensor.dtype for name, tensor in hf.state_dict().items()}
     others = hf.config.dtype
@@ -44,7 +44,7 @@ def rounds(hf: PreTrainedModel, stored: dict[str, Tensor]) -> bool:
 
 
 def restore(hf: PreTrainedModel, stored: dict[str, Tensor]) -> None:
-    """Give each weight of `hf`, in place, the type that it is stored in, where that is known."""
+    """Give each weight of `hf`, in place, the type that it is stored in, if known."""
     for name, tensor in hf.state_dict(keep_vars=True).items():
         if name in stored and tensor.dtype != stored[name].dtype:
             tensor.data = tensor.data.to(stored[name].dtype)

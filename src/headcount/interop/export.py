@@ -1,11 +1,11 @@
-"""A pruned model as a checkpoint that plain transformers loads.
+"""Export of a pruned model as a checkpoint that plain transformers loads.
 
-What removed components write to the residual stream is zeroed in the weights: the columns of the
+Weights by which removed components write to the residual stream become zero: the columns of the
 attention output projection that read a removed head, and weight and bias of a removed FFN's last
-projection. Where the architecture's configuration can say so, tensors also become smaller
-(`headcount.interop._narrow`). What was written is loaded by transformers and compared with the
-study's masks (`headcount.interop._exported`) before it appears: `from_pretrained` then gives the
-pruned model's logits without headcount.
+projection. If the configuration can express it, tensors also become smaller
+(`headcount.interop._narrow`). Before the checkpoint appears, transformers loads it, and it is
+compared with the study's masks (`headcount.interop._exported`): `from_pretrained` gives the pruned
+model's logits without headcount.
 """
 
 import json
@@ -33,22 +33,21 @@ logger = logging.getLogger(__name__)
 
 
 class ExportError(ValueError):
-    """What cannot be exported; the message says what to change."""
+    """An export that is not possible; the message says what to change."""
 
 
 def export(
     model: str, cuts: dict[str, rankings.Cut], out: str | Path, directory: str | Path = "artifacts"
 ) -> dict:
-    """Write the model called `model` in the artifacts `directory`, pruned, to the directory `out`.
+    """Write `model`, a name in the artifacts `directory`, pruned, to `out`; return its report.
 
     `cuts` has "heads", "ffns" or both. The weights keep the dtype that they are stored in. `out`
-    appears when it was compared with the study. Returns what `out/headcount.json` says.
+    appears after it was compared with the study. The report is the content of `out/headcount.json`.
 
     Raises `ExportError` or `rankings.RankingError`, before the model is loaded, when a model,
-    ranking or level is not to be had, `out` holds something, the model is no longer the one that
-    was studied, or the study leaves more than zero in place of components; `ModelError` when the
-    model does not load; and `ExportError` when no checkpoint gives what the study's masks gave:
-    then nothing is written.
+    ranking or level does not exist, `out` is not empty, the model is no longer the one that was
+    studied, or the study replaces removed components by stand-ins; `ModelError` when the model does
+    not load; and `ExportError`, writing nothing, when no checkpoint agrees with the study's masks.
     """
     out, directory = Path(out), Path(directory)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -82,15 +81,15 @@ def export(
         return _write(facts, weights, expected, report | {"note": note}, out, smaller=False)
     except _exported.Differs as difference:
         raise ExportError(
-            f"{model} ({facts['architecture']}): with zero weights in place of what is removed, it "
-            f"is not the model that was studied: {difference}. Nothing is written. `headcount "
-            "verify` shows whether the study computes this model right: report the architecture "
-            "and this line"
+            f"{model} ({facts['architecture']}): with zero weights for what is removed, it is not "
+            f"the model that was studied: {difference}. Nothing is written. `headcount verify` "
+            "shows whether the study computes this model correctly: report the architecture and "
+            "this line"
         ) from difference
 
 
 def _exactly(facts: dict, weights: dict[str, Tensor]) -> dict:
-    """How to load a model with these weights to compare what it computes."""
+    """Return arguments to load a model with these weights for a comparison in float32."""
     dtype = {"dtype": "float32", "device_map": _exported.place(weights)}
     return _loading(facts) | dtype
 
@@ -107,7 +106,7 @@ def _write(
     out: Path,
     smaller: bool,
 ) -> dict:
-    """Write the directory `out` with tensors that are `smaller` if they can be; returns its report.
+    """Write the directory `out`, with smaller tensors if asked and possible; return its report.
 
     Raises `_exported.Differs`, and writes nothing, when it is not the model that was studied.
     """
@@ -124,7 +123,7 @@ def _write(
 def _save(
     facts: dict, weights: dict[str, Tensor], removed: Removal, beside: Path, smaller: bool
 ) -> dict:
-    """Save the pruned model in the directory `beside`; returns what a report says of it."""
+    """Save the pruned model in the directory `beside`; return its part of the report."""
     pruned = model_loading.load(facts["path"], dtype="auto", **_loading(facts))
     if _stored.rounds(pruned.hf, weights):
         widest = str(_stored.widest(weights)).removeprefix("torch.")
@@ -134,7 +133,7 @@ def _save(
     zero(pruned, removed)
     form = _narrow.narrow(pruned, removed) if smaller else Narrowed(pruned.hf, {}, "")
     form.hf.save_pretrained(beside)
-    # transformers writes the type of the first weight, where others may need a wider one.
+    # transformers writes the type of the first weight, but others may need a wider one.
     config = json.loads((beside / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")
     (beside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -157,7 +156,7 @@ def zero(model: LanguageModel, removed: Removal) -> None:
             parameter.zero_()
 
 
-# --- what is asked for ---
+# --- the study ---
 
 
 def _model(name: str, directory: Path) -> dict:
@@ -167,47 +166,47 @@ def _model(name: str, directory: Path) -> dict:
         there = f"there: {', '.join(known) or 'none'}"
         raise ExportError(f"no model {name!r} in {directory}/ ({there}){did_you_mean(name, known)}")
     facts = storage.read_json(path)
-    # A study names local models from the directory that it runs in, which its artifacts are below.
+    # A study names local models relative to its directory, which is above its artifacts.
     places = [parent / facts["source"] for parent in (Path(), *directory.resolve().parents)]
     source = next((str(place) for place in places if place.is_dir()), facts["source"])
     return facts | {"path": str(checkpoints.place(facts | {"source": source}, path.parent))}
 
 
 def _refuse_stand_ins(home: Path) -> None:
-    """Raise `ExportError` when the study of a model leaves activations in place of components."""
+    """Raise `ExportError` when the study of a model used stand-ins for removed components."""
     for path in sorted(home.glob("pruning/**/*.parquet")):
         parameters = storage.provenance(path).get("made_of", {}).get("parameters", {})
         kind = parameters.get("ablation", {}).get("kind", "zero")
         if kind != "zero":
             raise ExportError(
-                f"{path} was computed with `ablation: {kind}`, which leaves activations in place "
-                "of what is removed, and no weights say that: export from a study with `ablation: "
-                "zero`"
+                f"{path} was computed with `ablation: {kind}`, which puts activations in place of "
+                "removed components; weights cannot express that: export from a study with "
+                "`ablation: zero`"
             )
 
 
 def _refuse_another(facts: dict) -> None:
-    """Raise `ExportError` when what lies at a model's path is not what its study computed with."""
+    """Raise `ExportError` when the model at its path is not the one of the study."""
     studied = facts.get("fingerprint")
     if studied and studied != fingerprint(facts["path"]):
         raise ExportError(
             f"{facts['path']} does not have the fingerprint of the model that was studied as "
-            f"{facts['name']}: put that one back, or run the study again, also if an earlier "
-            "version of headcount made it"
+            f"{facts['name']}: put that one back, or run the study again (also if an earlier "
+            "version of headcount made it)"
         )
 
 
 def _made(path: Path) -> dict:
-    """What a ranking says of itself, and its content's hash."""
+    """Return the provenance of a ranking, and the hash of its file."""
     metadata = pl.read_parquet_metadata(path).get("headcount", "{}")
     return {"made": json.loads(metadata), "sha256": file_hashes([path])[0]}
 
 
-# --- what is written ---
+# --- the model card ---
 
 
 def card(report: dict) -> str:
-    """The model card, in Markdown."""
+    """Return the model card, in Markdown."""
     model, removed, parameters = report["model"], report["removed"], report["parameters"]
     totals = {"heads": sum(model["heads"]), "ffns": len(model["ffns"])}
     names = {"heads": "attention heads", "ffns": "FFNs"}
@@ -243,10 +242,10 @@ def card(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-# Of a model's facts, what concerns these artifacts alone.
+# Facts of a model that concern only the study's artifacts.
 HERE = ("path", "key", "made_of", "content", "format")
 ZEROED = """\
-It loads with `transformers.AutoModelForCausalLM.from_pretrained` like any other. What the removed
-components add to the residual stream is zero in the weights: the columns of the attention output
+It loads with `transformers.AutoModelForCausalLM.from_pretrained` like any other. The weights by
+which removed components write to the residual stream are zero: the columns of the attention output
 projections that read a removed head, weight and bias of the last projection of a removed FFN.
 """

@@ -5,13 +5,13 @@
         --tasks copa
 
 HFLM loads the model and the tokenizer, tokenises, truncates, cuts rolling windows and generates.
-Log-likelihoods are computed by `headcount.engine`, which runs what prompts share once. Softmax is
-always in float32; `batch_size` counts for generation alone.
+`headcount.engine` computes log-likelihoods, and shared prefixes once. Softmax is always in float32;
+`batch_size` affects generation alone.
 
-lm-eval is about to find models of other packages by the entry point `lm_eval.models`; 0.4.13 does
-not read it yet, and its `--include_path` is for tasks alone (EleutherAI/lm-evaluation-harness,
-issues 1457 and 1621). So `headcount lm-eval` registers this one and then is lm-eval's own command,
-with all of its arguments; in Python, importing this module registers it.
+lm-eval plans to find models of other packages by the entry point `lm_eval.models`; 0.4.13 does not
+read it yet, and its `--include_path` is for tasks alone (EleutherAI/lm-evaluation-harness, issues
+1457 and 1621). So `headcount lm-eval` registers this model and then runs lm-eval's own command with
+all of its arguments; in Python, importing this module registers it.
 """
 
 import inspect
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Complete:
-    """Loads as `AutoModelForCausalLM` does, and refuses a checkpoint that is not whole."""
+    """`AutoModelForCausalLM` that refuses an incomplete checkpoint."""
 
     @staticmethod
     def from_pretrained(path: Path, **loading: Any) -> Any:
@@ -49,7 +49,7 @@ class ArgumentError(ValueError):
     """An argument that the model does not take."""
 
 
-# What HFLM hands on to `from_pretrained`.
+# Arguments that HFLM passes to `from_pretrained`.
 LOADING: tuple[str, ...]
 LOADING = ("attn_implementation", "cache_dir", "local_files_only", "low_cpu_mem_usage", "token")
 LOADING += ("use_safetensors", "variant")
@@ -72,7 +72,7 @@ def _check_names(given: dict) -> None:
 
 
 def _studied(artifacts: Path, pretrained: str) -> Path:
-    """The directory in `artifacts` of the model that was studied from the source `pretrained`."""
+    """Return the directory in `artifacts` of the model studied from the source `pretrained`."""
     for path in sorted(artifacts.glob("*/model.json")):
         source = read_json(path)["source"]
         if source == pretrained or Path(source).resolve() == Path(pretrained).resolve():
@@ -95,10 +95,10 @@ class HeadcountLM(HFLM):
     ) -> None:
         """Remove heads and FFNs by `heads` and `ffns`, each a RANKING@LEVEL.
 
-        RANKING is a Parquet file or, of a model that was studied, a name below its rankings in the
-        directory `artifacts`; LEVEL is in percent. Without one nothing of the kind is removed. All
-        other arguments are HFLM's. Raises `RankingError` before the model is loaded when there is
-        no such ranking or the level removes none, and after it when the ranking is another model's;
+        RANKING is a Parquet file, or a name below the rankings of a studied model in the directory
+        `artifacts`; LEVEL is in percent. A component without one stays whole. All other arguments
+        are HFLM's. Raises `RankingError` before the model is loaded when the ranking does not exist
+        or the level removes nothing, and after it when the ranking belongs to another model;
         `ModelError` for a checkpoint that lacks weights or a model that headcount cannot compute;
         `ArgumentError` for an unknown argument.
         """
@@ -114,7 +114,7 @@ class HeadcountLM(HFLM):
         removed = removal(ranking, levels["heads"], levels["ffns"])
         super().__init__(pretrained, **hflm)
         self._gated = LanguageModel(self.model, self.tokenizer)
-        self._gated.window = self.max_length  # an argument of HFLM's may have shortened it
+        self._gated.window = self.max_length  # an argument of HFLM may have shortened it
         refuse_unfit(self._gated)
         for table in ranking.values():
             rankings.check(table, self._gated.heads, self._gated.ffns, str(pretrained))
@@ -122,7 +122,7 @@ class HeadcountLM(HFLM):
         self._removed = {"heads_removed": len(removed[0]), "ffns_removed": len(removed[1])}
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list:
-        """(log-likelihood, is greedy) of each request, with its name where it has none."""
+        """Return (log-likelihood, is greedy) of each request; an error names its document."""
         try:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         except PromptError as error:
@@ -135,7 +135,7 @@ class HeadcountLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list:
-        """(log-likelihood, is greedy) of each (texts, context tokens, continuation tokens)."""
+        """Return (log-likelihood, is greedy) of (texts, context tokens, continuation tokens)."""
         if not requests:
             return []
         prompts = self._gated.prompts([tokens for _, *tokens in requests])
@@ -154,19 +154,19 @@ class HeadcountLM(HFLM):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Refuse lm-eval's cache of answers for a pruned model, since it does not know the mask."""
+        """Refuse lm-eval's cache of answers for a pruned model, since its key lacks the mask."""
         if any(self._removed.values()):
             raise ValueError(
-                "--use_cache keeps answers by their prompt alone: those of another level would "
-                "come back as this one's; run without it"
+                "--use_cache stores answers by prompt alone, and would return those of another "
+                "level: run without it"
             )
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict:
-        """HFLM's facts for the results file, and how many heads and FFNs are removed."""
+        """Return HFLM's facts for the results file, with the numbers of removed heads and FFNs."""
         return super().get_model_info() | self._removed
 
 
-# Where lm-eval reads entry points, the name is there already and stands for this class.
+# If lm-eval reads entry points, the name is registered already, for this class.
 if "headcount" not in model_registry:
     model_registry.register("headcount", target=HeadcountLM)

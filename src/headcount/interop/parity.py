@@ -1,18 +1,18 @@
 """Agreement with lm-evaluation-harness: the same requests, log-likelihoods and metrics.
 
 The reference is lm-eval's own `simple_evaluate` with its own model (HFLM), which loads the same
-checkpoint and renders the task's prompts by itself. A row of the table is equal when
+checkpoint and renders the task's prompts itself. A row of the table is equal if
 
 - the requests are the same texts in the same order,
-- no log-likelihood is off by more than `TOLERANCE` nats and every `is_greedy` is the same,
-- there is a metric, and every metric is the same number if all that it takes from the
-  log-likelihoods is which is larger, as accuracy and F1 do. One that is a smooth function of them
-  (a perplexity, a probability, a Brier score) follows their last digits, which depend on the order
-  in which floating-point numbers are added, HFLM's own too: the table shows it at two batch sizes.
-  Such a metric may be off by what the row's largest difference d of a log-likelihood makes of it.
+- no log-likelihood differs by more than `TOLERANCE` nats and every `is_greedy` is the same,
+- there is a metric, and every metric that only depends on which log-likelihoods are larger, such as
+  accuracy and F1, is the same number. A smooth function of the log-likelihoods (a perplexity, a
+  probability, a Brier score) depends on their last digits, hence on the order of floating-point
+  additions, in HFLM too: the table shows it at two batch sizes. Such a metric may differ by the
+  effect of the row's largest difference d of a log-likelihood.
 
-d changes a probability p normalised over the choices by 2 d p (1 - p) at most, hence a Brier
-score's terms (p - 1)^2 and p^2 by 4 d of themselves; a perplexity by d of itself, a mean of
+d changes a probability p normalised over the choices by at most 2 d p (1 - p), hence a Brier
+score's terms (p - 1)^2 and p^2 by at most 4 d of themselves; a perplexity by d of itself, a mean of
 log-likelihoods by d. All are within d max(1, 4 |value|).
 """
 
@@ -36,12 +36,12 @@ from headcount.tasks import datasets as task_datasets, loading as task_loading
 from headcount.tasks.files import installed
 
 TOLERANCE = 1e-4  # nats
-REQUESTS = 100  # of each task are compared: those of the first documents, two at least
-OTHER_BATCH_SIZE = 8  # of HFLM, to compare with itself at batch size 1
+REQUESTS = 100  # compared for each task: those of its first documents, at least two of these
+OTHER_BATCH_SIZE = 8  # of HFLM, for comparison with itself at batch size 1
 
 
 class NoParityError(FileNotFoundError):
-    """Nothing was compared."""
+    """There is no parity table; the message names the remedy."""
 
 
 def compare(
@@ -52,13 +52,13 @@ def compare(
     shots: int,
     datasets: str | Path | None = None,
 ) -> tuple[list[dict], dict]:
-    """The task's first requests by `model` and by lm-eval with its model `reference`.
+    """Compare the task's first requests by `model` and by lm-eval with its model `reference`.
 
-    `prompts` is the artifact `tasks`; `reference` a `Recorder` of the same checkpoint. Returns rows
-    of the artifact `parity`, and of each metric {headcount, hflm, choice}: both values, and whether
-    it depends on nothing but which log-likelihoods are larger. A metric that differs also has the
-    value of HFLM at another batch size. Metrics are named as lm-eval does, "name,filter", but for
-    its filter "none", which is left out.
+    `prompts` is the artifact `tasks`; `reference` is a `recorder` of the same checkpoint. Returns
+    rows of the artifact `parity`, and {headcount, hflm, choice} for each metric: both values, and
+    whether it depends only on which log-likelihoods are larger. A metric that differs also has the
+    value of HFLM at another batch size. Metrics are named as in lm-eval, "name,filter", without the
+    filter "none".
     """
     evaluation = Evaluation(_first(prompts), "evaluation", yaml)
     scores = evaluation.run(model, Masks.removing(model, [([], [])]))
@@ -88,9 +88,9 @@ def compare(
 
 
 def edge_cases(model: LanguageModel, reference: Any, prompts: pa.Table) -> list[dict]:
-    """Rows of the artifact `parity` for requests that tasks seldom make, built from four of theirs.
+    """Return rows of the artifact `parity` for rare requests, built from four of the task's.
 
-    The context is empty, ends in white space, is longer than the window, or mostly belongs to the
+    The context is empty, ends in white space, is longer than the window, or has moved mostly to the
     continuation.
     """
     from lm_eval.api.instance import Instance
@@ -128,7 +128,7 @@ def edge_cases(model: LanguageModel, reference: Any, prompts: pa.Table) -> list[
 
 
 def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool = False) -> Any:
-    """lm-eval's HFLM for the checkpoint in `path`, which keeps its `answers` to requests.
+    """Return lm-eval's HFLM for the checkpoint in `path`, recording its `answers`.
 
     An answer is (context, continuation, log-likelihood in nats, is greedy).
     """
@@ -147,9 +147,9 @@ def recorder(path: str | Path, dtype: str, device: str, trust_remote_code: bool 
 
 
 def _choices(evaluation: Evaluation, scores: DocumentScores) -> set[str]:
-    """Metrics that are no different when all log-likelihoods are doubled.
+    """Return the metrics that stay the same when all log-likelihoods are doubled.
 
-    Doubling is exact in floating point: it keeps which one is larger, and which are equal.
+    Doubling is exact in floating point, and keeps the order of log-likelihoods and their ties.
     """
     chosen = set(evaluation.metrics.aggregate(scores.results[0]))
     measured = scores.log_likelihoods[0], scores.is_greedy[0], scores.results[0]
@@ -160,15 +160,15 @@ def _choices(evaluation: Evaluation, scores: DocumentScores) -> set[str]:
 
 
 def _same_result(a: Any, b: Any) -> bool:
-    """Whether two results of a document, numbers or tuples of numbers and arrays, are the same."""
+    """Whether two results of a document are the same: numbers, or tuples of these and arrays."""
     if isinstance(a, tuple):
         return all(map(_same_result, a, b))
     return np.array_equal(a, b)
 
 
 def _first(prompts: pa.Table) -> pa.Table:
-    """The first evaluation documents, as many as make `REQUESTS` requests, two at least."""
-    requests = Counter(row["doc_id"] for row in split_rows(prompts, "evaluation"))  # in order
+    """Return the first evaluation documents with `REQUESTS` requests in all, at least two."""
+    requests = Counter(row["doc_id"] for row in split_rows(prompts, "evaluation"))
     within = int((np.cumsum(list(requests.values())) <= REQUESTS).sum())
     return prompts.filter(pc.field("doc_id").isin(list(requests)[: max(2, within)]))
 
@@ -176,12 +176,12 @@ def _first(prompts: pa.Table) -> pa.Table:
 def _lm_eval(
     reference: Any, batch_size: int, yaml: Any, shots: int, limit: int, datasets: Any
 ) -> dict:
-    """Metrics of the task as lm-eval itself evaluates it: name, of every filter -> value."""
+    """Return lm-eval's own metrics of the task, by name and filter."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     loaded = task_loading.load(yaml, datasets).config
-    # The task's own file, but for where its documents are.
+    # The task's own file, with another place of its documents.
     task = {key: getattr(loaded, key) for key in ("dataset_path", "dataset_name", "dataset_kwargs")}
     with temporaries.Directory() as directory, task_datasets.uncached() as cache:
         config = {"include": str(installed(yaml).resolve()), "task": loaded.task}
@@ -207,9 +207,9 @@ def _lm_eval(
 
 
 def _rows(model: LanguageModel, pairs: list, sums: list, greedy: list, answers: list) -> list[dict]:
-    """Rows of the artifact `parity`; `pairs` are our requests, `answers` those of a `Recorder`."""
+    """Return rows of the artifact `parity` for our requests and the recorded `answers`."""
     if len(pairs) != len(answers):
-        raise ValueError(f"{len(pairs)} requests, lm-eval makes {len(answers)}")
+        raise ValueError(f"headcount makes {len(pairs)} requests, lm-eval {len(answers)}")
     return [
         {
             "same_request": pair == answer[:2],
@@ -235,11 +235,11 @@ _METRIC = pl.Struct(
 
 
 def table(files: Sequence[str | Path]) -> pl.DataFrame:
-    """One row for each task and number of shots, and for each edge case.
+    """Return one row for each task and number of shots, and for each edge case.
 
     Columns: task (or edge case), shots (null for an edge case), documents, requests, targets_low
     and targets_high (tokens of a continuation), truncated (requests cut to the window), difference
-    (of log-likelihoods, the largest, in nats), greedy (requests whose is_greedy differs), metrics
+    (the largest of log-likelihoods, in nats), greedy (requests whose is_greedy differs), metrics
     (name and values), equal.
     """
     rows = []
@@ -278,14 +278,14 @@ def _row(task: str, shots: int | None, requests: pl.DataFrame, metrics: list[dic
 
 
 def _same(metric: dict, difference: float) -> bool:
-    """Whether both values are the same but for what the `difference` (nats) makes of them."""
+    """Whether both values are the same up to the effect of the `difference` (nats)."""
     ours, theirs = metric["headcount"], metric["hflm"]
     bound = 0 if metric["choice"] else max(1, 4 * abs(theirs)) * difference
     return bool(np.isclose(ours, theirs, rtol=0, atol=bound, equal_nan=True))
 
 
 def show(artifacts_directory: Path) -> tuple[str, bool]:
-    """The tables of all models as a page of Markdown, and whether all their rows are equal.
+    """Return the tables of all models as a page of Markdown, and whether all rows are equal.
 
     Raises `NoParityError`, which names the remedy, when there is none.
     """
@@ -306,7 +306,7 @@ def show(artifacts_directory: Path) -> tuple[str, bool]:
 
 
 def models(page: str) -> set[str]:
-    """The models that have a section in a page of Markdown."""
+    """Return the models that have a section in a page of Markdown."""
     return set(re.findall(r"^## (.+)$", page, re.MULTILINE))
 
 

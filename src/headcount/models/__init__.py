@@ -1,9 +1,9 @@
 """A checkpoint, and where it keeps its attention heads and FFNs.
 
-- `checkpoints`: where a model is, and whether it is whole
-- `conversion`: what is converted before a model is read
-- `families`: where a model keeps its heads and FFNs
-- `fingerprint`: what a checkpoint is, by its files
+- `checkpoints`: finding a checkpoint, and reading it whole
+- `conversion`: checkpoints that have to be converted before they are read
+- `families`: where model families keep their heads and FFNs
+- `fingerprint`: the identity of a checkpoint, by its files
 - `language_model`: a causal language model whose heads and FFNs can be removed
 - `loading`: a model from its checkpoint
 - `projections`: the weights that read and write heads

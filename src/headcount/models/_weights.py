@@ -1,7 +1,7 @@
-"""What files of weights hold, told without transformers; and what is wrong with one.
+"""Content and damage of weight files, without transformers.
 
-Weights count by the name, type, shape and bytes of each tensor: not by the file that it is in, its
-place there, or what else the file says.
+Weights count by the name, type, shape and bytes of each tensor, not by its file, its place there or
+the file's metadata.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from headcount.artifacts import hashes
 
 CHUNK = 2**20  # bytes read at a time
-LONGEST = 100 * 2**20  # bytes of a header, more than which safetensors refuses
+LONGEST = 100 * 2**20  # bytes of a header, at most, for safetensors
 
 
 class Stored(NamedTuple):
@@ -31,15 +31,15 @@ class Stored(NamedTuple):
 
 
 def stored(path: Path) -> list[Stored]:
-    """The tensors in a safetensors file, by its header.
+    """Return the tensors in a safetensors file, by its header.
 
-    Raises `ValueError` when it has none that can be read, or is shorter than it says.
+    Raises `ValueError` when the header cannot be read or the file has another length than it says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(size - 8, LONGEST):
-            raise ValueError("its header is not one of a safetensors file, or is cut short")
+            raise ValueError("it has no header of a safetensors file, or is cut short")
         header = json.loads(file.read(length))
     try:
         tensors = [
@@ -48,7 +48,7 @@ def stored(path: Path) -> list[Stored]:
             if name != "__metadata__"
         ]
     except (AttributeError, KeyError, TypeError):
-        raise ValueError("its header is not one of a safetensors file") from None
+        raise ValueError("it has no header of a safetensors file") from None
     whole = max((tensor.end for tensor in tensors), default=8 + length)
     if size != whole:
         raise ValueError(f"it has {size:,} bytes instead of {whole:,}")
@@ -59,10 +59,10 @@ def stored(path: Path) -> list[Stored]:
 
 
 def content(paths: Sequence[Path]) -> str:
-    """What the weights in the files are, however they are distributed over them.
+    """Return a hash of the weights in the files, however they are distributed over them.
 
-    The sum of the SHA-256 of all tensors, each with its name, type and shape. A file in which no
-    tensors are found counts by its bytes.
+    It is the sum of the SHA-256 of all tensors, each with its name, type and shape. A file in which
+    no tensors are found counts by its bytes.
     """
     memory = hashes.Memory()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -74,7 +74,7 @@ def content(paths: Sequence[Path]) -> str:
 def _of_file(path: Path, memory: hashes.Memory, threads: ThreadPoolExecutor) -> str:
     if path.suffix == ".safetensors":
         return memory.recall(path, "tensors ", partial(_safetensors, threads))
-    # Even a small one is read by torch, which takes long to import.
+    # Reading even a small one needs torch, which is slow to import.
     return memory.recall(path, "pickled ", partial(_pickled, threads), above=0)
 
 
@@ -106,7 +106,7 @@ def _named(name: str, dtype: str, shape: Sequence[int]) -> "hashlib._Hash":
 
 
 def _pickled(threads: ThreadPoolExecutor, path: Path) -> str:
-    """Of a file of torch's; one in its old format, which cannot be mapped, counts by its bytes."""
+    """Return the hash of a torch file; one in the old format, unmappable, counts by its bytes."""
     import torch
 
     def of(name: str, tensor: torch.Tensor) -> str:
@@ -117,7 +117,7 @@ def _pickled(threads: ThreadPoolExecutor, path: Path) -> str:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return _sum([*threads.map(of, weights.keys(), weights.values())])
-    except Exception:  # of what torch does not read so, or of what is no tensor
+    except Exception:  # not readable in this way, or not a tensor
         return hashes.read(path)
 
 
@@ -125,9 +125,9 @@ def _pickled(threads: ThreadPoolExecutor, path: Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file of a checkpoint, with the remedy; None where nothing is seen.
+    """Return what is wrong with a file of a checkpoint, with the remedy, or None.
 
-    Of safetensors the header and the length are compared, of torch's files the end is looked for.
+    Safetensors are checked by header and length, torch's files by their end.
     """
     with path.open("rb") as file:
         start = file.read(64).lstrip()
@@ -152,18 +152,18 @@ def _of_safetensors(path: Path, _: bytes) -> str | None:
 def _of_pickled(path: Path, start: bytes) -> str | None:
     if start.startswith(b"PK"):
         return None if zipfile.is_zipfile(path) else "its end is missing"
-    return None if start.startswith(b"\x80") else "it is no file that torch has saved"
+    return None if start.startswith(b"\x80") else "torch did not save it"
 
 
 def _of_gguf(_: Path, start: bytes) -> str | None:
-    return None if start.startswith(b"GGUF") else "it is no GGUF file"
+    return None if start.startswith(b"GGUF") else "it is not a GGUF file"
 
 
 def _of_json(path: Path, _: bytes) -> str | None:
     try:
         json.loads(path.read_bytes())
     except ValueError as error:
-        return f"it is no JSON: {error}"
+        return f"it is not JSON: {error}"
     return None
 
 

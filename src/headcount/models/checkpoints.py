@@ -1,8 +1,8 @@
-"""Where a checkpoint is, and whether it is whole.
+"""Finding a checkpoint, and reading it whole.
 
 `fetch` finds the directory of a model's source. `read` loads a directory with transformers and
-refuses it unless every weight came from its files: transformers by itself draws missing ones at
-random, anew each time.
+refuses it unless every weight came from its files: transformers would initialise missing ones at
+random.
 """
 
 import re
@@ -16,25 +16,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from headcount.models.families import ModelError
 from headcount.models.fingerprint import ADAPTER, damages
 
-# Prefixes that programs put before the names of a model's weights, and how to be rid of them.
+# Prefixes that programs put before the names of a model's weights, and why.
 WRAPPERS = {
     "_orig_mod.": "the model was compiled (torch.compile) when it was saved",
     "module.": "the model was wrapped for several GPUs (DataParallel) when it was saved",
     "_fsdp_wrapped_module.": "the model was sharded (FSDP) when it was saved",
     "base_model.model.": "the model was wrapped by peft when it was saved",
 }
-# Names of the weights that a model of images or sound has beside its text decoder.
+# Names of weights for images or sound, beside a text decoder.
 OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|audio|speech|multi_modal|mm)(_|\.|$)")
 
 
 @contextmanager
 def as_model_error(what: str | Path) -> Iterator[None]:
-    """Inside, what goes wrong in transformers becomes a `ModelError` that names `what`."""
+    """Raise `ModelError` that names `what` for any error in transformers."""
     try:
         yield
     except ModelError:
         raise
-    except Exception as error:  # of transformers, and of the libraries that read its files
+    except Exception as error:  # from transformers, and the libraries that read its files
         if found := damages(Path(what)):
             raise ModelError("; ".join(found)) from error
         if "trust_remote_code" in str(error):
@@ -49,13 +49,13 @@ def as_model_error(what: str | Path) -> Iterator[None]:
 
 
 def read(path: str | Path, trust_remote_code: bool = False, **placement: Any) -> Any:
-    """The model in the directory `path` and its tokenizer, both as transformers makes them.
+    """Return the model in the directory `path` and its tokenizer, as transformers loads them.
 
     `placement` is for `from_pretrained`: dtype, device_map, max_memory. With `device_map={"":
     "meta"}` names and shapes are compared and no weight is kept.
 
     Raises `ModelError` when it does not load, when weights are missing, superfluous or of another
-    shape, and when it is of a kind that has to be converted before.
+    shape, and when it has to be converted first.
     """
     path = Path(path)
     with as_model_error(path):
@@ -75,12 +75,12 @@ def read(path: str | Path, trust_remote_code: bool = False, **placement: Any) ->
 
 
 def complete(auto_class: type[AutoModelForCausalLM], path: Path, **loading: Any) -> PreTrainedModel:
-    """`auto_class.from_pretrained(path, **loading)`; raises `ModelError` unless it is complete."""
+    """Return `auto_class.from_pretrained(path, **loading)`; raise `ModelError` if incomplete."""
     hf, report = auto_class.from_pretrained(
         path, **loading, output_loading_info=True, ignore_mismatched_sizes=True
     )
     if "disk" in getattr(hf, "hf_device_map", {}).values():
-        # Of weights that it leaves on disk transformers compares no shapes.
+        # transformers does not compare shapes of weights that it leaves on disk.
         complete(auto_class, path, **loading | {"device_map": {"": "meta"}, "max_memory": None})
     found = {
         "missing": report["missing_keys"],
@@ -101,9 +101,9 @@ def complete(auto_class: type[AutoModelForCausalLM], path: Path, **loading: Any)
 
 
 def _of_the_text(names: Collection[str]) -> list[str]:
-    """Of `names`, those that are no weights of the parts that see or hear.
+    """Return those of `names` that are not weights for images or sound.
 
-    transformers takes the text decoder out of some models and leaves those weights without a place.
+    transformers extracts the text decoder from some models; the other weights are unexpected there.
     """
     return [name for name in names if not OTHER_SENSES.search(name)]
 
@@ -126,7 +126,7 @@ def _remedy(found: dict[str, Collection[str]]) -> str:
 
 
 def quantisation(config: dict) -> str | None:
-    """How the weights of a model with this config.json are quantised; None if they are not."""
+    """Return how a model with this config.json is quantised; None if it is not."""
     for part in (config, config.get("text_config") or {}):
         for key in ("quantization_config", "compression_config"):
             if part.get(key):
@@ -142,9 +142,9 @@ def config_dict(path: Path) -> dict:
 
 
 def fetch(source: str, revision: str | None, gguf_file: str | None) -> tuple[Path, str | None]:
-    """The directory of a model's `source`, and its revision, pinned when it is the hub's.
+    """Return the directory of a model's `source`, and its revision, pinned for a hub model.
 
-    Of a hub model the snapshot is downloaded, or the GGUF file alone.
+    The snapshot of a hub model is downloaded, or its GGUF file alone.
     """
     path = Path(source)
     if path.is_file():
@@ -161,9 +161,9 @@ def fetch(source: str, revision: str | None, gguf_file: str | None) -> tuple[Pat
 
 
 def place(facts: dict, home: Path) -> Path:
-    """Where a model lies that was resolved before, by its `facts`, which lie in `home`.
+    """Return the directory of a model that was resolved before, by its `facts` in `home`.
 
-    What was converted lies in `home` as well. A hub model is looked for in the hub's cache, without
+    A converted model is in `home` too. A hub model is looked for in the hub's cache, without
     network, before it is downloaded again.
     """
     from huggingface_hub import snapshot_download
@@ -181,7 +181,7 @@ def place(facts: dict, home: Path) -> Path:
 
 
 def _download(source: str, revision: str | None, gguf_file: str | None) -> Path:
-    """The hub's snapshot of `source`: weights as safetensors, or PyTorch's where there are none."""
+    """Return the hub's snapshot of `source`, with safetensors or, without these, torch's files."""
     from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.utils import validate_repo_id
@@ -195,7 +195,7 @@ def _download(source: str, revision: str | None, gguf_file: str | None) -> Path:
         try:
             files = list_repo_files(source, revision=revision)
         except OfflineModeIsEnabled:
-            files = []  # the cache holds what an earlier download chose
+            files = []  # the cache has what an earlier download chose
         if gguf_file:
             if files and gguf_file not in files:
                 _no_gguf(source, gguf_file, [name for name in files if name.endswith(".gguf")])
@@ -206,7 +206,7 @@ def _download(source: str, revision: str | None, gguf_file: str | None) -> Path:
         return Path(snapshot_download(source, revision=revision, ignore_patterns=other))
     except ModelError:
         raise
-    except Exception as error:  # of the hub, of the HTTP library, of the network
+    except Exception as error:  # from the hub, the HTTP library, the network
         raise ModelError(
             f"models: source: {source} is neither a directory that exists nor a model of the hub "
             f"that can be reached (revision {revision or 'main'}): {error}"

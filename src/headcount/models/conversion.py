@@ -1,19 +1,19 @@
-"""Checkpoints of many kinds -> directories that transformers' plain modules compute from.
+"""Conversion of checkpoints to directories that transformers' plain modules can load.
 
-What they would not compute from a checkpoint as it lies is converted once, when it is resolved:
+Checkpoints that these cannot load as they are get converted once, when a model is resolved:
 
-| checkpoint | becomes | and has to compute the same as |
+| checkpoint | becomes | and must compute the same as |
 | --- | --- | --- |
-| a GGUF file | its weights in float32 | what transformers reads of it |
+| a GGUF file | its weights in float32 | transformers' reading of it |
 | quantised weights (bitsandbytes, FP8...) | the same in float32 | the quantised model |
 | an adapter (LoRA...) | its base model, merged, in float32 | peft without merging |
 | a vision-language model | its text decoder, in the type of its weights | the whole model |
 
-Before the new directory appears, the logits of what is loaded from it are compared with those, on a
-few tokens: what differs by more than rounding is refused, as is by name what transformers, or peft,
-cannot convert. A quantised model that does not compute on this machine is warned of. A method that
-rounds activations too, as bitsandbytes' 8 bits do, is not imitated: only weights are what it made
-of them.
+Before the new directory appears, it is loaded and its logits are compared on a few tokens. A
+difference beyond rounding is refused, as is, by name, a checkpoint that transformers or peft cannot
+convert. A quantised model that does not compute on this machine gets a warning instead. A method
+that rounds activations too, as bitsandbytes does with 8 bits, is not imitated: only the weights are
+those of the method.
 """
 
 import json
@@ -60,22 +60,22 @@ CEILING = 0.1  # standard deviations of the logits
 
 @dataclass
 class Converted:
-    """A model that is to be written, and the logits that it has to have."""
+    """A model to be written, and the logits that it must have."""
 
     hf: PreTrainedModel
     tokenizer: Any
-    made: str  # what it is
+    made: str  # description of the conversion
     logits: Tensor  # [2, T, vocabulary], for `_some_tokens`
 
 
 def convert(
     path: Path, gguf_file: str | None, target: Path, trust_remote_code: bool = False
 ) -> tuple[Path, str | None]:
-    """The directory to load for the checkpoint in `path`, and what it is if it is converted.
+    """Return the directory to load for the checkpoint in `path`, and what was converted.
 
-    A checkpoint that loads as it lies is left there. Others are written to the directory `target`.
-    Raises `ModelError` for what cannot be converted, and for what computes something else when it
-    is.
+    A checkpoint that loads as it is stays in place; then the second result is None. Others are
+    written to the directory `target`. Raises `ModelError` for a checkpoint that cannot be
+    converted, or that then computes something else.
     """
     if trust_remote_code:
         _refuse_code_elsewhere(path)
@@ -95,7 +95,7 @@ def convert(
 
 
 def _convert(path: Path, gguf_file: str | None, trust: dict) -> Converted | None:
-    """What the checkpoint in `path` becomes; None if it loads as it lies."""
+    """Return the converted checkpoint in `path`; None if it loads as it is."""
     if gguf_file:
         return _read_gguf(path, gguf_file)
     if (path / ADAPTER).is_file():
@@ -110,7 +110,7 @@ def _convert(path: Path, gguf_file: str | None, trust: dict) -> Converted | None
 def configuration(
     source: str, revision: str | None, gguf_file: str | None, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """The configuration of what `source` is studied as; of a local model no weight is read."""
+    """Return the configuration under which `source` is studied; no local weight is read."""
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     if Path(source).is_dir() or gguf_file:
         path, where["revision"] = fetch(source, revision, gguf_file)
@@ -136,20 +136,20 @@ def _refuse_code_elsewhere(path: Path) -> None:
                 )
 
 
-# --- whether it is the same model ---
+# --- comparison with the source ---
 
 
 def _rounding(dtype: torch.dtype) -> float:
-    """By how many standard deviations a logit may differ for the order of the arithmetic alone.
+    """Return by how many standard deviations logits may differ due to the order of arithmetic.
 
-    8,192 roundings, as of 64 layers of sums over 16,384 channels, whose errors add like a random
-    walk; of short types a tenth, beyond which it is another model.
+    It allows for 8,192 roundings, such as those of 64 layers of sums over 16,384 channels, whose
+    errors add up like a random walk. The limit is a tenth, which short types reach.
     """
     return min(CEILING, 2**13 * torch.finfo(dtype).eps)
 
 
 def _some_tokens(tokenizer: Any, vocabulary: int) -> Tensor:
-    """Two rows of ordinary tokens that have an embedding [2, 16], the same at every call."""
+    """Return two rows of ordinary tokens with an embedding [2, 16], the same at every call."""
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     ids = sorted({i for i in tokenizer.get_vocab().values() if i < vocabulary} - special)
     drawn = torch.randint(len(ids), (2, 16), generator=torch.Generator().manual_seed(0))
@@ -158,7 +158,7 @@ def _some_tokens(tokenizer: Any, vocabulary: int) -> Tensor:
 
 @torch.no_grad()
 def _logits(hf: nn.Module, tokenizer: Any) -> Tensor:
-    """Logits [2, T, vocabulary] of `_some_tokens`."""
+    """Return logits [2, T, vocabulary] of `_some_tokens`."""
     hf.eval()
     tokens = _some_tokens(tokenizer, hf.get_input_embeddings().weight.shape[0])
     return hf(input_ids=tokens, use_cache=False).logits.float()
@@ -167,24 +167,24 @@ def _logits(hf: nn.Module, tokenizer: Any) -> Tensor:
 def _compare(path: Path, converted: Converted, written: Path, trust_remote_code: bool) -> None:
     """Raise `ModelError` unless what was written computes the logits of the source."""
     dtype = converted.hf.dtype
-    del converted.hf  # which would be in memory twice
+    del converted.hf  # else it would be in memory twice
     found = _logits(read(written, trust_remote_code, dtype=dtype)[0], converted.tokenizer)
     difference = (found - converted.logits).abs().max() / converted.logits.std()
     _refuse_another(path, converted.made, difference.item(), _rounding(dtype))
 
 
 def _refuse_another(path: Path, made: str, difference: float, tolerance: float) -> None:
-    """Raise `ModelError` when logits differ by more than that many of their standard deviations."""
+    """Raise `ModelError` if logits differ by more than `tolerance` of their standard deviation."""
     if not difference <= tolerance:  # nor when it is not a number
         raise ModelError(
-            f"{path}, {made}: so it is another model, whose logits differ by {difference:.2g} of "
-            f"their standard deviation, of which rounding explains {tolerance:.1g}. Convert it "
-            "with the program that made it, and give what that saves as source"
+            f"{path}, {made}, is another model: its logits differ by {difference:.2g} of their "
+            f"standard deviation, and rounding explains {tolerance:.1g}. Convert it with the "
+            "program that made it, and give the result as source"
         )
 
 
 def _save(converted: Converted, directory: Path) -> None:
-    """Save a model as one that was never quantised, which transformers refuses by itself."""
+    """Save a dequantised model, which transformers itself refuses."""
     hf = converted.hf
     config = hf.config.to_dict()
     config.pop("quantization_config", None)
@@ -195,7 +195,7 @@ def _save(converted: Converted, directory: Path) -> None:
     converted.tokenizer.save_pretrained(directory)
 
 
-# --- the ways ---
+# --- kinds of conversion ---
 
 
 def _read_gguf(path: Path, gguf_file: str) -> Converted:
@@ -205,7 +205,7 @@ def _read_gguf(path: Path, gguf_file: str) -> Converted:
         try:
             hf = complete(AutoModelForCausalLM, Path(alone), **of_file, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(alone, **of_file)
-        except Exception as error:  # of the library that reads it
+        except Exception as error:  # from the library that reads it
             raise ModelError(
                 f"{path / gguf_file} is cut short or damaged, or of a kind that transformers does "
                 f"not read: {error}. Copy or download it again, or give the model that it was "
@@ -216,7 +216,7 @@ def _read_gguf(path: Path, gguf_file: str) -> Converted:
 
 
 def _dequantise(path: Path, method: str, trust: dict) -> Converted:
-    """The quantised model in `path` in float32, by whichever of transformers' ways there is."""
+    """Return the quantised model in `path` in float32, by the method that transformers has."""
     tokenizer = AutoTokenizer.from_pretrained(path, **trust)
     config = AutoConfig.from_pretrained(path, **trust)
     loading = {"dtype": torch.float32, "device_map": "cpu", **trust}
@@ -229,27 +229,27 @@ def _dequantise(path: Path, method: str, trust: dict) -> Converted:
             hf = complete(AutoModelForCausalLM, path, **loading).dequantize(torch.float32)
     except ModelError:
         raise
-    except Exception as error:  # of transformers, or of the library of the method
+    except Exception as error:  # from transformers, or from the library of the method
         raise ModelError(
             f"{path} is quantised ({method}), and transformers cannot undo that here: {error}. "
             "Give the model that it was made from as source"
         ) from error
     made = f"dequantised ({method})"
     logits = _logits(hf, tokenizer)
-    if quantised is not None:  # where activations may be rounded: all differ, some by a lot
+    if quantised is not None:  # activations may be rounded: all logits differ, some a lot
         difference = (logits - quantised).square().mean().sqrt() / quantised.std()
         _refuse_another(path, made, difference.item(), CEILING)
     return Converted(hf, tokenizer, made, logits)
 
 
 def _quantised_logits(path: Path, tokenizer: Any, loading: dict) -> Tensor | None:
-    """What the model in `path` computes as it lies; None where its kernels do not run here."""
+    """Return the logits of the quantised model in `path`; None if its kernels do not run here."""
     try:
         return _logits(complete(AutoModelForCausalLM, path, **loading), tokenizer)
-    except Exception as error:  # of the library of the method, or of what it compiles with
+    except Exception as error:  # from the library of the method, or its compiler
         logger.warning(
-            "%s: quantised, it does not compute here (%s): whether it is the same dequantised is "
-            "not compared",
+            "%s: the quantised model does not run here (%s): the dequantised one cannot be "
+            "compared with it",
             path,
             error,
         )
@@ -257,7 +257,7 @@ def _quantised_logits(path: Path, tokenizer: Any, loading: dict) -> Tensor | Non
 
 
 def _base(path: Path) -> tuple[str, str | None]:
-    """Source and revision of the model that the adapter in `path` was trained on."""
+    """Return source and revision of the base model of the adapter in `path`."""
     try:
         base = fingerprint.base(path)
     except CheckpointError as error:
@@ -268,7 +268,7 @@ def _base(path: Path) -> tuple[str, str | None]:
 
 
 def _merge(path: Path, trust: dict) -> Converted:
-    """The base model of the adapter in `path` with the adapter merged into its weights."""
+    """Return the base model of the adapter in `path`, with the adapter merged into it."""
     base, revision = _base(path)
     try:
         from peft import PeftModel, get_peft_model_state_dict
@@ -293,8 +293,7 @@ def _merge(path: Path, trust: dict) -> Converted:
     if not hasattr(adapted.base_model, "merge_and_unload"):
         kind = adapted.active_peft_config.peft_type.value
         raise ModelError(
-            f"the adapter in {path} ({kind}) is nothing that weights could hold: peft merges it "
-            "into none"
+            f"the adapter in {path} ({kind}) cannot be merged into weights: give a model without it"
         )
     logits = _logits(adapted, tokenizer)
     tied = _untie(adapted)
@@ -307,9 +306,9 @@ def _merge(path: Path, trust: dict) -> Converted:
 
 
 def _untie(hf: nn.Module) -> bool:
-    """Give each module weights of its own, and say whether some were shared.
+    """Give each module weights of its own; return whether some were shared.
 
-    An adapter changes those of the module that it is on.
+    An adapter changes only the weights of its module.
     """
     seen: set[int] = set()
     shared = False
@@ -323,7 +322,7 @@ def _untie(hf: nn.Module) -> bool:
 
 
 def _tie(hf: PreTrainedModel) -> None:
-    """Let the unembedding be the embedding again if it still has its weights, and say so."""
+    """Tie the unembedding to the embedding if they are still equal, and configure that."""
     head, embedding = hf.get_output_embeddings(), hf.get_input_embeddings()
     same = torch.equal(head.weight, embedding.weight)
     if same:
@@ -333,7 +332,7 @@ def _tie(hf: PreTrainedModel) -> None:
 
 
 def _has_text_decoder(config: PreTrainedConfig) -> bool:
-    """Whether a causal language model is one part of what `config` describes."""
+    """Whether `config` describes a model that contains a causal language model."""
     text = config.get_text_config()
     return (
         type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -343,7 +342,7 @@ def _has_text_decoder(config: PreTrainedConfig) -> bool:
 
 
 def _text_decoder(path: Path, config: PreTrainedConfig, trust: dict) -> Converted:
-    """The causal language model inside the vision-language model in `path`."""
+    """Return the causal language model inside the vision-language model in `path`."""
     tokenizer = AutoTokenizer.from_pretrained(path, **trust)
     whole = complete(AutoModelForImageTextToText, path, dtype=_stored_type(path), **trust)
     logits = _logits(whole, tokenizer)
@@ -360,9 +359,9 @@ def _text_decoder(path: Path, config: PreTrainedConfig, trust: dict) -> Converte
 
 
 def _stored_type(path: Path) -> torch.dtype:
-    """The short type that all weights are stored in, or float32, which holds any of them.
+    """Return the half-precision type that all weights are stored in, else float32.
 
-    The configuration may name another, in which they would be rounded.
+    The configuration may name another type, which would round them.
     """
     try:
         tensors = [one for file in weights(path) for one in _weights.stored(file)]
@@ -379,5 +378,5 @@ def _first_of(kind: type, whole: PreTrainedModel) -> nn.Module:
         if type(module) is kind:
             return module
     raise ModelError(
-        f"no {kind.__name__} in {type(whole).__name__}: its text decoder is no model of its own"
+        f"{type(whole).__name__} contains no {kind.__name__}: its text decoder cannot be extracted"
     )

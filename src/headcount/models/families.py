@@ -1,14 +1,14 @@
 """Where model families keep their heads and FFNs: facts that transformers does not declare.
 
-Two lists of names, `ATTENTION_OUTPUTS` and `FFN_OUTPUTS`: in every decoder layer the first one that
-is there counts. So a family that is built like others works without a line here, and what has none
-of the names is refused with what was looked for; `Layout` is how a user adds one (config key
+In every decoder layer, the first name of `ATTENTION_OUTPUTS` that exists counts, and the first of
+`FFN_OUTPUTS`. So a family built like others works without a line here. A model with none of the
+names is refused with the list; a user can give names with `Layout` (config key
 `models.NAME.layout`).
 
-Layers may differ: in the number of heads, in their size, in whether they have attention at all
-(hybrids) or an FFN. The FFN of a layer is all that it adds beside attention, convolutions and state
-spaces: in a mixture of experts router, experts and shared experts, be they in one block or in
-several side by side. A layer with a module that is known for none of these is refused.
+Layers may differ in the number and size of heads, and may lack attention (hybrids) or an FFN. The
+FFN of a layer is all that it adds beside attention, convolutions and state spaces: in a mixture of
+experts router, experts and shared experts, in one block or in several. A layer with a module that
+belongs to none of these is refused.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from headcount.models.projections import Inputs, Sizes, inputs_of, is_plain, narrow_inputs
 
-# The last projection of softmax attention: its input is z of every head, side by side.
+# The last projection of softmax attention; its input is z of all heads, concatenated.
 ATTENTION_OUTPUTS = (
     "self_attn.o_proj",
     "self_attn.out_proj",
@@ -39,7 +39,7 @@ ATTENTION_OUTPUTS = (
     "temporal_block.o_proj",
     "mixer.o_proj",
 )
-# The last projection of an FFN in the layer itself, in one of `BLOCKS`, or the block itself if it
+# The last projection of an FFN, in the layer or in one of `BLOCKS`; or the whole block, if it
 # holds experts. The outputs of several blocks add up.
 EXPERTS = "experts"
 BLOCKS = (
@@ -58,14 +58,14 @@ FFN_OUTPUTS = (
     "2",  # CTRL's is a sequence of two projections
 )
 IN_LAYER = ("fc2",)
-# A norm or convolution between the FFN and the residual stream, where a layer has one: what leaves
-# it is what the FFN adds.
+# A norm or convolution between the FFN and the residual stream, in some layers: its output is the
+# addition of the FFN.
 AFTER_FFN = (
     *("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2"),
     *("mlp_sconv", "post_mlp_convolution"),
 )
-# What some architectures have in a layer beside attention and FFN, and keep without them: inputs of
-# each layer, several residual streams, ways around a layer; a router alone adds nothing.
+# Modules beside attention and FFN, which stay when these are removed: inputs of each layer, several
+# residual streams, bypasses; a router alone adds nothing.
 BESIDE = (
     *("per_layer_input_gate", "per_layer_projection", "altup", "laurel", "attention_input"),
     *("attn_hyper_connection", "mlp_hyper_connection", "attn_hc", "ffn_hc", "router"),
@@ -73,7 +73,7 @@ BESIDE = (
 CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention")
 # `layer_types` of the configuration whose layers mix tokens without softmax attention.
 NO_ATTENTION = ("linear", "conv", "mamba", "recurrent")
-# Packages, and a part of transformers, whose modules compute with other weights than `weight`.
+# Packages, and a part of transformers, whose modules do not compute with their `weight` as it is.
 WRAPPING = ("peft", "bitsandbytes", "gptqmodel", "auto_gptq", "awq", "hqq", "optimum", "torchao")
 OTHER_LINEARS = "transformers.integrations"
 
@@ -84,11 +84,11 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Dotted names, inside a decoder layer, of the modules that headcount touches.
+    """Dotted names, inside a decoder layer, of the modules that headcount changes.
 
     `attention_output` reads z of every head and writes to the residual stream. `ffn_output` is the
-    last projection of the FFN, or a whole block that is one, such as a mixture of experts. A layer
-    that lacks either has no heads or no FFN. Whatever else a layer has is kept.
+    last projection of the FFN, or a whole block, such as a mixture of experts. A layer without one
+    of them has no heads or no FFN. Other modules stay as they are.
     """
 
     attention_output: str
@@ -106,24 +106,24 @@ class LayerParts:
     head_dim: int = 0
     attention: nn.Module | None = None
     attention_output: nn.Module | None = None  # reads z
-    skips: bool = False  # attention need not run where no head is left
-    # How to keep some heads of the query, key and value projections; None: always all of them.
+    skips: bool = False  # attention need not run if no head is left
+    # How to keep some heads of the query, key and value projections; None: all are computed.
     inputs: Inputs | None = None
-    ffn_output: nn.Module | None = None  # with its parameters zero the FFN adds nothing
-    # Its output, and those of the modules beside it, are what the FFN adds to the residual stream.
+    ffn_output: nn.Module | None = None  # if its parameters are zero, the FFN adds nothing
+    # Its output and those of the modules beside it add up to the addition of the FFN.
     ffn_writes: nn.Module | None = None
     ffn_beside: tuple[nn.Module, ...] = ()
-    ffn_inner: tuple[nn.Module, ...] = ()  # of the FFN, run before; nothing else reads them
+    ffn_inner: tuple[nn.Module, ...] = ()  # earlier modules of the FFN, read by nothing else
 
 
 # --- finding them ---
 
 
 def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, list[LayerParts]]:
-    """Path of the list of decoder layers in `hf`, and the parts of each.
+    """Return the path of the list of decoder layers in `hf`, and the parts of each layer.
 
-    Raises `ModelError`, which says why, for what is no decoder-only model with attention, and for
-    heads or FFNs that are not found where `layout` or the lists of names say.
+    Raises `ModelError` with the reason for a model that is not decoder-only or has no attention,
+    and when heads or FFNs are not found by `layout` or the lists of names.
     """
     name = f"{type(hf).__name__} ({hf.config.model_type})"
     try:
@@ -160,7 +160,7 @@ def decoder(hf: PreTrainedModel, layout: Layout | None = None) -> tuple[str, lis
 def _of_layers(
     layers: nn.ModuleList, layout: Layout | None, config: PreTrainedConfig, name: str
 ) -> list[LayerParts]:
-    """The parts of every layer, [] if none has attention."""
+    """Return the parts of every layer, [] if none has attention."""
     kinds = getattr(config, "layer_types", None) or [""] * len(layers)
     parts = []
     for layer, kind in zip(layers, kinds, strict=True):
@@ -170,7 +170,7 @@ def _of_layers(
 
 
 def _check(name: str, path: str, parts: list[LayerParts], layout: Layout | None) -> None:
-    """Raise `ModelError` for what has heads and FFNs, but is no decoder-only model."""
+    """Raise `ModelError` for a model with heads and FFNs that headcount cannot take."""
     _refuse_encoder(name, [path])
     for part in parts:
         if any(hasattr(part.layer, attention) for attention in CROSS_ATTENTION):
@@ -187,9 +187,9 @@ def _check(name: str, path: str, parts: list[LayerParts], layout: Layout | None)
     for index, part in enumerate(parts if layout is None else []):
         if unknown := _unknown(part):
             raise ModelError(
-                f"{name}: headcount does not know whether {unknown} in layer {index} of {path} is "
-                "a part of the FFN. If it is to stay when the FFN is removed, name the FFN: config "
-                "key `models.NAME.layout`"
+                f"{name}: headcount does not know whether {unknown} in layer {index} of {path} "
+                "belongs to the FFN. If it is to stay when the FFN is removed, name the FFN: "
+                "config key `models.NAME.layout`"
             )
     for role in ("attention_output", "ffn_output"):
         of_layers = [getattr(part, role).modules() for part in parts if getattr(part, role)]
@@ -199,7 +199,7 @@ def _check(name: str, path: str, parts: list[LayerParts], layout: Layout | None)
 
 
 def _unknown(part: LayerParts) -> str | None:
-    """A module with weights in a layer that is known for none of what a layer has."""
+    """Return a module with weights in a layer that belongs to no known part."""
     modules = (part.attention, part.ffn_output, part.ffn_writes, *part.ffn_beside, *part.ffn_inner)
     known = {inside for module in modules if module for inside in module.modules()}
     linear = {path.partition(".")[0] for path in ATTENTION_OUTPUTS} if not part.heads else set()
@@ -220,7 +220,7 @@ def _refuse_encoder(name: str, paths: list[str]) -> None:
 
 
 def get(module: nn.Module, path: str) -> nn.Module | None:
-    """The submodule of `module` at the dotted `path`, if there is one."""
+    """Return the submodule of `module` at the dotted `path`, if there is one."""
     try:
         return module.get_submodule(path)
     except AttributeError:
@@ -230,7 +230,7 @@ def get(module: nn.Module, path: str) -> nn.Module | None:
 def _attention(
     layer: nn.Module, layout: Layout | None, config: PreTrainedConfig, name: str
 ) -> dict:
-    """What `LayerParts` says of the attention of a layer; {} if it has none."""
+    """Return the fields of `LayerParts` for the attention of a layer; {} if it has none."""
     for path in (layout.attention_output,) if layout else ATTENTION_OUTPUTS:
         projection, attention = get(layer, path), get(layer, path.rpartition(".")[0])
         if projection is None or attention is layer:
@@ -255,8 +255,8 @@ def _attention(
         kv_heads = _kv_heads(attention, heads, config)
         if heads % kv_heads:
             raise ModelError(
-                f"{name}: {heads} heads cannot share {kv_heads} key-value heads equally: see "
-                "num_attention_heads and num_key_value_heads of its configuration"
+                f"{name}: {heads} heads cannot share {kv_heads} key-value heads equally: correct "
+                "num_attention_heads or num_key_value_heads in its configuration"
             )
         sizes = Sizes(heads, kv_heads, head_dim)
         return {
@@ -272,7 +272,7 @@ def _attention(
 
 
 def _kv_heads(attention: nn.Module, heads: int, config: PreTrainedConfig) -> int:
-    """Number of key-value heads of an attention module with so many query heads."""
+    """Return the number of key-value heads of an attention module with `heads` query heads."""
     if count := _number(attention, "num_key_value_heads", "num_kv_heads"):
         return count
     if groups := _number(attention, "num_key_value_groups"):
@@ -281,9 +281,10 @@ def _kv_heads(attention: nn.Module, heads: int, config: PreTrainedConfig) -> int
 
 
 def _returns_output_alone(attention: nn.Module) -> bool:
-    """Whether an attention module returns what it adds to the residual stream and its weights.
+    """Whether an attention module returns nothing but its output and its weights.
 
-    By its source; what returns more, or leaves keys and values to later layers, must run.
+    Its source is read. A module that returns more, or provides keys and values for later layers,
+    must always run.
     """
     forward = type(attention).forward
     if "shared_kv_states" in inspect.signature(forward).parameters:
@@ -293,7 +294,7 @@ def _returns_output_alone(attention: nn.Module) -> bool:
 
 @cache
 def _source(function: Callable) -> str:
-    """The source of a function, which all layers of a model have in common; empty without one."""
+    """Return the source of a function, cached for all layers; empty if there is none."""
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
@@ -301,13 +302,13 @@ def _source(function: Callable) -> str:
 
 
 def _number(module: nn.Module | PreTrainedConfig, *names: str) -> int | None:
-    """The first of the attributes that is a number."""
+    """Return the first of the attributes that is a positive number."""
     values = (getattr(module, name, None) for name in names)
     return next((value for value in values if isinstance(value, int) and value), None)
 
 
 def _ffn(layer: nn.Module, layout: Layout | None) -> dict:
-    """What `LayerParts` says of the FFN of a layer; {} if it has none."""
+    """Return the fields of `LayerParts` for the FFN of a layer; {} if it has none."""
     found = {path: get(layer, path) for path in ([layout.ffn_output] if layout else _ffns(layer))}
     outputs = {path: output for path, output in found.items() if output is not None}
     if not outputs:
@@ -333,7 +334,7 @@ def _ffn(layer: nn.Module, layout: Layout | None) -> dict:
 
 
 def _ffns(layer: nn.Module) -> list[str]:
-    """Paths of what an FFN consists of: more than one where several blocks add up."""
+    """Return the paths of an FFN's outputs: several if several blocks add up."""
     paths = []
     for name in BLOCKS:
         if (block := get(layer, name)) is None:
@@ -351,7 +352,7 @@ def holds_experts(block: nn.Module) -> bool:
 
 
 def _takes_one_tensor(block: nn.Module) -> bool:
-    """Whether a module is called with hidden states alone (BLOOM's and MPT's add the residual)."""
+    """Whether a module takes hidden states alone (those of BLOOM and MPT add the residual)."""
     parameters = inspect.signature(type(block).forward).parameters.values()
     required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     return len(required) == 2  # self, hidden states
@@ -360,7 +361,8 @@ def _takes_one_tensor(block: nn.Module) -> bool:
 def refuse_wrapped(layer: nn.Module) -> None:
     """Raise `ModelError` when a module of `layer` does not compute with its `weight` as it is.
 
-    Quantised, adapted (LoRA) and parametrised modules, which the sweep would take for plain ones.
+    These are quantised, adapted (LoRA) and parametrised modules, which the engine would take for
+    plain ones.
     """
     for name, module in layer.named_modules():
         home = type(module).__module__
@@ -373,6 +375,6 @@ def refuse_wrapped(layer: nn.Module) -> None:
             wrapped = home.partition(".")[0] in WRAPPING or home.startswith(OTHER_LINEARS)
         if wrapped:
             raise ModelError(
-                f"{name} in a decoder layer is no plain projection but {kind}: give the model "
+                f"{name} in a decoder layer is not a plain projection but {kind}: give the model "
                 "without quantisation or adapters"
             )

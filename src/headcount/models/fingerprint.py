@@ -1,9 +1,9 @@
-"""What a checkpoint is, told from its files without importing transformers.
+"""The identity of a checkpoint, by its files and without transformers.
 
-What counts is what transformers, or peft, would compute with: the weights, each by its name and
-content; what the configuration and the tokenizer say, however it is written; code of the
-checkpoint's own, by its meaning. Not: where the directory lies, what else lies in it, or how the
-weights are distributed over files.
+Everything counts that transformers, or peft, would compute with: the weights, by name and content;
+the content of configuration and tokenizer, however it is written; the meaning of the checkpoint's
+own code. The location of the directory, other files in it, and the distribution of weights over
+files do not count.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from headcount.artifacts.source_code import reached
 from headcount.models import _weights
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
-CONVERTED = "checkpoint-"  # begins the names of directories that converted checkpoints lie in
-# The weights that are read, in transformers' order: the first that is there. peft's for an adapter.
+CONVERTED = "checkpoint-"  # prefix of the directories of converted checkpoints
+# Files of weights in transformers' order: the first that exists is read. peft's for an adapter.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -27,8 +27,8 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-# Beside these, the files that transformers opens of a checkpoint that brings no code: those that
-# the classes of tokenizers name in `vocab_files_names`, of each also its versions.
+# Other files that transformers opens in a checkpoint without code: those that tokenizer classes
+# name in `vocab_files_names`, and their versions.
 OPENED = re.compile(
     r"config\.json|adapter_config\.json|tokenizer_config\.json|special_tokens_map\.json"
     r"|added_tokens\.json|tokenizer(\.\d[\d.]*)?\.json|tekken\.json|normalizer\.json|emoji\.json"
@@ -37,33 +37,33 @@ OPENED = re.compile(
     r"|(tokenizer|spiece|sentencepiece(\.bpe)?|spm(_char)?|tiktoken)\.model|tokenizer\.model\.v\d+\w*"
     r"|(source|target)\.spm|prophetnet\.tokenizer"
 )
-# Code may open what it likes: with it, all counts but what decides no number for sure, by the ends
-# of names in lower case.
+# Code may open any file. In a checkpoint with code, all files count except these, which certainly
+# decide no number, by the ends of their names in lower case.
 NO_MODEL = (
-    # Weights count where they are read. Others are for other programs, or the state of an
-    # optimiser, a schedule, a random generator; an index tells in which file a weight is.
+    # Weights that are read count by their content. Others are for other programs, or the state of
+    # an optimiser, a schedule or a random generator; an index maps weights to files.
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf"),
     *(".onnx_data", ".tflite", ".npz", ".pkl", ".index.json"),
     # Documentation and pictures.
     *(".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".html", ".ipynb"),
     *("license", "license.txt", "notice", "notice.txt", "use_policy", "modelcard.json"),
-    # What training and evaluating wrote down.
+    # Records of training and evaluation.
     *("trainer_state.json", "_results.json", ".log"),
-    # Code counts where the configuration names it.
+    # Code counts if the configuration names it.
     ".py",
-    # How text is generated, and chats are written: log-likelihoods of prompts know neither.
+    # Settings of generation, and templates of chats: log-likelihoods of prompts use neither.
     *("generation_config.json", ".jinja"),
 )
 # Hidden files (.gitattributes, .cache), and TensorBoard's.
 NO_MODEL_BEGINNINGS = (".", "events.out.tfevents")
-# Read one by one. Of other JSON files what they say counts as a whole.
+# JSON files that are read key by key; others count as a whole.
 READ = (CONFIG, ADAPTER, "tokenizer_config.json", "special_tokens_map.json")
-# What decides no number of a configuration, and of those in it: who wrote it and from where it was
-# loaded; a cache that is not used; a data type, which the study names.
+# Keys of a configuration, nested ones too, that decide no number: who wrote it and where it was
+# loaded from; a cache that is not used; a data type, which the study sets.
 SILENT = {"_name_or_path", "_commit_hash", "transformers_version", "use_cache", "dtype"}
 SILENT |= {"torch_dtype"}
-QUANTISED = ("quantization_config", "compression_config")  # in which all counts
-# And of what a tokenizer's configuration says: how chats are written, and its places.
+QUANTISED = ("quantization_config", "compression_config")  # all of their keys count
+# The same for a tokenizer's configuration: chat templates and paths.
 SILENT_OF_TOKENIZERS = {"chat_template", "name_or_path", "special_tokens_map_file"}
 
 
@@ -72,10 +72,10 @@ class CheckpointError(OSError):
 
 
 def fingerprint(directory: str | Path, gguf_file: str | None = None) -> str:
-    """SHA-256 of the model in `directory`: weights, configuration, tokenizer and its own code.
+    """Return the SHA-256 of the model in `directory`: weights, configuration, tokenizer and code.
 
-    With `gguf_file` of that file alone. Of an adapter whose base model lies in a directory, of
-    both. Large files are not read again while they are unchanged (`headcount.artifacts.hashes`).
+    With `gguf_file`, only that file counts. If the base model of an adapter is a directory, both
+    count. Large files are not read again while they are unchanged (`headcount.artifacts.hashes`).
 
     Raises `OSError` when the directory or a file cannot be read, `CheckpointError` as `base` does.
     """
@@ -105,9 +105,9 @@ def fingerprint(directory: str | Path, gguf_file: str | None = None) -> str:
 
 
 def base(directory: Path) -> str | None:
-    """What the adapter in `directory` says that it was trained on: a directory, or a hub name.
+    """Return the base model that the adapter in `directory` names: a directory or a hub name.
 
-    Raises `CheckpointError` when that is an adapter as well.
+    Raises `CheckpointError` when that is an adapter too.
     """
     of = read_json(directory / ADAPTER).get("base_model_name_or_path")
     if not of or not Path(of, ADAPTER).is_file():
@@ -115,8 +115,8 @@ def base(directory: Path) -> str | None:
     if Path(of).resolve() == directory.resolve():
         raise CheckpointError(
             f"{directory} is an adapter of the model in the same directory: move {ADAPTER} and "
-            "adapter_model.* to a directory of their own; then this one is the model, and that one "
-            "the model with the adapter"
+            "adapter_model.* to a directory of their own, and give that one for the model with the "
+            "adapter, this one for the model without it"
         )
     raise CheckpointError(
         f"{directory} is an adapter of {of}, which is an adapter itself: merge that one with peft "
@@ -126,7 +126,7 @@ def base(directory: Path) -> str | None:
 
 
 def weights(directory: Path) -> list[Path]:
-    """The files of the weights that would be loaded from `directory`, as far as they are there."""
+    """Return the files of weights that would be loaded from `directory`, if they exist."""
     names = ADAPTER_WEIGHTS if (directory / ADAPTER).is_file() else WEIGHTS
     if chosen := read_json(directory / "config.json").get("transformers_weights"):
         names = (chosen, *names)
@@ -139,15 +139,15 @@ def weights(directory: Path) -> list[Path]:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that an index of weights names."""
+    """Return the files that an index of weights names."""
     named = read_json(index).get("weight_map") or {}
     return [index.parent / name for name in sorted({*named.values()})]
 
 
 def damages(directory: Path, gguf_file: str | None = None) -> list[str]:
-    """What is wrong with the files that are read of a checkpoint: a sentence each, with remedies.
+    """Return what is wrong with the files of a checkpoint: a sentence for each, with its remedy.
 
-    Of what is no directory nothing is said.
+    Nothing if `directory` is not a directory.
     """
     if not directory.is_dir():
         return []
@@ -169,7 +169,7 @@ def _no_model(path: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where it holds none, which is told when it is loaded."""
+    """Return the content of a JSON file; {} if it is not valid, which loading will report."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -178,7 +178,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _said(path: Path) -> dict[str, Any]:
-    """What a configuration says of what is computed; without its bytes if they are no JSON."""
+    """Return the keys of a configuration that decide numbers; a hash if it is not JSON."""
     content = read_json(path)
     if not content:
         return {"not parsed": file_hashes([path])[0]}
@@ -188,7 +188,7 @@ def _said(path: Path) -> dict[str, Any]:
 
 
 def _without(config: dict[str, Any], silent: set[str]) -> dict[str, Any]:
-    """A configuration, and those of the model's parts in it, without some keys."""
+    """Return a configuration, and its nested ones, without the `silent` keys."""
     return {
         key: _without(value, silent)
         if key.endswith("_config") and key not in QUANTISED and isinstance(value, dict)
@@ -199,12 +199,12 @@ def _without(config: dict[str, Any], silent: set[str]) -> dict[str, Any]:
 
 
 def _hash(content: Any) -> str:
-    """SHA-256 of what JSON can hold, whatever the order of keys."""
+    """Return the SHA-256 of JSON content, whatever the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _meaning(path: Path) -> str:
-    """SHA-256 of a JSON file as it is parsed, or of its bytes if it is none."""
+    """Return the SHA-256 of a JSON file's content, or of its bytes if it is not JSON."""
     try:
         return _hash(json.loads(path.read_bytes()))
     except ValueError:
@@ -212,7 +212,7 @@ def _meaning(path: Path) -> str:
 
 
 def _others(paths: list[Path]) -> dict[str, str]:
-    """The names of further files and what they mean; a large vocabulary is parsed once."""
+    """Return hashes of further files by name; a large vocabulary is parsed once."""
     memory = hashes.Memory()
     found = {
         path.name: memory.recall(path, "parsed ", _meaning, above=2**20)
@@ -225,12 +225,12 @@ def _others(paths: list[Path]) -> dict[str, str]:
 
 
 def _code(directory: Path, said: dict[str, dict]) -> str | None:
-    """What the checkpoint's own code means, from the modules on that its files name."""
+    """Return the meaning of the checkpoint's own code, from the modules that its files name."""
     maps = [content.get("auto_map") or {} for content in said.values()]
     listed = [one if isinstance(one, list) else [one] for each in maps for one in each.values()]
     names = {name.rpartition(".")[0] for several in listed for name in several if name}
     modules = [(directory, name) for name in sorted(names) if "--" not in name]
     try:
         return reached(modules).hash() if modules else None
-    except SyntaxError as error:  # told when it is loaded
+    except SyntaxError as error:  # loading it will report this
         return f"{error.msg}: {error.text}"

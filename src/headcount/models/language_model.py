@@ -1,20 +1,20 @@
 """A causal language model whose attention heads and feed-forward networks can be removed.
 
-Transformers' own modelling code runs unchanged. A head is removed at its slice `z` of the *input*
-of the attention output projection (in the output the heads are already mixed), an FFN at what it
-adds to the residual stream. While nothing is removed nothing is installed: the model is bit for bit
-the unmodified one. Where the parts are: `headcount.models.families`.
+transformers' own modelling code runs unchanged. A head is removed at its slice `z` of the *input*
+of the attention output projection (in the output the heads are already mixed), an FFN at its
+addition to the residual stream. While nothing is removed nothing is installed: the model is bit for
+bit the unmodified one. `headcount.models.families` finds the parts.
 
 | name | shape | where |
 | --- | --- | --- |
 | hidden | [rows B, positions T, d_model] | the residual stream between two layers |
 | z | [rows B, positions T, heads H, head_dim] | input of the attention output projection |
-| FFN output | [rows B, positions T, d_model] | what the FFN adds to the residual stream |
+| FFN output | [rows B, positions T, d_model] | addition of the FFN to the residual stream |
 | heads mask | [heads H] for each of L layers | True keeps, False removes |
 | FFNs mask | [layers L] | True keeps, False removes |
 
 Layers may differ in their number of heads H, which is 0 in a layer without attention, and in their
-size; `LanguageModel.parts` says both.
+size; both are in `LanguageModel.parts`.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ MEMORY = 1000  # MB
 
 @dataclass
 class Prompt:
-    """What is scored: `targets` are the tokens that follow `tokens[: -len(targets) + 1]`.
+    """A scored prompt: the last `len(targets)` positions of `tokens` predict `targets`.
 
     `tokens` is the model's input: context and continuation without its last token, cut to the
-    window from the left. Its last `len(targets)` positions predict `targets`.
+    window from the left. `targets` is the continuation.
     """
 
     tokens: list[int]
@@ -49,23 +49,23 @@ class Prompt:
 
     @property
     def key(self) -> bytes:
-        """16 bytes that stand for what is scored."""
+        """16 bytes that identify the prompt."""
         numbers = np.array([len(self.targets), *self.targets, *self.tokens], dtype="<i8")
         return hashlib.sha256(numbers.tobytes()).digest()[:16]
 
 
 class PromptError(ValueError):
-    """A request that has no log-likelihood; `index` is its place among those that were encoded."""
+    """A request without a log-likelihood; `index` is its place among the encoded ones."""
 
     index = 0
 
 
 class LanguageModel:
-    """A frozen causal language model, its tokenizer, and where its heads and FFNs are.
+    """A frozen causal language model, its tokenizer, and the places of its heads and FFNs.
 
-    `memory`, in MB, is what may be held beside the weights while the model is swept; `layout` names
-    heads and FFNs that `headcount.models.families` does not find. `way` is how sweeps go through
-    the layers, "packed" or "own" (see `headcount.engine._backend`), which the first one finds out.
+    `memory`, in MB, bounds the memory of a sweep beside the weights; `layout` names heads and FFNs
+    that `headcount.models.families` does not find. `backend` is "packed" or "own" (padded, with the
+    model's own attention); the first sweep chooses it (`headcount.engine._backend`).
 
     Raises `ModelError` when heads or FFNs are not found.
     """
@@ -89,25 +89,24 @@ class LanguageModel:
         self.ffns = [layer for layer, part in enumerate(self.parts) if part.ffn_output]
         self.d_model = hf.config.get_text_config().hidden_size
         self.backend: str | None = None
-        self.is_fit = False  # as far as it was looked at: `headcount.engine.fitness`
-        self.values_of_layer: int | None = None  # that a layer returns, 0 for no tuple
+        self.is_fit = False  # whether it has passed `headcount.engine.fitness`
+        self.values_of_layer: int | None = None  # number that a layer returns, 0 for no tuple
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go; that of the weights, or where they are loaded to when offloaded."""
+        """The device of inputs: that of the weights, or where offloaded ones are loaded to."""
         embedding = self.hf.get_input_embeddings()
         device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
         return embedding.weight.device if device is None else torch.device(device)
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the embedding; the tokenizer may have fewer tokens, or more."""
+        """The number of embeddings; the tokenizer may have fewer tokens, or more."""
         return self.hf.get_input_embeddings().weight.shape[0]
 
     @property
     def facts(self) -> dict:
-        """Its dimensions, and the numbers of its weights: of attention, of the rest of the layers
-        and of the unembedding."""
+        """The dimensions, and numbers of weights: attention, rest of the layers, unembedding."""
         layers, attention = (
             sum(p.numel() for module in modules for p in module.parameters())
             for modules in (self.layers, [p.attention for p in self.parts if p.attention])
@@ -127,12 +126,12 @@ class LanguageModel:
 
     @cached_property
     def window(self) -> int:
-        """Longest input in tokens, as lm-eval determines it."""
+        """The longest input in tokens, as lm-eval determines it."""
         return self._lm_eval.max_length
 
     @cached_property
     def _lm_eval(self) -> Any:
-        """lm-eval's own model around this one, of which only the tokenisation is used."""
+        """lm-eval's own model around this one, used only to tokenise."""
         from lm_eval.models.huggingface import HFLM
 
         class Encoder(HFLM):
@@ -142,10 +141,10 @@ class LanguageModel:
         return Encoder(pretrained=self.hf, tokenizer=self.tokenizer, batch_size=1)
 
     def encode(self, pairs: list[tuple[str, str]]) -> list[Prompt]:
-        """Prompts of (context, continuation) pairs, tokenised and truncated as lm-eval does it.
+        """Return prompts of (context, continuation) pairs, tokenised and cut as by lm-eval.
 
-        Raises `PromptError` for a context or continuation without tokens, and a continuation that
-        is longer than the window.
+        Raises `PromptError` for a context or continuation without tokens, and for a continuation
+        longer than the window.
         """
         from lm_eval.api.instance import Instance
 
@@ -154,7 +153,7 @@ class LanguageModel:
         return self.prompts([tokens for _, *tokens in encoded])
 
     def prompts(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Prompt]:
-        """Prompts of (context, continuation) pairs in tokens, contexts cut to the window.
+        """Return prompts of (context, continuation) pairs in tokens, contexts cut to the window.
 
         Raises `PromptError` as `encode` does.
         """
@@ -199,7 +198,7 @@ class LanguageModel:
             )
 
     def non_finite_weights(self) -> str:
-        """For a message: the first weights that are not finite; empty if all are, or not loaded."""
+        """Return for a message the first weights that are not finite; empty if there are none."""
         for name, weights in self.hf.named_parameters():
             if not weights.is_meta and not weights.isfinite().all():
                 return f"; {name} has weights that are not finite"
@@ -207,12 +206,12 @@ class LanguageModel:
 
     @torch.no_grad()
     def head_weight(self, layer: int) -> Tensor:
-        """What each head of `layer` writes with: W_O [H, head_dim, d_model], `out = z @ W_O`."""
+        """Return the output weights of each head of `layer`: W_O [H, head_dim, d_model]."""
         part = self.parts[layer]
         assert part.attention_output is not None  # the layer has heads
         if projections.is_plain(part.attention_output):
             weight = projections.matrix(part.attention_output).T  # [H * head_dim, d_model]
-        else:  # of a wrapped projection: what it makes of each input
+        else:  # a wrapped projection: its response to each input
             inputs = torch.eye(part.heads * part.head_dim, dtype=self.hf.dtype, device=self.device)
             weight = part.attention_output(inputs) - part.attention_output(torch.zeros_like(inputs))
         return weight.unflatten(0, (part.heads, part.head_dim))
@@ -224,11 +223,12 @@ class LanguageModel:
         ffn_output: Callable | None = None,
         layers: Iterable[int] | None = None,
     ) -> Iterator[None]:
-        """Inside, z passes through `attention_input(layer, z)` and an FFN's output likewise.
+        """Pass z through `attention_input(layer, z)`, and FFNs' outputs through `ffn_output`.
 
-        Each function returns what to go on with; z is [B, T, H, head_dim], the output [B, T, d].
-        Where an FFN is several modules side by side, the last to run passes on what became of their
-        sum, the others zero. In all `layers`, or in some.
+        Each function returns the value to continue with; z is [B, T, H, head_dim], an output
+        [B, T, d]. If an FFN is several modules side by side, the function gets their sum; its
+        result replaces the output of the last to run, and zero that of the others. `layers`: all,
+        unless given.
         """
         hooks = ExitStack()
         with hooks:
@@ -254,7 +254,7 @@ def _on_z(
 def _on_ffn(
     function: Callable, layer: int, count: int, held: list[Tensor], *hooked: Any
 ) -> Tensor | tuple:
-    """Hook of each of the `count` modules of an FFN; `held` is what those before it wrote."""
+    """Hook each of the `count` modules of an FFN; `held` are the outputs of earlier ones."""
     _module, _inputs, output = hooked
     held.append(output[0] if isinstance(output, tuple) else output)
     if len(held) < count:
@@ -267,9 +267,9 @@ def _on_ffn(
 
 
 def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, exclude_fraction: float) -> np.ndarray:
-    """Token ids in rising order, without special and added ones and `exclude_fraction` at each end.
+    """Return rising token ids without special and added ones and `exclude_fraction` at each end.
 
-    Ids stand for frequency: vocabularies of words and OPT's are sorted by it, those of byte pairs
+    Ids approximate frequency: vocabularies of words and OPT's are sorted by it, those of byte pairs
     by the order of the merges, so that the lowest ids are the most frequent tokens.
     """
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
@@ -280,7 +280,7 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase, exclude_fraction: float)
 
 @contextmanager
 def replaced(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
-    """Inside, modules have other `forward`s."""
+    """Replace the `forward` of modules for a while."""
     own = {module: module.__dict__.get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
@@ -288,7 +288,7 @@ def replaced(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
         yield
     finally:
         for module, forward in own.items():
-            if forward is None:  # that of the class shows again
+            if forward is None:  # the class's own is visible again
                 module.__dict__.pop("forward", None)
             else:
                 module.forward = forward

@@ -10,7 +10,7 @@ from headcount.models.families import Layout, ModelError
 from headcount.models.fingerprint import fingerprint
 from headcount.models.language_model import MEMORY, LanguageModel
 
-PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # by what fits where
+PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")  # by free memory
 
 
 logger = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ def load(
     trust_remote_code: bool = False,
     layout: dict[str, str] | None = None,
 ) -> LanguageModel:
-    """The model in the directory `path`, placed by accelerate (`device_map`: cpu, cuda, auto...).
+    """Return the model in the directory `path`, placed by accelerate (`device_map`: cpu, auto...).
 
-    `dtype` is one of torch's, by name, or `auto`: the one that the weights are stored in. With the
-    `device_map` `disk` the weights stay in their files, and each layer's are read in its turn.
-    `memory`: see `LanguageModel`; a `device_map` such as `auto` leaves so much of each device free.
-    `trust_remote_code`: run the code that the checkpoint brings. `layout`: see `families.Layout`.
+    `dtype` is the name of a torch dtype, or `auto` for that of the stored weights. With the
+    `device_map` `disk`, weights stay in their files, and those of each layer are read in turn.
+    `memory`: see `LanguageModel`; a `device_map` such as `auto` leaves it free on each device.
+    `trust_remote_code`: run the code in the checkpoint. `layout`: see `families.Layout`.
 
-    Raises `ModelError` when it does not load whole or its components are not found.
+    Raises `ModelError` when the model does not load completely or its components are not found.
     """
     if not Path(path).is_dir():
         raise ModelError(
@@ -51,16 +51,16 @@ def load(
 def outline(
     path: str | Path, trust_remote_code: bool = False, layout: dict[str, str] | None = None
 ) -> LanguageModel:
-    """The model in the directory `path` without its weights, of which none is read.
+    """Return the model in the directory `path` without reading its weights.
 
-    It knows its components and encodes prompts, and computes nothing. Raises as `load` does.
+    It has components and encodes prompts, but computes nothing. Raises the errors of `load`.
     """
     hf, tokenizer = checkpoints.read(path, trust_remote_code, device_map={"": "meta"})
     return LanguageModel(hf, tokenizer, layout=Layout(**layout) if layout else None)
 
 
 def _room(memory: float) -> dict[int | str, int]:
-    """Bytes for weights on each device: what is free there, less what a sweep may hold."""
+    """Return the bytes for weights on each device: free memory minus that of a sweep."""
     return {device: max(0, int(free - memory * 2**20)) for device, free in get_max_memory().items()}
 
 
@@ -72,17 +72,17 @@ def resolve(
     trust_remote_code: bool = False,
     layout: dict[str, str] | None = None,
 ) -> dict:
-    """Turn a model's `source` into a directory that loads fast and offline, and describe it.
+    """Turn a model's `source` into a directory that loads fast and offline; return its facts.
 
-    A local directory is used where it lies; of a hub model the snapshot is downloaded and its
-    revision pinned; what has to be converted (`headcount.models.conversion`) is written to
-    `converted`. Names and shapes of all weights are compared, and components looked for, without
-    reading one.
+    A local directory is used in place. The snapshot of a hub model is downloaded and its revision
+    pinned. A checkpoint that has to be converted (`headcount.models.conversion`) is written to
+    `converted`. Names and shapes of all weights are compared, and components found, without reading
+    a weight.
 
-    Returns path, revision, fingerprint, architecture, layers, the number of heads of each layer,
-    the layers that have an FFN, and the numbers of weights; `converted` says from what, or is None.
-    Raises `ModelError` when the source cannot be had or is not complete, or its components are not
-    found.
+    The facts are path, revision, fingerprint, architecture, layers, the number of heads of each
+    layer, the layers with an FFN, and numbers of weights; `converted` describes the conversion, or
+    is None. Raises `ModelError` when the source is not found or not complete, or its components are
+    not found.
     """
     path, revision = checkpoints.fetch(source, revision, gguf_file)
     path, made = conversion.convert(path, gguf_file, Path(converted), trust_remote_code)

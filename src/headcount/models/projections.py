@@ -1,7 +1,7 @@
-"""Projections of a layer, and which of their rows and columns belong to some heads.
+"""Projections of a layer, and the rows and columns of each head.
 
-`nn.Linear`, GPT-2's `Conv1D` whose weight is transposed, and what wraps or replaces them
-(quantised, adapted, parametrised), whose weights are none of ours.
+A plain projection is `nn.Linear`, or GPT-2's `Conv1D`, whose weight is transposed. Modules that
+wrap or replace these (quantised, adapted, parametrised) are called; their weights are not used.
 """
 
 import inspect
@@ -16,17 +16,17 @@ from transformers.pytorch_utils import Conv1D
 
 
 def is_plain(projection: nn.Module) -> bool:
-    """Whether a projection is `z @ weight + bias`, and nothing that replaces or wraps one."""
+    """Whether a projection computes `z @ weight + bias` itself."""
     return type(projection) in (nn.Linear, Conv1D) and not parametrize.is_parametrized(projection)
 
 
 def matrix(projection: nn.Module) -> Tensor:
-    """Weight of a projection as [outputs, inputs]."""
+    """Return the weight of a projection as [outputs, inputs]."""
     return projection.weight.T if isinstance(projection, Conv1D) else projection.weight
 
 
 def inputs_of(projection: nn.Module) -> int | None:
-    """Number of inputs of a projection; None for what is none."""
+    """Return the number of inputs of a projection; None for another module."""
     if isinstance(projection, Conv1D):
         return projection.weight.shape[0]
     return getattr(projection, "in_features", None)
@@ -37,7 +37,7 @@ def inputs_of(projection: nn.Module) -> int | None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one layer's attention."""
+    """The sizes of one layer's attention."""
 
     heads: int
     kv_heads: int
@@ -46,11 +46,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Inputs:
-    """How a layer computes queries, keys and values of some heads alone.
+    """How to narrow the inputs of attention to queries, keys and values of some heads.
 
-    `outputs`: kept query heads [H'], kept key-value heads [K'] -> indices of the outputs to keep,
-    by the name of the projection. `counts`: numbers of them, H' and K' -> attributes of the
-    attention module that count heads or their outputs.
+    `outputs` maps kept query heads [H'] and key-value heads [K'] to the outputs to keep, by name of
+    the projection. `counts` maps their numbers H' and K' to attributes of the attention module that
+    count heads or their outputs.
     """
 
     outputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -58,7 +58,7 @@ class Inputs:
 
 
 def channels(heads: Tensor, head_dim: int) -> Tensor:
-    """Indices [len(heads) * head_dim] of the channels of `heads`, which lie side by side."""
+    """Return the indices [len(heads) * head_dim] of the channels of `heads`."""
     return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 
@@ -81,7 +81,7 @@ FUSED = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}  # by `model_type`
 
 
 def _is_of_one_head(module: nn.Module, sizes: Sizes) -> bool:
-    """Whether a module is a norm of the channels of a head, the same for all heads."""
+    """Whether a module is a norm over the channels of a head, shared by all heads."""
     shapes = {tuple(parameter.shape) for parameter in module.parameters()}
     return "norm" in type(module).__name__.lower() and shapes == {(sizes.head_dim,)}
 
@@ -89,7 +89,7 @@ def _is_of_one_head(module: nn.Module, sizes: Sizes) -> bool:
 def narrow_inputs(
     attention: nn.Module, output: nn.Module, sizes: Sizes, model_type: str
 ) -> Inputs | None:
-    """How to narrow an attention module, if that is safe: if it has nothing but what we know."""
+    """Return how to narrow an attention module, if all of its modules are known; else None."""
     outputs = partial(FUSED.get(model_type, _separate), sizes)
     rows = outputs(torch.arange(sizes.heads), torch.arange(sizes.kv_heads))
     projections = {name: getattr(attention, name, None) for name in rows}
@@ -100,7 +100,7 @@ def narrow_inputs(
             return None
     if not is_plain(output):
         return None
-    if any(True for _ in attention.parameters(recurse=False)):  # such as a sink for each head
+    if any(True for _ in attention.parameters(recurse=False)):  # such as sinks
         return None
     shared = {*projections.values(), output}
     shared |= {norm for norm in attention.children() if _is_of_one_head(norm, sizes)}

@@ -1,9 +1,9 @@
-"""Importance scores under resamples, and under halves, of the documents that they come from.
+"""Importance scores under resamples, and under halves, of their documents.
 
 A table of importance has a contribution and a weight of each of n documents to every component.
-Documents that count times[i] times give score = sum(times * contributions) / sum(times * weights).
-The documents of a task are drawn with a seed and its name: the same whatever the shots, the
-component and the estimator, and whichever other tasks there are.
+Document i, counted times[i] times, gives score = sum(times * contributions) / sum(times * weights).
+A task's documents are drawn with the seed and the task's name: the same for all shots, components
+and estimators, whatever other tasks the study has.
 """
 
 import zlib
@@ -18,7 +18,7 @@ from headcount.scores.rankings import COMPONENT, aligned
 
 
 def resampled(table: pl.DataFrame, task: str, resamples: int, seed: int) -> np.ndarray:
-    """Scores [1 + resamples, N]: as measured, then under each bootstrap resample of the documents.
+    """Return scores [1 + resamples, N]: as measured, then under each bootstrap resample.
 
     A resample draws n documents with replacement.
     """
@@ -28,9 +28,9 @@ def resampled(table: pl.DataFrame, task: str, resamples: int, seed: int) -> np.n
 
 
 def halves(table: pl.DataFrame, task: str, splits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [splits, N] of both halves of the documents, which are split at random every time.
+    """Return scores [splits, N] of the first and of the second halves of the documents.
 
-    Of an odd number of documents the second half has one more.
+    Each row is a random split. If the number of documents is odd, the second half has one more.
     """
     n = table["n"][0]
     shuffled = _generator(task, seed).permuted(np.tile(np.arange(n), (splits, 1)), axis=1)
@@ -43,7 +43,7 @@ def _generator(task: str, seed: int) -> np.random.Generator:
 
 
 def _scores(table: pl.DataFrame, times: np.ndarray) -> np.ndarray:
-    """Scores [R, N] when document i counts times[r, i] times; times: [R, n]."""
+    """Return scores [R, N] when document i counts times[r, i] times; times: [R, n]."""
     contributions, weights = (
         table[column].list.to_array(times.shape[1]).to_numpy()  # [N, n]
         for column in ("contributions", "weights")
@@ -53,7 +53,7 @@ def _scores(table: pl.DataFrame, times: np.ndarray) -> np.ndarray:
 
 
 class ImportanceFiles:
-    """Importance artifacts of one component of one model by (task, shots), as their labels say.
+    """Importance artifacts of one component of one model, by (task, shots) from their labels.
 
     Raises `ValueError` when a task lacks some number of shots, or has it twice.
     """
@@ -67,7 +67,7 @@ class ImportanceFiles:
             about = labels.select("model", "component").row(0, named=True)
             self.about = self.about or about
             if about != self.about:
-                raise ValueError(f"{path} is of {about}, the files before it of {self.about}")
+                raise ValueError(f"{path} belongs to {about}, the files before it to {self.about}")
             if key in self.paths:
                 raise ValueError(
                     f"{self.paths[key]} and {path} are both {key[0]} at {key[1]} shots"
@@ -78,14 +78,14 @@ class ImportanceFiles:
         for task in self.tasks:
             for shots in self.shots:
                 if (task, shots) not in self.paths:
-                    raise ValueError(f"no importance of task {task} at {shots} shots was given")
-        self.components: list[tuple] | None = None  # of all files
-        self.documents: dict[str, int] = {}  # of each task
+                    raise ValueError(f"the importance of task {task} at {shots} shots is missing")
+        self.components: list[tuple] | None = None  # the same in all files
+        self.documents: dict[str, int] = {}  # their number, by task
 
     def read(self, task: str, shots: int) -> pl.DataFrame:
-        """The table of importance, sorted by (layer, head).
+        """Return the table of importance, sorted by (layer, head).
 
-        Raises `ValueError` when it does not match the tables that were read before.
+        Raises `ValueError` when it does not match the tables read before.
         """
         path = self.paths[task, shots]
         [table] = aligned([storage.frame(path)])

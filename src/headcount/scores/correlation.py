@@ -1,16 +1,19 @@
-"""How alike two sets of importance scores are: rank correlation, overlap, and their uncertainty.
+"""Agreement of two sets of importance scores: rank correlation, overlap, and their uncertainty.
 
 Spearman's rho (SRCC) correlates the *scores*, with average ranks for ties. The plotting code of
 Bansal et al. (2023) correlates `argsort` indices instead, which is no rank correlation: entry i of
 an argsort is which component has rank i, not which rank component i has.
 
-Three things are said of every rho. Its percentile bootstrap interval (95 %) over documents: those
-of a task are drawn once a replicate, whatever the shots, the component and the estimator, since its
-calibration documents are the same; those of two tasks independently. (Drawing documents again adds
-noise to scores that already have some, so replicates correlate a little less than the scores
-themselves: with few documents rho can lie near or above the upper bound.) What rho is when nothing
-is in common: between the scores and a permutation of them. And, of heads, what it is when only the
-layers are in common: when heads change places within their layer.
+Every rho comes with three statistics:
+
+- Its percentile bootstrap interval (95 %) over documents. A task's documents are drawn once per
+  replicate, for all shots, components and estimators, since its calibration documents are the same;
+  the documents of two tasks are drawn independently. (Resampling adds noise to scores that already
+  have some, so replicates correlate a little less than the scores themselves: with few documents
+  rho can lie near or above the upper bound.)
+- The range of rho between unrelated scores: one of the two is permuted.
+- For heads, the range of rho between scores that share the layers only: heads are permuted within
+  their layer.
 """
 
 from collections.abc import Sequence
@@ -28,13 +31,13 @@ from headcount.scores._resampling import ImportanceFiles, halves, resampled
 from headcount.scores.rankings import aligned
 
 AGGREGATE = "aggregate"
-TOP = 0.3  # share of the components whose overlap is counted
+TOP = 0.3  # share of the components that overlap is counted among
 MAX_SPLITS = 500  # into halves; the mean over more would change in its third decimal
 INTERVAL = (0.025, 0.975)
 
 
 class Agreement(NamedTuple):
-    """Spearman's rho (None if a score vector is constant), overlap, and the overlap of chance."""
+    """Spearman's rho (None if a score vector is constant), overlap, and overlap by chance."""
 
     rho: float | None
     overlap: float
@@ -42,10 +45,10 @@ class Agreement(NamedTuple):
 
 
 def agreement(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Agreement:
-    """Agreement of two tables (layer, head, score) of the same N components.
+    """Return the agreement of two tables (layer, head, score) of the same N components.
 
-    The overlap is the share of their k = max(1, round(0.3 N)) most important components that both
-    have in common, ties broken as in a ranking, by (layer, head); chance gives k / N.
+    Overlap is the share of the k = max(1, round(0.3 N)) most important components that both have in
+    common, ties broken by (layer, head) as in a ranking; by chance it is k / N.
 
     Raises `ValueError` when the tables do not hold the same components.
     """
@@ -57,13 +60,13 @@ def agreement(scores_a: pl.DataFrame, scores_b: pl.DataFrame) -> Agreement:
 
 
 def cross_task(importance_paths: Sequence[str | Path], resamples: int, seed: int) -> pl.DataFrame:
-    """Agreement of tasks at the same shots: rows of the artifact `correlation`.
+    """Return the agreement of tasks at the same shots: rows of the artifact `correlation`.
 
-    For every shots, in rising order: all pairs of tasks, in the order of `importance_paths`, then
-    every task with the aggregate (the mean of all tasks' scores, this task's included). A single
-    task has no pair.
+    Each number of shots, in rising order, has all pairs of tasks in the order of
+    `importance_paths`, then every task with the aggregate (the mean of all tasks' scores, this
+    task's included). A single task has no pair.
 
-    Raises `ValueError` when files are missing, double, or do not match.
+    Raises `ValueError` when files are missing, duplicate, or do not match.
     """
     files = ImportanceFiles(importance_paths)
     baseline = _Baseline(files.layers, resamples, seed)
@@ -84,10 +87,10 @@ def cross_task(importance_paths: Sequence[str | Path], resamples: int, seed: int
 
 
 def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int) -> pl.DataFrame:
-    """Agreement of a task, or of the aggregate, with itself at other shots: shots_a < shots_b.
+    """Return the agreement of each task with itself at other shots: shots_a < shots_b.
 
-    Rows of the artifact `correlation`, tasks in the order of `importance_paths`, the aggregate
-    of several last. Raises `ValueError` when files are missing, double, or do not match.
+    Rows of the artifact `correlation`, tasks in the order of `importance_paths`, then the aggregate
+    if there are several. Raises `ValueError` when files are missing, duplicate, or do not match.
     """
     files = ImportanceFiles(importance_paths)
     baseline = _Baseline(files.layers, resamples, seed)
@@ -113,9 +116,9 @@ def cross_shot(importance_paths: Sequence[str | Path], resamples: int, seed: int
 def cross_estimator(
     estimator_paths: Sequence[str | Path], resamples: int, seed: int
 ) -> pl.DataFrame:
-    """Agreement of estimators that scored the same documents, from artifacts `estimators`.
+    """Return the agreement of estimators on the same documents, from artifacts `estimators`.
 
-    For every file all pairs of its estimators, then each with itself (a == b): see `diagonal`.
+    Each file gives all pairs of its estimators, then each with itself (a == b): see `diagonal`.
 
     Columns: model, component, task, shots, a, b, and those of the artifact `correlation` from rho
     on.
@@ -151,17 +154,17 @@ def transfers(importance: Sequence[str | Path], task: str) -> dict[str, str]:
 
 
 def closest_and_farthest(scores: dict[str, pl.DataFrame], task: str) -> tuple[str, str]:
-    """The tasks whose scores correlate most and least with those of `task`.
+    """Return the tasks whose scores correlate most and least with those of `task`.
 
-    `scores` has the table (layer, head, score) of each task. Ties go to the first by name; a rho
-    that is not defined counts as the lowest.
+    `scores` has the table (layer, head, score) of each task. Ties go to the first by name; an
+    undefined rho counts as the lowest.
 
     Raises `ValueError` when there is no other task to compare with.
     """
     names = sorted(set(scores) - {task})
     if not names:
         raise ValueError(
-            f"task {task!r} has no other task to be compared with: its closest and farthest task "
+            f"task {task!r} has no other task to be compared with: a closest and a farthest task "
             "need a study of at least two tasks"
         )
 
@@ -176,20 +179,20 @@ def closest_and_farthest(scores: dict[str, pl.DataFrame], task: str) -> tuple[st
 
 
 def reliability(importance_paths: Sequence[str | Path], resamples: int, seed: int) -> pl.DataFrame:
-    """Split-half reliability of every task's scores, and of the aggregate of several.
+    """Return the split-half reliability of every task's scores, and of the aggregate.
 
     Rows of the artifact `reliability`.
 
-    The documents are split at random into halves, `resamples` times or `MAX_SPLITS`, and the scores
-    of both halves correlated. rho is the mean over splits, its interval holds 95 % of them; a split
-    counts 0 where the scores of one half are all equal, and not where those of both are. Scores
-    from all the documents are more reliable than those from half: spearman_brown is what rho would
-    be between them and scores from as many other documents, 2 rho / (1 + rho) (Spearman 1910,
-    Correlation calculated from faulty data; Brown 1910, Some experimental results in the
-    correlation of mental abilities; both British Journal of Psychology 3). A negative rho counts
-    there as none: 0.
+    The documents are split at random into halves, min(`resamples`, `MAX_SPLITS`) times, and the
+    scores of the halves correlated. rho is the mean over splits, its interval contains 95 % of
+    them. A split counts 0 if the scores of one half are all equal, and is left out if those of both
+    are. Scores from all documents are more reliable than scores from half of them: spearman_brown
+    estimates rho between the former and scores from as many other documents, 2 rho / (1 + rho)
+    (Spearman 1910, Correlation calculated from faulty data; Brown 1910, Some experimental results
+    in the correlation of mental abilities; both British Journal of Psychology 3). There a negative
+    rho counts as 0.
 
-    Raises `ValueError` when files are missing, double, or do not match.
+    Raises `ValueError` when files are missing, duplicate, or do not match.
     """
     files = ImportanceFiles(importance_paths)
     splits = min(resamples, MAX_SPLITS)
@@ -211,10 +214,10 @@ def reliability(importance_paths: Sequence[str | Path], resamples: int, seed: in
 
 
 def diagonal(reliability: pl.DataFrame) -> pl.DataFrame:
-    """Rows of `reliability` as rows of `correlation`, of a ranking with itself.
+    """Return rows of `reliability` as rows of `correlation`, of a ranking with itself.
 
-    Their rho is the stepped-up reliability, their overlap that of the halves; there is no
-    permutation.
+    Their rho is the stepped-up reliability (spearman_brown), their overlap that of the halves; they
+    have no permutation.
     """
     rows = [
         {"model": row["model"], "component": row["component"]}
@@ -226,7 +229,7 @@ def diagonal(reliability: pl.DataFrame) -> pl.DataFrame:
 
 
 def _split_half(first: np.ndarray, second: np.ndarray) -> dict:
-    """Statistics of the artifact `reliability` from the scores [splits, N] of both halves."""
+    """Return statistics of the artifact `reliability` from scores [splits, N] of both halves."""
     x, y = _ranked(first), _ranked(second)
     rho = _rho(x, y)
     flat_x, flat_y = (np.isnan(half.ranks[:, 0]) for half in (x, y))
@@ -258,13 +261,13 @@ class _Ranked(NamedTuple):
 
 
 def _top(total: int) -> tuple[int, float]:
-    """Number k of components that count as most important, and the overlap that chance gives."""
+    """Return the number k of components that count as most important, and overlap by chance."""
     k = max(1, round(TOP * total))
     return k, k / total
 
 
 def _ranked(scores: np.ndarray) -> _Ranked:
-    """Ranks of the score vectors [S, N], components in the order (layer, head)."""
+    """Return ranks of the score vectors [S, N], components in the order (layer, head)."""
     ranks = rankdata(scores, axis=1) - (scores.shape[1] + 1) / 2
     length = np.sqrt((ranks**2).sum(1, keepdims=True))
     ranks /= np.where(length > 0, length, np.nan)
@@ -276,7 +279,7 @@ def _ranked(scores: np.ndarray) -> _Ranked:
 
 
 def _rho(a: _Ranked, b: _Ranked) -> np.ndarray:
-    """Spearman's rho [S]: Pearson's correlation of the ranks."""
+    """Return Spearman's rho [S]: Pearson's correlation of the ranks."""
     return np.clip(np.einsum("sn,sn->s", a.ranks, b.ranks), -1, 1)
 
 
@@ -285,29 +288,29 @@ def _overlap(a: _Ranked, b: _Ranked) -> np.ndarray:
 
 
 class _Baseline:
-    """Permutations of N components, with which every rho of a table is compared."""
+    """Permutations of N components, which every rho of a table is compared with."""
 
     def __init__(self, layers: np.ndarray, count: int, seed: int):
         """`layers` [N] in rising order; `count` random permutations."""
         self.orders = {"permuted": _permutations(np.zeros_like(layers), count, seed)}
-        if len(np.unique(layers)) < len(layers):  # FFNs have no others in their layer
+        if len(np.unique(layers)) < len(layers):  # an FFN is alone in its layer
             self.orders["within_layers"] = _permutations(layers, count, seed)
 
     def compare(self, x: np.ndarray, y: np.ndarray) -> dict:
-        """Range of rho and two-sided p-value, of scores with the ranks x, y [N]."""
+        """Return the range of rho and its two-sided p-value, for scores with the ranks x, y [N]."""
         found = {}
         for name, orders in self.orders.items():
             rho = y[orders] @ x  # [P]; the first is the measured one
-            # As far from 0 as measured, but for rounding; the measured one is among them.
+            # At least as far from 0 as measured, up to rounding; the measured one is included.
             found[f"p_{name}"] = (np.abs(rho) >= np.abs(rho[0]) - 1e-12).mean()
             found |= _interval(name, rho)
         return found
 
 
 def _permutations(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Orders [P, N] of N components that stay within their groups, the identity first.
+    """Return orders [P, N] of N components that stay within their groups, the identity first.
 
-    All orders where there are at most `count` of a single group, else `count` random ones.
+    These are `count` random orders, or all orders of a single group if there are no more.
     """
     total = len(groups)
     if groups[0] == groups[-1] and factorial(min(total, 20)) <= count:
@@ -317,11 +320,11 @@ def _permutations(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _compared(x: _Ranked, y: _Ranked, baseline: _Baseline) -> dict:
-    """Statistics of the artifact `correlation`; row 0 is as measured, the others resamples."""
+    """Return statistics of the artifact `correlation`; row 0 is measured, others are resamples."""
     found = {"overlap_chance": _top(x.top.shape[1])[1]}
     for name, values in (("rho", _rho(x, y)), ("overlap", _overlap(x, y))):
         if not np.isnan(values[0]):
-            defined = values[1:][~np.isnan(values[1:])]  # of rho, resamples in which it is defined
+            defined = values[1:][~np.isnan(values[1:])]  # a constant resample has no rho
             found |= {name: values[0]} | _interval(name, defined)
     return found | (baseline.compare(x.ranks[0], y.ranks[0]) if "rho" in found else {})
 

@@ -1,10 +1,10 @@
 """Pruning curves: a metric at every level of removal, with bootstrap replicates over documents.
 
-Two numbers sum a curve up. Its `area` is the mean, over the share of components removed, of the
-metric as a share of the unpruned model's: 1 is a curve that never falls. It is the integrated
-circuit performance ratio (CPR) of MIB (Mueller et al. 2025) with 0 in place of the metric of an
-empty circuit, which not every task defines. What is `removable` is the largest level such that it
-and every smaller one lose at most `TOLERANCE`.
+Two numbers sum a curve up. `area` is the mean, over the share of components removed, of the metric
+as a share of the unpruned model's: 1 for a curve that never falls. It is the integrated circuit
+performance ratio (CPR) of MIB (Mueller et al. 2025) with 0 in place of the metric of an empty
+circuit, which not every task defines. `max_removable` is the largest level such that it and every
+smaller level lose at most `TOLERANCE`.
 """
 
 import zlib
@@ -25,9 +25,9 @@ INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
 
 @dataclass
 class Curve:
-    """A task, or the mean over tasks, under one ranking at P levels.
+    """The metric of a task, or the mean over tasks, under one ranking at P levels.
 
-    `levels` [P, 2] are percentages of heads and FFNs asked for, `values` [P] the metric,
+    `levels` [P, 2] are the nominal percentages of heads and FFNs, `values` [P] the metric,
     `replicates` [P, B] its bootstrap replicates. The first level removes nothing.
     """
 
@@ -42,10 +42,10 @@ class Curve:
 
 
 def read(files: Sequence[str], resamples: int, seed: int) -> tuple[dict, dict]:
-    """Curves by (shots, task, order, ranking), and provenance by (shots, task).
+    """Return curves by (shots, task, order, ranking), and provenance by (shots, task).
 
-    A task's documents are resampled once, the same at all levels and by all rankings, so that
-    differences between them are paired. The provenance gets `documents`, their number.
+    A task's documents are resampled once for all levels and rankings, so that differences are
+    paired. The provenance gains `documents`, their number.
     """
     drawn: dict[tuple, list[Curve]] = defaultdict(list)
     facts: dict[tuple, dict] = {}
@@ -68,7 +68,7 @@ def read(files: Sequence[str], resamples: int, seed: int) -> tuple[dict, dict]:
 
 
 def _mean_of_orders(curves: list[Curve], seed: int) -> Curve:
-    """The mean over random rankings, which are resampled like documents; a single one as it is."""
+    """Return the mean over random rankings, which are resampled like documents."""
     if len(curves) == 1:
         return curves[0]
     replicates = np.array([curve.replicates for curve in curves])  # [rankings, P, B]
@@ -83,7 +83,7 @@ def _mean_of_orders(curves: list[Curve], seed: int) -> Curve:
 
 
 def mean_over_tasks(curves: dict, name: str = MEAN) -> dict:
-    """The mean of curves over tasks, which are resampled independently, as the task `name`."""
+    """Return the mean of curves over tasks, resampled independently, as the task `name`."""
     by_order = defaultdict(list)
     for (shots, _, order, _), curve in curves.items():
         by_order[shots, name, order, order].append(curve)
@@ -98,16 +98,16 @@ def mean_over_tasks(curves: dict, name: str = MEAN) -> dict:
 
 
 def interval(replicates: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of replicates [B]."""
+    """Return the 95 % bootstrap interval of replicates [B]."""
     low, high = np.percentile(replicates, INTERVAL)
     return float(low), float(high)
 
 
 def area(curve: Curve, removed: np.ndarray) -> dict[str, float | None]:
-    """`area` and its interval; null where it is not defined.
+    """Return `area` and its interval; None if it is not defined.
 
-    `removed` [P, 2] are the shares of heads and FFNs that the levels remove. There is no area where
-    both kinds are removed, where nothing is, or where the unpruned metric is 0.
+    `removed` [P, 2] are the shares of heads and FFNs that the levels remove. The area is not
+    defined if both components are removed, if none is, or if the unpruned metric is 0.
     """
     nothing: dict[str, float | None]
     nothing = {"area": None, "area_low": None, "area_high": None}
@@ -122,10 +122,10 @@ def area(curve: Curve, removed: np.ndarray) -> dict[str, float | None]:
 
 
 def max_removable(curve: Curve, removed: np.ndarray) -> dict[str, float]:
-    """What can be removed of heads and of FFNs, in percent, as an interval.
+    """Return the intervals of the percentages of heads and of FFNs that can be removed.
 
-    `removed` [P, 2] as for `area`. Of both kinds, it is the point that removes most of them added
-    up. The interval is over the documents, not over the levels between those that were tried.
+    `removed` [P, 2] as for `area`. If both components are removed, the best level has the largest
+    sum of the two. The interval is over documents, not over levels between those of the study.
     """
     drops = curve.all[0] - curve.all
     best = removed[best_level(curve.levels, removed.sum(1), drops)]  # [1 + B, 2]
@@ -136,10 +136,11 @@ def max_removable(curve: Curve, removed: np.ndarray) -> dict[str, float]:
 
 
 def best_level(levels: np.ndarray, removes: np.ndarray, drops: np.ndarray) -> np.ndarray:
-    """The index [B] of the level that removes most while it and none below loses too much.
+    """Return the index [B] of the level that removes most while neither it nor one below fails.
 
-    `levels` [P, 2] and `removes` [P] percent, `drops` [P, B] of the metric. A level is below
-    another if it asks for no more of either kind. Of equals, the one with more heads.
+    `levels` [P, 2] and `removes` [P] are in percent, `drops` [P, B] in units of the metric. A level
+    fails if its drop exceeds `TOLERANCE`. A level is below another if it asks for no more of either
+    component. Ties go to the level with more heads.
     """
     below = (levels[None] <= levels[:, None]).all(2)  # [P, P]: the second below the first
     too_much = drops > TOLERANCE + ROUNDING
@@ -150,7 +151,7 @@ def best_level(levels: np.ndarray, removes: np.ndarray, drops: np.ndarray) -> np
 
 
 def best_levels(table: pl.DataFrame) -> pl.DataFrame:
-    """Rows of a table of pruning at what can be removed, one for each curve."""
+    """Return, for each curve of a pruning table, the row of its best level."""
     rows = []
     for _, points in table.group_by("shots", "task", "order", maintain_order=True):
         removes = (points["heads_removed"] + points["ffns_removed"]).to_numpy()

@@ -26,26 +26,25 @@ class DocumentScores:
     log_likelihoods: list[list[list[float]]]  # [M][D][choices], nats
     is_greedy: list[list[list[bool]]]  # [M][D][choices]
     results: list[list[dict]]  # [M][D] metric name -> value, as lm-eval's process_results gives it
-    metric: np.ndarray  # [M, D] the value of the metric that is reported
+    metric: np.ndarray  # [M, D] the headline metric
 
 
 class Documents(Protocol):
-    """What importance and pruning are computed from: prompts, and what judges the answers."""
+    """Documents that importance and pruning are computed from."""
 
     doc_ids: list[int]
 
     def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
-        """The prompts whose continuation is a right answer, and the document [P] of each."""
+        """Return the P prompts whose continuation is a right answer, and the document of each."""
 
     def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> DocumentScores:
         """Score every document under every mask."""
 
 
 class Evaluation:
-    """Documents of one split of the artifact `tasks`, and the metric that they are judged by.
+    """Documents of one split of the artifact `tasks`, and their headline metric.
 
-    `metric` is the headline metric, where the study overrides the rule of
-    `headcount.tasks.metrics`.
+    `metric` overrides the rule of `headcount.tasks.metrics` for it.
 
     Raises `TaskError` when the split holds no document.
     """
@@ -57,20 +56,20 @@ class Evaluation:
         self.doc_ids = [row["doc_id"] for row in self.requests if row["choice"] == 0]
         self.docs = [doc_codec.decode(row["doc"]) for row in self.requests if row["choice"] == 0]
         self.yaml, self.metric = yaml, metric
-        self.truncated = 0  # prompts cut to the model's window, known after a run
+        self.truncated = 0  # prompts cut to the model's window; set by `run`
 
     @cached_property
     def metrics(self) -> Metrics:
-        """lm-eval's metrics of the task; only those who judge by them wait for lm-eval."""
+        """lm-eval's metrics of the task; lm-eval is imported on first use."""
         return Metrics(self.yaml, self.docs[0], self.metric)
 
     def described(self) -> dict:
-        """Return what an artifact says of the documents after a run."""
+        """Return the provenance of an artifact computed from these documents, after `run`."""
         return {"metric": self.metrics.name, "chance": self.chance, "truncated": self.truncated}
 
     @property
     def chance(self) -> float | None:
-        """The headline metric of guessing, or None where that is not defined."""
+        """The headline metric of guessing, or None if that is not defined."""
         requests = Counter(row["doc_id"] for row in self.requests)
         right = Counter(row["doc_id"] for row in self.requests if row["gold"])
         of_docs = [self.metrics.chance(right[doc], requests[doc]) for doc in self.doc_ids]
@@ -78,7 +77,7 @@ class Evaluation:
         return float(np.mean(known)) if len(known) == len(of_docs) else None
 
     def gold(self, model: LanguageModel) -> tuple[list[Prompt], np.ndarray]:
-        """The prompts whose continuation is a right answer, and the document [P] of each.
+        """Return the P prompts whose continuation is a right answer, and the document of each.
 
         A document is given by its index in `doc_ids`; it can have several right answers, or none.
         """
@@ -88,7 +87,7 @@ class Evaluation:
         return prompts, np.array([index[row["doc_id"]] for row in rows])
 
     def run(self, model: LanguageModel, masks: Masks, store: Store | None = None) -> DocumentScores:
-        """Score every document under every mask; what `store` knows is taken from there."""
+        """Score every document under every mask, reusing the evaluations in `store`."""
         encoded = encode(model, self.requests, self.yaml)
         self.truncated = sum(prompt.truncated for prompt in encoded)
         sums, greedy = log_likelihoods(model, encoded, masks, store)
@@ -106,7 +105,7 @@ class Evaluation:
 def fit_ablation(
     model: LanguageModel, prompts: pa.Table, kind: str, seed: int, yaml: str | Path
 ) -> Ablation | None:
-    """What removed components leave, from a task's calibration prompts with their right answers.
+    """Return the stand-ins of removed components, fitted on a task's gold calibration prompts.
 
     Kinds: see `headcount.engine.ablation`.
     """
@@ -117,7 +116,7 @@ def fit_ablation(
 
 
 def encode(model: LanguageModel, rows: list[dict], yaml: str | Path) -> list[Prompt]:
-    """The prompts of some rows of the artifact `tasks`.
+    """Return the prompts of some rows of the artifact `tasks`.
 
     Raises `TaskError` naming task, document and choice when one has no log-likelihood.
     """
@@ -132,5 +131,5 @@ def encode(model: LanguageModel, rows: list[dict], yaml: str | Path) -> list[Pro
 
 
 def request_pairs(rows: list[dict]) -> list[tuple[str, str]]:
-    """(context, continuation) of each row."""
+    """Return (context, continuation) of each row."""
     return [(row["context"], row["continuation"]) for row in rows]

@@ -1,22 +1,21 @@
-"""Every evaluation once, ever: what was swept of a model is kept by content, and taken from there.
+"""A store of evaluations by content, so that no number is computed twice.
 
-The unit is a prompt under a mask: its log-likelihood and whether greedy decoding would produce its
-targets; of gradients a prompt, with its contributions to every component. A row is known by
+An evaluation is a prompt under a mask: its log-likelihood, and whether greedy decoding would
+produce its targets. A row of gradients is a prompt with its contributions to every component. The
+key of a row consists of
 
 - the prompt: the tokens that the model reads, cut to its window, and the targets;
-- the mask: the components that are removed and, if any are, what they leave (`Ablation.made`);
-- what else decides the numbers, its `context`: weights, dtype, layout, the way through the layers,
-  the code that computes and the packages that it rests on.
+- the mask: the removed components and, if there are any, their stand-ins (`Ablation.made`);
+- the `context`: weights, dtype, layout, backend, the code that computes and the packages that it
+  uses.
 
-Where the model lies, what a study calls it, on what device and with how much memory it computed
-decide nothing. So a
-study with other documents, levels or rankings sweeps what is new alone, and a job that was killed
-goes on from the last part that it wrote (`headcount.artifacts.parts`).
+The model's location and name, the device and the memory are not in the key. So a study with other
+documents, levels or rankings computes only what is new, and a killed job continues from the last
+part file that it wrote (`headcount.artifacts.parts`).
 
-A number that was swept together with other prompts or masks may differ by rounding, and what a
-killed job has left to do may be packed otherwise than it would have been. So expect differences in
-the last bits between a study that takes numbers from here and one that sweeps them all, fewest on a
-CPU in float32 with one thread.
+A number depends, by rounding, on the prompts and masks that it was computed together with, and the
+remaining work of a killed job may be packed differently. So a study that reuses stored numbers may
+differ in the last bits from one that computes them all, least on a CPU in float32 with one thread.
 """
 
 import hashlib
@@ -41,25 +40,25 @@ from headcount.models.language_model import LanguageModel, Prompt
 
 KEY = 16  # bytes
 PACKAGES = ("torch", "transformers")
-KINDS = {"evaluations": "likelihoods", "gradients": "gradients"}  # and what computes them
+KINDS = {"evaluations": "likelihoods", "gradients": "gradients"}  # kind -> module of the engine
 
 
 def context(
     fingerprint: str, dtype: str, backend: str | None = None, layout: dict | None = None
 ) -> dict:
-    """What decides a model's numbers, beside prompts and masks.
+    """Return what decides a model's numbers, beside prompts and masks.
 
     `fingerprint` is that of the checkpoint (`models.fingerprint`), `backend` that of
-    `LanguageModel`, None where the sweep finds it out.
+    `LanguageModel`, None if the engine is to choose.
     """
     return {"fingerprint": fingerprint, "dtype": dtype, "way": backend, "layout": layout}
 
 
 @cache
 def code(kind: str) -> dict:
-    """What computes the rows of a kind: the meaning of the code, and versions of packages.
+    """Return the meaning of the code that computes rows of a kind, and versions of packages.
 
-    Told once a process, which computes with the code that it has loaded.
+    The result is cached: a process computes with the code that it has loaded.
     """
     library = Path(headcount.__file__).parents[1]
     reached = source_code.reached([(library, f"{engine.__name__}.{KINDS[kind]}")])
@@ -69,11 +68,11 @@ def code(kind: str) -> dict:
 
 
 class Store:
-    """What is known of one model, in a directory; on leaving, all that is new is written.
+    """The stored numbers of one model, in a directory; on exit new ones are written.
 
-    What is known of the same checkpoint under other names, in the directories `beside`, is known of
-    this one. `load` gives the model when something has to be computed: not before, since it may
-    take long and is not needed if everything is known.
+    Numbers of the same checkpoint under other names, in the directories `beside`, are read as well.
+    `load` returns the model; it is called only when something has to be computed, since loading may
+    take long.
     """
 
     def __init__(
@@ -103,9 +102,9 @@ class Store:
 def log_likelihoods(
     model: LanguageModel, prompts: Sequence[Prompt], masks: Masks, store: Store | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What `engine.log_likelihoods` gives, [M, prompts] each: known ones from `store`.
+    """Return the results of `engine.log_likelihoods`, [M, prompts] each, reusing `store`.
 
-    Without a store everything is swept by `model`, and nothing kept.
+    Without a store `model` computes everything, and nothing is kept.
     """
     if store is None:
         return likelihoods.log_likelihoods(model, prompts, masks)
@@ -131,9 +130,9 @@ def log_likelihoods(
 def contributions(
     model: LanguageModel, prompts: Sequence[Prompt], component: str, store: Store | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over tokens of |<A_t, d loss / d A_t>| and of <A_t, d loss / d A_t> [prompts, N].
+    """Return sums over tokens of |<A_t, d loss / d A_t>| and of <A_t, d loss / d A_t> [prompts, N].
 
-    Of each prompt to the N components, as `engine.gradients.contributions` gives them.
+    These are the results of `engine.gradients.contributions` for the N components, reusing `store`.
     """
     keys, column = _distinct([prompt.key for prompt in prompts])
     found: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
@@ -163,7 +162,7 @@ def contributions(
 
 
 def mask_keys(masks: Masks) -> list[bytes]:
-    """What each mask is known by: what it removes, and what that leaves."""
+    """Return the key of each mask: a hash of the components it removes and their stand-ins."""
     bits = torch.cat([*masks.heads, masks.ffns], dim=1).numpy()
     made = "" if masks.ablation is None else masks.ablation.made
     keys = []
@@ -174,7 +173,7 @@ def mask_keys(masks: Masks) -> list[bytes]:
 
 
 def _distinct(keys: Sequence[bytes]) -> tuple[dict[bytes, int], list[int]]:
-    """Each key with its first place, and which of them, in that order, every one of `keys` is."""
+    """Return the first index of each distinct key, and the number of the distinct key of each."""
     first: dict[bytes, int] = {}
     for place, key in enumerate(keys):
         first.setdefault(key, place)
@@ -186,7 +185,7 @@ def _distinct(keys: Sequence[bytes]) -> tuple[dict[bytes, int], list[int]]:
 
 
 class _Known:
-    """Log-likelihoods and greedy flags [M, P] of masks and prompts, as far as they are known."""
+    """Log-likelihoods and greedy flags [M, P] of masks and prompts; nan where missing."""
 
     def __init__(self, masks: list[bytes], prompts: list[bytes]):
         self.masks, self.prompts = masks, prompts
@@ -198,7 +197,7 @@ class _Known:
         return np.isnan(self.sums)
 
     def take(self, parts: PartFiles) -> None:
-        """Fill in what is in the parts."""
+        """Fill in the rows of the part files."""
         masks = pl.DataFrame({"mask": self.masks}).with_row_index("m")
         prompts = pl.DataFrame({"prompt": self.prompts}).with_row_index("p")
         for table in parts.tables():
@@ -208,7 +207,7 @@ class _Known:
             self.greedy[where] = rows["is_greedy"].to_numpy()
 
     def learn(self, where: tuple, part: likelihoods.Swept, parts: PartFiles) -> None:
-        """Take what was swept, and keep it."""
+        """Fill in new results, and store them."""
         self.sums[where] = part.log_likelihoods.numpy()
         self.greedy[where] = part.is_greedy.numpy()
         masks, prompts = (where[0].flatten(), where[1].flatten())
@@ -223,7 +222,7 @@ class _Known:
         )
 
     def groups(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Masks that lack the same prompts, and these: what is best swept together."""
+        """Yield masks that lack the same prompts, with these, to be computed together."""
         by_prompts: dict[bytes, list[int]] = defaultdict(list)
         missing = self.missing
         for m, of_mask in enumerate(missing):

@@ -1,8 +1,8 @@
-"""Importance of attention heads and FFNs: gradient scores and removal oracles, for both.
+"""Importance of attention heads and FFNs: gradient scores and removal oracles.
 
-Every estimator gives a contribution and a weight of each document to each component; the score is
-the sum of the contributions over the sum of the weights. `gradient` and `loss_oracle` give them for
-each gold prompt, `estimate` sums these within documents. Contributions [n, N] and weights [n, N]
+Every estimator gives each document a contribution and a weight for each component; the score is
+the sum of the contributions over the sum of the weights. `gradient` and `loss_oracle` return them
+for each gold prompt, `estimate` sums them within documents. Contributions [n, N] and weights [n, N]
 have their components in the order (layer, head).
 """
 
@@ -17,7 +17,7 @@ from headcount.scores import evaluation_store, rankings
 from headcount.scores.documents import Documents
 from headcount.scores.evaluation_store import Store
 
-# The configuration's `estimator` and what it varies in: `reduction` or `metric`.
+# The configuration's `estimator`, with its `reduction` or `metric`.
 ESTIMATORS = ("gradient-token", "gradient-example", "oracle-task", "oracle-loss")
 
 
@@ -29,14 +29,14 @@ class Importance:
     weights: np.ndarray
 
     def by_document(self, documents: np.ndarray, count: int) -> "Importance":
-        """Summed within each of `count` documents; `documents` [n] says which each row is of."""
+        """Return sums within each of `count` documents; `documents` [n] says whose each row is."""
         sums = np.zeros((2, count, self.weights.shape[1]))
         np.add.at(sums[0], documents, self.contributions)
         np.add.at(sums[1], documents, self.weights)
         return Importance(*sums)
 
     def rows(self, model: LanguageModel, component: str) -> list[dict]:
-        """Rows of the artifact `importance`.
+        """Return rows of the artifact `importance`.
 
         The score is a ratio of sums, hence its standard error by linearisation (Cochran, Sampling
         Techniques, 3rd ed., section 6.4): sqrt(n / (n - 1) * sum((c - score * w)^2)) / sum(w).
@@ -61,7 +61,7 @@ class Importance:
 
 
 def components(model: LanguageModel, component: str) -> list[tuple[int, int | None]]:
-    """(layer, head) of every head of `model`, or (layer, None) of every FFN."""
+    """Return (layer, head) of every head of `model`, or (layer, None) of every FFN."""
     return rankings.components(component, model.heads, model.ffns)
 
 
@@ -73,15 +73,15 @@ def estimate(
     ablation: Ablation | None = None,
     store: Store | None = None,
 ) -> Importance:
-    """Importance by one of `ESTIMATORS` over the documents of `evaluation`, a row a document.
+    """Return importance by one of `ESTIMATORS`, a row for each document of `evaluation`.
 
-    What an oracle removes leaves what `ablation` says, zero by default. What `store` knows is taken
-    from there.
+    An oracle replaces removed components by the stand-ins of `ablation`, zero by default.
+    Evaluations in `store` are reused.
 
     Raises `ValueError` for another estimator, and what `gradient` and the oracles raise.
     """
     if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator {estimator!r} is none of {', '.join(ESTIMATORS)}")
+        raise ValueError(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
     if estimator == "oracle-task":
         return oracle(model, evaluation, component, ablation, store)
     prompts, documents = evaluation.gold(model)
@@ -103,10 +103,10 @@ def gradient(
     reduction: str,
     store: Store | None = None,
 ) -> Importance:
-    """How much the loss of the gold targets changes with a gate on each component.
+    """Return how much the loss of the gold targets changes with a gate on each component.
 
-    With A the output of the component (z of a head, what an FFN adds to the residual stream) and
-    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), one loss for each prompt whatever the batch:
+    A is the output of the component (z of a head, the addition of an FFN to the residual stream),
+    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j) the loss of one prompt, whatever the batch:
 
     - `reduction="token"` (the code of Bansal et al. 2023): sum_t |<A_t, d loss / d A_t>|, divided
       by the number of positions that can carry a gradient: every input position, and in the top
@@ -141,7 +141,7 @@ def oracle(
     ablation: Ablation | None = None,
     store: Store | None = None,
 ) -> Importance:
-    """Metric of the whole model minus metric with the component removed, for every document."""
+    """Return the metric of the whole model minus that without each component, by document."""
     masks = each_removed(model, component, ablation)
     metric = evaluation.run(model, masks, store).metric  # [1 + N, documents]
     contributions = (metric[0] - metric[1:]).T  # [documents, N]
@@ -155,10 +155,10 @@ def loss_oracle(
     ablation: Ablation | None = None,
     store: Store | None = None,
 ) -> Importance:
-    """Loss with the component removed minus loss of the whole model, for every gold prompt.
+    """Return the loss without each component minus that of the whole model, by gold prompt.
 
-    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), in nats a target token, as of `gradient`. It
-    moves with every removal, where an accuracy over few documents mostly stays as it is.
+    loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), in nats per target token, as for `gradient`. It
+    changes with every removal, whereas accuracy over few documents mostly stays the same.
     """
     masks = each_removed(model, component, ablation)
     sums, _ = evaluation_store.log_likelihoods(model, prompts, masks, store)  # [1 + N, prompts]
@@ -168,7 +168,7 @@ def loss_oracle(
 
 
 def each_removed(model: LanguageModel, component: str, ablation: Ablation | None = None) -> Masks:
-    """1 + N masks: the whole model, then the model without each component."""
+    """Return 1 + N masks: the whole model, then the model without each component."""
     removals: list[tuple[list[tuple[int, int]], list[int]]] = [([], [])]
     for layer, head in components(model, component):
         removals.append(([], [layer]) if head is None else ([(layer, head)], []))

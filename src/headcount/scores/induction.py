@@ -1,13 +1,13 @@
-"""Induction: prefix matching and copying of every attention head, on random tokens.
+"""Induction scores of every attention head, prefix matching and copying, on random tokens.
 
 After Olsson et al. (2022), "In-context Learning and Induction Heads", whose head activation
-evaluators Bansal et al. (2023, section 6) computed for OPT-66B. Random tokens leave a head nothing
-but the repetition to work with.
+evaluators Bansal et al. (2023, section 6) computed for OPT-66B. In random tokens repetition is all
+that a head can use.
 
-Sequence i has 4 * (25 + 2 i) tokens, less where the model's window or the vocabulary is smaller,
-after a BOS if the tokenizer has one, and random numbers of its own: asking for more sequences keeps
-the first ones. Prefix matching repeats 25 + 2 i distinct tokens four times, copying has as many
-tokens without a repeat.
+Sequence i has 4 * (25 + 2 i) tokens, fewer if the model's window or vocabulary is smaller, after a
+BOS if the tokenizer has one. It has its own random numbers, so that the first sequences stay the
+same when more are asked for. Prefix matching repeats 25 + 2 i distinct tokens four times, copying
+has as many tokens without a repeat.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,11 +36,11 @@ VARIANTS = ("residual", "embedding")
 def prefix_matching(
     model: LanguageModel, sequences: int, seed: int, exclude_fraction: float = 0.04
 ) -> pl.DataFrame:
-    """Prefix matching score (0 to 1) of every head: rows of the artifact `induction`.
+    """Return the prefix matching score (0 to 1) of every head: rows of the artifact `induction`.
 
     See `prefix_matching_score`; n and the standard error are over sequences. Raises `ValueError`
-    for fewer than two sequences or too small a window or vocabulary, and `FloatingPointError`
-    naming the layer when a score is not finite, and `ModelError` when a model's attention does not
+    for fewer than two sequences or too small a window or vocabulary, `FloatingPointError` naming
+    the layer when a score is not finite, and `ModelError` when the model's attention does not
     return its patterns.
     """
     vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
@@ -68,22 +68,22 @@ def copying(
     exclude_fraction: float = 0.04,
     variant: str = "residual",
 ) -> pl.DataFrame:
-    """Copying score (0 to 1) of every head: rows of the artifact `induction`.
+    """Return the copying score (0 to 1) of every head: rows of the artifact `induction`.
 
     A head's output z W_O, without the bias of the projection or of the unembedding, gives logits of
     the tokens in context; see `copying_score`.
 
-    - `variant="residual"`: z as it is in the model's forward pass, and logits through the final
-      norm. BOS is no candidate: a head that rests on it would count as copying it.
-    - `variant="embedding"`, the code of Bansal et al.: every layer reads the token embeddings;
-      the output is taken of the value at the *current* position, whatever the head attends to; no
-      final norm; probabilities instead of logits; BOS is a candidate.
+    - `variant="residual"`: z is that of the model's forward pass, and logits pass the final norm.
+      BOS is not a candidate: a head that attends to it by default would count as copying it.
+    - `variant="embedding"`, the code of Bansal et al.: every layer reads the token embeddings; the
+      output is that of the value at the *current* position, whatever the head attends to; no final
+      norm; probabilities instead of logits; BOS is a candidate.
 
-    Raises as `prefix_matching` does, `ValueError` for an unknown variant, and `ModelError` when
-    the final norm is not found.
+    Raises the errors of `prefix_matching`, `ValueError` for an unknown variant, and `ModelError`
+    when the final norm is not found.
     """
     if variant not in VARIANTS:
-        raise ValueError(f"variant {variant!r} of the copying score is none of {VARIANTS}")
+        raise ValueError(f"variant {variant!r} of the copying score is not one of {VARIANTS}")
     vocabulary, bos = ordinary_tokens(model.tokenizer, exclude_fraction), _bos(model)
     scores = _scores(model, sequences)
     progress = Progress("random sequences", sequences, "sequence")
@@ -98,12 +98,12 @@ def copying(
 
 @torch.no_grad()
 def final_norm(model: LanguageModel) -> nn.Sequential:
-    """What the model puts between its last layer and the unembedding, mostly one norm.
+    """Return the modules between the last layer and the unembedding, mostly one norm.
 
-    By what it does, not by its name: from what the unembedding reads back to the module that wrote
-    it, from what that one read further back, up to a random state in place of what the last layer
-    leaves. A factor of all numbers alike may lie between: it changes no share. Raises `ModelError`
-    when something else does.
+    They are found by what they do, not by name: a random state replaces the output of the last
+    layer, and the input of the unembedding is traced back to the module that wrote it, its input to
+    the one before, and so on to that state. A common factor in between is allowed, since it changes
+    no share. Raises `ModelError` for anything else in between.
     """
     refuse_unfit(model)
     ran: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -138,7 +138,7 @@ def final_norm(model: LanguageModel) -> nn.Sequential:
 
 
 def _is_multiple(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same numbers, but for a positive factor and rounding."""
+    """Whether two tensors are equal up to a positive factor and rounding."""
     if one.numel() != other.numel():
         return False
     cosine = torch.cosine_similarity(one.double().flatten(), other.double().flatten(), dim=0)
@@ -147,7 +147,7 @@ def _is_multiple(one: Tensor, other: Tensor) -> bool:
 
 @torch.no_grad()
 def attention_patterns(model: LanguageModel, tokens: list[int]) -> dict[int, Tensor]:
-    """The patterns [H, T, T] that both scores look at, by layer."""
+    """Return the attention patterns [H, T, T] that both scores use, by layer."""
     patterns = {}
 
     def visit(layer: int, attention: Tensor, _z: Tensor) -> None:
@@ -162,9 +162,10 @@ def attention_patterns(model: LanguageModel, tokens: list[int]) -> dict[int, Ten
 
 
 def prefix_matching_score(attention: Tensor, length: int, repeats: int, offset: int) -> Tensor:
-    """Prefix matching [H] from attention patterns [H, query T, key T].
+    """Return prefix matching [H] from attention patterns [H, query T, key T].
 
-    From position `offset` on the input is a sequence of `length` distinct tokens, `repeats` times.
+    From position `offset` on, the input is a sequence of `length` distinct tokens, repeated
+    `repeats` times.
     The score is the attention mass from each token of the second and later repeats to the positions
     that follow its earlier occurrences, averaged over those tokens.
     """
@@ -177,13 +178,13 @@ def prefix_matching_score(attention: Tensor, length: int, repeats: int, offset: 
 
 
 def copying_score(logits: Tensor, attended: Tensor) -> Tensor:
-    """Copying [H] from what heads add to the logits of the tokens in context.
+    """Return copying [H] from the additions of heads to the logits of the tokens in context.
 
     logits[h, t, s], [H, T, T]: what head h at position t adds to the logit of the token at s.
     attended[h, t], [H, T]: the position s <= t that the head attends to most. At every t the mean
-    over the tokens in context (s <= t) is subtracted and what is negative dropped; the score is the
-    share of the rest that falls on the attended token, 0 if nothing is left, averaged over the
-    positions with two tokens or more in context.
+    over the tokens in context (s <= t) is subtracted, and negative values become zero; the score is
+    the attended token's share of the rest, 0 if nothing is left, averaged over the positions with
+    at least two tokens in context.
     """
     T = logits.shape[-1]
     in_context = torch.ones(T, T, dtype=torch.bool, device=logits.device).tril()
@@ -204,9 +205,9 @@ def _bos(model: LanguageModel) -> list[int]:
 
 
 def _lengths(model: LanguageModel, sequences: int, vocabulary: np.ndarray) -> list[int]:
-    """Tokens in one repeat: 25, 27, ..., as far as window and vocabulary go."""
+    """Return the numbers of tokens in a repeat: 25, 27, ..., as window and vocabulary allow."""
     if sequences < 2:
-        raise ValueError(f"{sequences} random sequences give no standard error: at least 2")
+        raise ValueError(f"{sequences} random sequences give no standard error: use at least 2")
     longest = min((model.window - len(_bos(model))) // REPEATS, len(vocabulary))
     if longest < 2:
         raise ValueError(
@@ -217,7 +218,7 @@ def _lengths(model: LanguageModel, sequences: int, vocabulary: np.ndarray) -> li
 
 
 def _draw(vocabulary: np.ndarray, count: int, seed: int, index: int) -> list[int]:
-    """The `index`-th random sequence of `seed`: `count` distinct tokens."""
+    """Return the `index`-th random sequence of `seed`: `count` distinct tokens."""
     return np.random.default_rng([seed, index]).choice(vocabulary, count, replace=False).tolist()
 
 
@@ -243,7 +244,7 @@ def _copying_residual(
 def _copying_embedding(
     model: LanguageModel, tokens: list[int], _offset: int, out: list[Tensor]
 ) -> None:
-    """The same for the variant `embedding`. A mask that leaves each position itself makes z = v."""
+    """Fill the scores of the variant `embedding`. A mask of all other positions makes z = v."""
     unembedding = _unembedding(model, tokens)  # [T, d]
     narrow = nn.Sequential(*(m for m in final_norm(model) if isinstance(m, nn.Linear)))  # OPT-350m
     attended = {}
@@ -253,7 +254,7 @@ def _copying_embedding(
 
     def visit_value(layer: int, _attention: Tensor, v: Tensor) -> None:
         logits = _logits(narrow(_head_outputs(model, layer, v)), unembedding)
-        # Shares do not change with softmax's denominator: exp stands for the probability.
+        # Softmax's denominator cancels in shares: exp replaces the probability.
         probabilities = (logits - logits.amax(-1, keepdim=True)).exp()
         out[layer][:] = copying_score(probabilities, attended[layer])
 
@@ -265,7 +266,7 @@ def _copying_embedding(
 
 
 def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> None:
-    """One forward pass without the unembedding; `itself_only` masks all other positions."""
+    """Run a forward pass without the unembedding; `itself_only` masks all other positions."""
     model.refuse_unknown(tokens)
     inputs = {"input_ids": torch.tensor([tokens], device=model.device), "use_cache": False}
     if not model.hf._can_set_attn_implementation():  # else eager attention gives them anyway
@@ -279,7 +280,7 @@ def _run(model: LanguageModel, tokens: list[int], itself_only: bool = False) -> 
 
 
 def _head_outputs(model: LanguageModel, layer: int, z: Tensor) -> Tensor:
-    """What each head writes to the residual stream [H, T, d], from z [T, H, head_dim]."""
+    """Return the outputs of heads to the residual stream [H, T, d], from z [T, H, head_dim]."""
     with align_module_device(
         model.parts[layer].attention_output
     ):  # loads weights that are offloaded
@@ -287,14 +288,14 @@ def _head_outputs(model: LanguageModel, layer: int, z: Tensor) -> Tensor:
 
 
 def _unembedding(model: LanguageModel, tokens: list[int]) -> Tensor:
-    """Rows [T, d] of the unembedding for `tokens`, in float32."""
+    """Return the rows [T, d] of the unembedding for `tokens`, in float32."""
     module = model.hf.get_output_embeddings()
     with align_module_device(module):
         return module.weight[tokens].float()
 
 
 def _logits(hidden: Tensor, unembedding: Tensor) -> Tensor:
-    """Logits [H, T, S] of S tokens from hidden states [H, T, d]."""
+    """Return logits [H, T, S] of S tokens from hidden states [H, T, d]."""
     return hidden.to(unembedding) @ unembedding.T
 
 
@@ -331,7 +332,7 @@ def _visiting(model: LanguageModel, visit: Callable[[int, Tensor, Tensor], None]
 
 
 def _place_of_patterns(model: LanguageModel, layer: int, output: tuple) -> int:
-    """Which of the values that an attention module returns are the patterns [1, H, T, T]."""
+    """Return the index of the patterns [1, H, T, T] in the output of an attention module."""
     T = output[0].shape[1]
     for place, value in enumerate(output):
         if isinstance(value, Tensor) and value.shape == (1, model.heads[layer], T, T):
@@ -360,12 +361,12 @@ def _reading_embeddings(model: LanguageModel) -> Iterator[None]:
 
 
 def _scores(model: LanguageModel, sequences: int) -> list[Tensor]:
-    """Room for the scores [sequences, H] of each layer."""
+    """Return empty scores [sequences, H] of each layer."""
     return [torch.zeros(sequences, H, dtype=torch.float64) for H in model.heads]
 
 
 def _table(model: LanguageModel, of_layers: list[Tensor]) -> pl.DataFrame:
-    """Rows of the artifact from the scores [sequences, H] of each layer."""
+    """Return rows of the artifact from the scores [sequences, H] of each layer."""
     finite = [bool(of_layer.isfinite().all()) for of_layer in of_layers]
     if not all(finite):
         layer = finite.index(False)

@@ -1,4 +1,4 @@
-"""Cumulative pruning: the least important components removed first, level by level."""
+"""Cumulative pruning: the least important components are removed first, level by level."""
 
 import itertools
 import json
@@ -22,13 +22,12 @@ def prune(
     ablation: Ablation | None = None,
     store: Store | None = None,
 ) -> dict[str, list[dict]]:
-    """Evaluate every (heads level, FFNs level), in percent, under every ranking.
+    """Return rows of the artifact `pruning` for each ranking, at every level.
 
-    `rankings` maps a name to the ranking table of each component that is pruned ("heads", "ffns").
-    Equal sets of components are evaluated once, whichever levels and rankings ask for them; what
-    they leave is `ablation`'s, zero by default. What `store` knows is taken from there.
-
-    Returns rows of the artifact `pruning` for each ranking.
+    `rankings` maps a name to the ranking table of each pruned component ("heads", "ffns"). `levels`
+    are (heads level, FFNs level), in percent. Equal sets of components are evaluated once, for all
+    levels and rankings. Removed components leave the stand-ins of `ablation`, zero by
+    default. Evaluations in `store` are reused.
     """
     wanted = {
         (name, level): removal(ranking, *level)
@@ -46,7 +45,7 @@ def prune(
 def grid(component: str, levels: Any) -> list[tuple[float, float]]:
     """Return the (heads level, FFNs level) at which a component is pruned.
 
-    `levels` is a list, or of "combined" a list for each component.
+    `levels` is a list, or a list for each component if `component` is "combined".
     """
     if component != "combined":
         levels = {"heads": [0.0], "ffns": [0.0], component: levels}
@@ -54,7 +53,7 @@ def grid(component: str, levels: Any) -> list[tuple[float, float]]:
 
 
 def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: float) -> Removal:
-    """What is removed at the levels, in percent; a component without a ranking stays whole.
+    """Return the components removed at the levels, in percent; one without a ranking stays whole.
 
     Raises `ValueError` when a level is not between 0 and 100.
     """
@@ -72,7 +71,7 @@ def removal(ranking: dict[str, pl.DataFrame], heads_level: float, ffns_level: fl
 
 
 def order(ranking: str, task: str) -> str:
-    """What a ranking is to a task: "own", "aggregate", "closest", "farthest", "depth", "random"."""
+    """Return the order that a ranking is to a task: "own", "aggregate", "closest", "depth"..."""
     return "own" if ranking == task else ranking.split("-")[0]
 
 
@@ -102,7 +101,7 @@ def _rows(
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON does not know: numpy's and torch's numbers and arrays as Python's."""
+    """Return numpy's and torch's numbers and arrays as Python's, for JSON."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a metric's result {value!r} ({type(value).__name__}) cannot be kept as JSON")
+    raise TypeError(f"a metric's result {value!r} ({type(value).__name__}) has no form in JSON")

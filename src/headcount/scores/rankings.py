@@ -2,7 +2,7 @@
 
 A table of scores has the columns layer, head (null for an FFN) and score, with heads alone or FFNs
 alone; more columns are ignored. A ranking has layer, head, rank and score, sorted by rank; rank 0
-is removed first. `depth` and `random_order` are controls that know nothing of importance.
+is removed first. `depth` and `random_order` are controls that ignore importance.
 """
 
 import math
@@ -20,21 +20,21 @@ COMPONENT = ["layer", "head"]
 
 
 class RankingError(ValueError):
-    """A file that is no ranking of a model's heads or FFNs, or a level that is no percentage."""
+    """A file that does not rank a model's heads or FFNs, or a level that is no percentage."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A ranking, and the percentage of its components that is removed."""
+    """A ranking, and the percentage of its components to remove."""
 
     ranking: str  # a name below artifacts/MODEL/rankings/, or a Parquet file
     level: float
 
     @classmethod
     def parse(cls, text: str) -> "Cut":
-        """A cut written as RANKING@LEVEL, as `aggregate/5-shot@70`.
+        """Return the cut written as RANKING@LEVEL, such as `aggregate/5-shot@70`.
 
-        Raises `RankingError` when it is not written so, or the level is not a percentage.
+        Raises `RankingError` for other text, and for a level that is not a percentage.
         """
         ranking, _, percent = str(text).rpartition("@")
         try:
@@ -44,13 +44,14 @@ class Cut:
             level = -1
         if not ranking or level < 0:
             raise RankingError(
-                f"{text!r} is no RANKING@LEVEL, with a level in percent: aggregate/5-shot@70, say"
+                f"{text!r} is not RANKING@LEVEL: give a ranking and a level in percent, such as "
+                "aggregate/5-shot@70"
             )
         return cls(ranking, level)
 
 
 def rank(scores: pl.DataFrame) -> pl.DataFrame:
-    """Rank components by ascending score, ties by (layer, head).
+    """Return the ranking of components by ascending score, ties by (layer, head).
 
     Raises `FloatingPointError` naming the layer when a score is not finite.
     """
@@ -77,7 +78,7 @@ def by_name(paths: Iterable[str | Path]) -> dict[str, dict[str, pl.DataFrame]]:
 
 
 def aligned(tables: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """The tables of scores, each sorted by (layer, head).
+    """Return the tables of scores, each sorted by (layer, head).
 
     Raises `ValueError` when there is none, or when they do not hold the same components.
     """
@@ -91,7 +92,7 @@ def aligned(tables: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
 
 
 def aggregate(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Mean of the scores over tasks: one table of scores from one for each task.
+    """Return the table of mean scores over tasks, from a table of scores for each task.
 
     Raises `ValueError` when there is none, or when they do not hold the same components.
     """
@@ -101,22 +102,23 @@ def aggregate(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def most_documents(importance: Sequence[str | Path]) -> int:
-    """Return the most documents that any of the artifacts `importance` comes from."""
+    """Return the largest number of documents among the artifacts `importance`."""
     return max(storage.frame(path, ["n"])["n"].max() for path in importance)
 
 
 def depth(components: pl.DataFrame) -> pl.DataFrame:
-    """Control: the top layer's components are removed first, head 0 before head 1.
+    """Return the control that removes the top layer's components first, head 0 before head 1.
 
-    The score is minus the layer, so that the top layer has the least.
+    The score is minus the layer, so that the top layer has the lowest.
     """
     return rank(components.select(*COMPONENT, score=-pl.col("layer").cast(pl.Float64)))
 
 
 def random_order(components: pl.DataFrame, seed: int, index: int) -> pl.DataFrame:
-    """Control: the `index`-th random order of `seed`; the score is the position in that order.
+    """Return the control that is the `index`-th random order of `seed`.
 
-    The order does not depend on that of the rows, and heads and FFNs have streams of their own.
+    The score is the position in that order. The order of the rows does not matter, and heads and
+    FFNs have separate random streams.
     """
     is_ffn = components["head"].null_count() > 0
     position = np.random.default_rng([seed, index, is_ffn]).permutation(components.height)
@@ -124,7 +126,7 @@ def random_order(components: pl.DataFrame, seed: int, index: int) -> pl.DataFram
 
 
 def least_important(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
-    """The floor(level * N / 100) least important of the N components, in the order of removal.
+    """Return the floor(level * N / 100) least important of the N components, in rank order.
 
     Raises `ValueError` when the level is not between 0 and 100.
     """
@@ -132,10 +134,10 @@ def least_important(ranking: pl.DataFrame, level: float) -> pl.DataFrame:
 
 
 def count_removed(level: float, components: int) -> int:
-    """How many of `components` a level removes.
+    """Return how many of `components` a level removes.
 
-    `level` is a percentage, taken as the decimal number that it prints as: in binary fractions
-    32.3 % of 1000 is less than 323, and a component would be kept.
+    `level` is a percentage, taken as the decimal number that it prints as: as a binary fraction,
+    32.3 % of 1000 is less than 323, and one component too few would be removed.
 
     Raises `ValueError` when the level is not between 0 and 100.
     """
@@ -145,11 +147,12 @@ def count_removed(level: float, components: int) -> int:
 
 
 def locate(ranking: str, component: str, home: Path) -> Path:
-    """The file of a ranking: itself, or by its name in `home`, which is artifacts/MODEL/rankings.
+    """Return the file of a ranking, given as a path or by its name in `home`.
 
-    The name is NAME/SHOTS-shot, or NAME where it is there for one number of shots.
+    `home` is artifacts/MODEL/rankings. A name is NAME/SHOTS-shot, or NAME if the ranking exists for
+    one number of shots.
 
-    Raises `RankingError` with the names that are there.
+    Raises `RankingError` with the names that exist.
     """
     if Path(ranking).suffix == ".parquet" or Path(ranking).is_file():
         return Path(ranking)
@@ -160,17 +163,17 @@ def locate(ranking: str, component: str, home: Path) -> Path:
         return found[0]
     known = found or home.glob(f"*/*-shot/{component}.parquet")
     names = ", ".join(sorted(str(path.parent.relative_to(home)) for path in known))
-    problem = "is there for several numbers of shots" if found else "is not there"
+    problem = "exists for several numbers of shots" if found else "does not exist"
     raise RankingError(
         f"{component}: the ranking {ranking!r} {problem}: give a Parquet file, or one of "
-        f"{names or f'those below {home}/, where there is none'}"
+        f"{names or f'those below {home}/, which has none yet'}"
     )
 
 
 def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
-    """The ranking of `component` ("heads" or "ffns") in a Parquet file, to be cut at `level`.
+    """Return the ranking of `component` ("heads" or "ffns") in a Parquet file, to cut at `level`.
 
-    Raises `RankingError` when it is not one, or when the level is above 0 and removes none.
+    Raises `RankingError` when it is not one, or when the level is above 0 and removes nothing.
     """
     try:
         ranking = pl.read_parquet(path)
@@ -193,12 +196,12 @@ def read(path: str | Path, component: str, level: float) -> pl.DataFrame:
 
 
 def component_of(ranking: pl.DataFrame) -> str:
-    """What a ranking, or a table of scores, is of: "heads" or "ffns"."""
+    """Return the component of a ranking, or of a table of scores: "heads" or "ffns"."""
     return "ffns" if ranking["head"].null_count() == ranking.height else "heads"
 
 
 def components(component: str, heads: Sequence[int], ffns: Sequence[int]) -> list[tuple]:
-    """(layer, head) of every head, or (layer, None) of every FFN ("heads" or "ffns").
+    """Return (layer, head) of every head, or (layer, None) of every FFN ("heads" or "ffns").
 
     `heads` is the number of heads of each layer, `ffns` are the layers that have an FFN.
     """
@@ -208,14 +211,14 @@ def components(component: str, heads: Sequence[int], ffns: Sequence[int]) -> lis
 
 
 def check(ranking: pl.DataFrame, heads: Sequence[int], ffns: Sequence[int], model: str) -> None:
-    """Raise `RankingError` unless the ranking is of all heads, or of all FFNs, of the `model`.
+    """Raise `RankingError` unless the ranking has all heads, or all FFNs, of the `model`.
 
-    `heads` and `ffns` as of `components`.
+    `heads` and `ffns` as for `components`.
     """
     expected = components(component_of(ranking), heads, ffns)
     if ranking.select(COMPONENT).sort(COMPONENT).rows() != expected:
         name = {"heads": "heads", "ffns": "FFNs"}[component_of(ranking)]
         raise RankingError(
-            f"the ranking of {ranking.height} {name} is not of the model {model}, which has "
-            f"{len(expected)} in {len(heads)} layers"
+            f"the ranking of {ranking.height} {name} does not fit the model {model}, which has "
+            f"{len(expected)} in {len(heads)} layers: give a ranking of this model"
         )

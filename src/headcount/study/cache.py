@@ -1,10 +1,9 @@
-"""The command `headcount cache`: what is kept of earlier computations, and how to be rid of it.
+"""The command `headcount cache`: lists and removes results of earlier computations.
 
-That is the parts of `headcount.scores.evaluation_store`, converted checkpoints and, below
-`lineage.EARLIER`, earlier versions of artifacts. A part is unused if no study takes from it any
-more: the model is another checkpoint now, the code that computes or a package means something else,
-or the file is damaged. A converted checkpoint is unused if the model was resolved to another one
-since.
+These are the part files of `headcount.scores.evaluation_store`, converted checkpoints and, below
+`lineage.EARLIER`, earlier versions of artifacts. A part file is unused if no study can read it any
+more: the model's checkpoint, the code that computes or a package has changed, or the file is
+damaged. A converted checkpoint is unused if the model has been resolved to another one since.
 """
 
 import shutil
@@ -23,11 +22,11 @@ from headcount.models.fingerprint import CONVERTED
 from headcount.scores import evaluation_store
 
 MODELS = "*/evaluations/*/*-shot"  # below the directory of artifacts
-UNUSED, ALL = "unused", "all"  # what can be removed
+UNUSED, ALL = "unused", "all"  # choices of what to remove
 
 
 class NoCacheError(RuntimeError):
-    """There is no such directory."""
+    """The directory does not exist."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,20 @@ class PartFile:
     path: Path
     model: str
     size: int  # bytes
-    rows: int  # 0 of a damaged one
+    rows: int  # 0 if damaged
     used: bool
 
 
 def show(directory: Path, remove: str | None = None, console: Console | None = None) -> None:
-    """Print what is kept below `directory`, after removing what is `UNUSED`, or `ALL` of it.
+    """Print the cache below `directory`, after removing its `UNUSED` files, or `ALL`.
 
-    Earlier versions of artifacts are removed with `ALL` alone, a converted checkpoint that is used
-    never: it is what the study computes from.
+    Earlier versions of artifacts are removed with `ALL` only, a converted checkpoint in use never:
+    the study computes from it.
 
-    Raises `NoCacheError` when the directory is not there.
+    Raises `NoCacheError` when the directory does not exist.
     """
     if not directory.is_dir():
-        raise NoCacheError(f"{directory} is not there")
+        raise NoCacheError(f"{directory} is not there: give the directory of a study's artifacts")
     console = console or Console()
     gone = [part for part in parts(directory) if remove == ALL or (remove and not part.used)]
     for part in gone:
@@ -68,7 +67,7 @@ def show(directory: Path, remove: str | None = None, console: Console | None = N
 
 
 def parts(directory: Path) -> Iterator[PartFile]:
-    """All parts below a directory of artifacts, model by model."""
+    """Yield the part files below a directory of artifacts, model by model."""
     for path in sorted(directory.glob(f"{MODELS}/*.parquet")):
         model = path.relative_to(directory).parts[0]
         size = path.stat().st_size
@@ -83,7 +82,7 @@ def parts(directory: Path) -> Iterator[PartFile]:
 
 
 def conversions(directory: Path) -> Iterator[tuple[Path, bool]]:
-    """The converted checkpoints below a directory of artifacts, and whether each is used."""
+    """Yield the converted checkpoints below a directory of artifacts, and whether each is used."""
     for path in sorted(directory.glob(f"*/{CONVERTED}*")):
         yield path, path.name == _fact("path", path.parent)
 
@@ -92,7 +91,7 @@ _code = cache(evaluation_store.code)
 
 
 def _fact(name: str, model: Path) -> str | None:
-    """What is known of a model by its artifacts."""
+    """Return a fact about the model of a directory of artifacts, if known."""
     try:
         return storage.read_json(model / "model.json").get(name)
     except (FileNotFoundError, DamagedError):

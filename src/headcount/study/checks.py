@@ -1,6 +1,6 @@
-"""All that can be known of a study before it runs, told at once.
+"""All problems of a study that can be found before it runs, reported at once.
 
-The workflow asks at every start, `headcount check` on its own. Only files are read: neither torch
+The workflow checks at every start, `headcount check` on request. Only files are read: neither torch
 nor lm-eval is imported, nothing is downloaded.
 """
 
@@ -21,7 +21,7 @@ from headcount.tasks.files import TaskError
 
 @dataclass
 class Checked:
-    """A study's tasks, and its problems, each a line with the key and the remedy."""
+    """A study's tasks and problems, a line for each with the key and the remedy."""
 
     config: dict
     studied: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Checked:
         return [*self.studied, *self.heldout]
 
     def request(self, task: str) -> task_spec.TaskRequest:
-        """What the study wants of a task."""
+        """Return what the study asks of a task."""
         return task_spec.TaskRequest(
             shots=self.config["shots"],
             limits=task_spec.Limits(**self.config["limits"]),
@@ -44,7 +44,7 @@ class Checked:
         )
 
     def check_tasks(self, names: Iterable[str], documents: bool = True) -> None:
-        """Add the problems of tasks, with those of their `documents` if these are to be read."""
+        """Add the problems of tasks, and of their documents if `documents`."""
         for task in names:
             try:
                 yaml = tasks.find(task, self.config["task_path"])
@@ -55,7 +55,7 @@ class Checked:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the results have to be read with, a line each."""
+        """Caveats about the results, a line each."""
         models = self.config["models"].items()
         found = [note for name, entry in models for note in model_checks.notes(name, entry)]
         found += _idle_levels(self.config)
@@ -69,7 +69,7 @@ class Checked:
 
 
 def check(config: dict, documents: bool = True) -> Checked:
-    """Return the problems of the study in `config`, complete as `configuration` makes it.
+    """Return the problems of the study in `config`, completed by `configuration`.
 
     Without `documents`, those of its tasks are left to `Checked.check_tasks`: reading them takes
     most of the time.
@@ -94,34 +94,32 @@ def check(config: dict, documents: bool = True) -> Checked:
 
 
 def _artifacts(directory: str) -> Iterator[str]:
-    """A name that cannot be a directory of artifacts."""
+    """Yield the problem with a name that cannot be a directory of artifacts."""
     if unusable := sorted({*directory} & {*"{}<>"}):
         signs = " ".join(unusable)
-        yield f"artifacts: {directory}: {signs} cannot stand in its name: choose another name"
+        yield f"artifacts: {directory}: its name must not contain {signs}: choose another name"
     elif Path(directory).exists() and not Path(directory).is_dir():
         yield f"artifacts: {directory} is a file: name a directory"
 
 
 def calibrates(task: str, studied: list[str], config: dict) -> bool:
-    """Whether a task needs calibration documents: to be ranked, or for stand-ins of what goes."""
+    """Whether a task needs calibration documents, for its ranking or for stand-ins."""
     return task in studied or config["ablation"] != "zero"
 
 
-# What the name of a task is part of: paths, wildcards of rules and patterns of `glob`.
+# A task's name is part of paths, wildcards of rules and patterns of `glob`.
 TASK_NAME = re.compile(r"[\w(][\w.()+,=@:~-]*")
-LONGEST_NAME = 200  # bytes, of the 255 that a file's name may have
+LONGEST_NAME = 200  # bytes; a file's name may have 255
 
 
 def _unfit(config: dict, names: list[str]) -> Iterator[str]:
-    """Names of tasks that no artifact can have."""
+    """Yield problems with names of tasks that cannot be those of artifacts."""
     for name in names:
         problem = None
-        if name.partition("-")[0] in ORDERS:  # as artifacts and figures call it
-            problem = "means a ranking that is no task's"
+        if name.partition("-")[0] in ORDERS:  # the names of rankings in artifacts
+            problem = "is reserved for a ranking"
         elif not TASK_NAME.fullmatch(name):
-            problem = (
-                "is no name for files: begin with a letter, go on with letters, digits, - . and _"
-            )
+            problem = "cannot be a file's: begin with a letter, then use letters, digits, - . and _"
         elif len(name.encode()) > LONGEST_NAME:
             problem = f"is longer than {LONGEST_NAME} bytes"
         if problem:
@@ -131,9 +129,9 @@ def _unfit(config: dict, names: list[str]) -> Iterator[str]:
 
 
 def _names(config: dict, studied: list[str], heldout: list[str]) -> Iterator[str]:
-    """Names that keys refer to."""
+    """Yield problems with names that keys refer to."""
     if twice := sorted({*studied} & {*heldout}):
-        yield f"heldout_tasks: {', '.join(twice)} cannot be among tasks as well: name each once"
+        yield f"heldout_tasks: {', '.join(twice)} cannot be in tasks too: name each once"
     for name in sorted({*config["metrics"]} - {*studied, *heldout}):
         known = [*studied, *heldout]
         yield f"metrics.{name}: not among tasks, heldout_tasks{did_you_mean(name, known)}"
@@ -145,11 +143,12 @@ def _names(config: dict, studied: list[str], heldout: list[str]) -> Iterator[str
     for kind, known in (("models", config["models"]), ("tasks", [*studied, *heldout])):
         times = Counter(written.get(name, name) for name in known)
         if twice := [name for name, count in times.items() if count > 1]:
-            yield f"figures.names: two {kind} cannot both be written {', '.join(twice)}"
+            shown = ", ".join(twice)
+            yield f"figures.names: two {kind} cannot both be shown as {shown}: rename one"
 
 
 def _idle_names(config: dict, tasks: list[str]) -> Iterator[str]:
-    """Names for figures of what the study does not have."""
+    """Yield remarks on names in figures for models or tasks that the study does not have."""
     known = [*config["models"], *tasks]
     for name in config["figures"]["names"]:
         if name not in known:
@@ -162,7 +161,7 @@ def _idle_names(config: dict, tasks: list[str]) -> Iterator[str]:
 
 
 def _all_levels(config: dict) -> dict[str, tuple[str, list[float]]]:
-    """Key -> the component that it removes, and its levels."""
+    """Return, by key, the component that it removes and its levels."""
     levels = config["levels"]
     return {
         "levels.heads": ("heads", levels["heads"]),
@@ -173,7 +172,7 @@ def _all_levels(config: dict) -> dict[str, tuple[str, list[float]]]:
 
 
 def _levels(config: dict) -> Iterator[str]:
-    """Fractions that were meant as percentages: all of a key's below 1."""
+    """Yield problems with fractions meant as percentages: all of a key's levels below 1."""
     for key, (_, levels) in _all_levels(config).items():
         if 0 < max(levels) < 1:
             one = max(levels)
@@ -184,7 +183,7 @@ def _levels(config: dict) -> Iterator[str]:
 
 
 def _idle_levels(config: dict) -> Iterator[str]:
-    """Levels above 0 at which a model is still whole."""
+    """Yield remarks on levels above 0 that remove nothing from a model."""
     for name, entry in config["models"].items():
         if (total := model_checks.dimensions(entry["source"])) is None:
             continue

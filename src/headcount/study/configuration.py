@@ -1,7 +1,7 @@
-"""The configuration of a study: read, held against its schema, and completed with the defaults.
+"""The configuration of a study: read, checked against its schema, and completed with defaults.
 
 The schema, `headcount/study/schemas/config.schema.yaml`, describes every key. The workflow and the
-command line both read studies with the functions here.
+command line both read studies by this module.
 """
 
 import copy
@@ -19,12 +19,12 @@ SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
 
 
 class ConfigurationError(ValueError):
-    """A configuration that is no study's; the message has a line for each mistake."""
+    """A configuration that breaks the schema; the message has a line for each mistake."""
 
 
 @cache
 def schema() -> dict:
-    """The JSON schema of a study, each key described."""
+    """Return the JSON schema of a study, which describes each key."""
     return yaml_files.load(SCHEMA)
 
 
@@ -43,7 +43,7 @@ def read(path: str | Path) -> dict:
 
 
 def problems(config: dict) -> list[str]:
-    """What in `config` breaks the schema: a line for each mistake, with the key that it is at."""
+    """Return a line for each place where `config` breaks the schema, with its key."""
     errors = jsonschema.Draft202012Validator(schema()).iter_errors(config)
     return [line for error in errors for line in _lines(error)]
 
@@ -60,15 +60,15 @@ def _lines(error: jsonschema.ValidationError) -> list[str]:
         ]
     if error.validator == "contains" and "const" in error.schema["contains"]:
         wanted = error.schema["contains"]["const"]
-        return [f"{place}: {error.instance} lacks {wanted}, the unpruned model: add it"]
+        return [f"{place}: {error.instance} lacks {wanted}, the unpruned model: add {wanted}"]
     hint = did_you_mean(str(error.instance), map(str, error.schema.get("enum", [])))
     return [f"{place or 'the file'}: {error.message}{hint}"]
 
 
 def completed(config: dict) -> dict:
-    """A copy of `config` in which what means the same is written the same.
+    """Return a copy of `config` in a normal form.
 
-    It has the schema's defaults, its sets of numbers in order, and 50 for 50.0.
+    It has the schema's defaults, sorted sets of numbers, and 50 for 50.0.
     """
     config = _with_defaults(_whole(copy.deepcopy(config)), schema())
     config["artifacts"] = os.path.normpath(config["artifacts"])
@@ -85,7 +85,7 @@ def completed(config: dict) -> dict:
 
 
 def _whole(value: Any) -> Any:
-    """`value` with its whole numbers as integers, at any depth: JSON Schema takes 5.0 for 5."""
+    """Return `value` with whole numbers as integers, at any depth: the schema allows 5.0 for 5."""
     if isinstance(value, dict):
         return {key: _whole(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -112,11 +112,11 @@ def _with_defaults(value: Any, described: dict) -> Any:
 
 
 def with_resolved_paths(config: dict, *homes: Path) -> dict:
-    """A copy of `config` in which relative paths of what is read lead from this directory.
+    """Return a copy of `config` with the relative paths of inputs resolved.
 
-    A path begins in the directory that the study runs in. What is not there is looked for in
-    `homes`: the directory of the configuration's file, say. What is nowhere stays as it is. A `~`
-    stands for the user's own directory.
+    A path starts in the current directory, where the study runs. If nothing exists there, `homes`
+    are tried, such as the directory of the configuration's file. A path that exists nowhere stays
+    as it is. A `~` is the user's home directory.
     """
 
     def found(path: str | None) -> str | None:

@@ -1,19 +1,15 @@
-"""Machines that a study could run on: those of the plan, and this one."""
+"""Machines that a study could run on: typical ones, and this one."""
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from headcount.artifacts import gpus
 from headcount.messages import unit
 
-if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for
-    pass
-
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes: fast memory (bytes), sustained FLOP/s, bytes/s at which weights stream."""
+    """A machine: fast memory (bytes), sustained FLOP/s, bytes/s at which weights stream."""
 
     name: str
     memory: float
@@ -31,7 +27,7 @@ CORE = MACHINES[2].rate / 64  # FLOP/s
 
 
 def here() -> Machine:
-    """This machine, as far as the system says; its GPUs count as those of `MACHINES`."""
+    """Return this machine, as the system describes it; a GPU counts as that of `MACHINES`."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

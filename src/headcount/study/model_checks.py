@@ -1,4 +1,4 @@
-"""What can be told of a study's models from their files, before transformers is imported."""
+"""Problems of a study's models that their files show, without importing transformers."""
 
 import json
 import os
@@ -12,19 +12,19 @@ from headcount.messages import did_you_mean
 from headcount.models import fingerprint
 from headcount.models.fingerprint import ADAPTER, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
 
-# As transformers and accelerate know them.
+# Names known to transformers and accelerate.
 DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "gpu")
 PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Of a configuration, what counts layers and heads, in the words of several families.
+# Keys of a configuration for the numbers of layers and heads, in several families.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 def problems(name: str, entry: dict, artifacts: str | Path) -> list[str]:
-    """What speaks against the model `name` of a study, by its `entry`: a line each, with a remedy.
+    """Return the problems of the model `name` of a study, by its `entry`, with their remedies.
 
-    `artifacts` is the study's directory of artifacts. What only the hub knows is not asked.
+    `artifacts` is the study's directory of artifacts. The hub is not asked.
     """
     key = f"models.{name}"
     found = [f"{key}.{problem}" for problem in _of_source(name, entry, Path(artifacts))]
@@ -33,26 +33,26 @@ def problems(name: str, entry: dict, artifacts: str | Path) -> list[str]:
         kind in DEVICES and number.isdigit()
     ):
         hint = did_you_mean(kind, (*DEVICES, *PLACEMENTS)) or f", but {', '.join(PLACEMENTS)}, cuda"
-        found.append(f"{key}.device_map: {entry['device_map']!r} is no device{hint}")
+        found.append(f"{key}.device_map: {entry['device_map']!r} is not a device{hint}")
     return found
 
 
 def notes(name: str, entry: dict) -> list[str]:
-    """What has to be known of the model where it runs on this machine."""
+    """Return caveats about running the model on this machine."""
     there = len(gpus.visible())
     asked = max(entry["gpus"], entry["device_map"].startswith("cuda"))
     if asked > there:
         return [
-            f"models.{name}: it asks for {asked} GPU{'s' * (asked > 1)} (gpus, device_map), of "
-            f"which {there or 'none'} can be seen here: it runs on a cluster that has them"
+            f"models.{name}: it asks for {asked} GPU{'s' * (asked > 1)} (gpus, device_map), and "
+            f"{there or 'none'} can be seen here: run it on a cluster that has them"
         ]
     return []
 
 
 def dimensions(source: str | Path) -> dict[str, int] | None:
-    """How many heads and FFNs the model in a directory has, by its config.json.
+    """Return the numbers of heads and FFNs of the model in a directory, by its config.json.
 
-    None where that does not say it plainly: layers that differ, a GGUF file, a model of the hub.
+    None if that does not give them: layers differ, or it is a GGUF file or a hub model.
     """
     try:
         config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def dimensions(source: str | Path) -> dict[str, int] | None:
 
 
 def stored(source: str | Path) -> int | None:
-    """Bytes of the weights in a directory; None where none are seen, as of a model of the hub."""
+    """Return the bytes of weights in a directory; None if there are none, as for a hub model."""
     kinds = ("*.safetensors", "*.bin", "*.gguf")
     sizes = [file.stat().st_size for kind in kinds for file in Path(source).glob(kind)]
     return sum(sizes) or None
@@ -95,25 +95,25 @@ def _of_source(name: str, entry: dict, artifacts: Path) -> Iterator[str]:
 
 
 def _not_there(source: str, entry: dict, made: Path) -> str | None:
-    """What speaks against a source that is no directory; None for what may be a hub model."""
+    """Return the problem with a source that is not a directory; None if it may be a hub model."""
     path = Path(source)
     if lineage.from_directory(made, source):
         return (
-            f"{source} is not there, as it was when {made} was made. Put it back, or correct the "
-            "name, and start again: what was computed with it is kept."
+            f"{source} is not there; it was when {made} was made. Put it back, or correct the "
+            "name, and start again: results computed with it are kept."
         )
     parent = path.parent
     beside = [one.name for one in parent.iterdir() if one.is_dir()] if parent.is_dir() else []
     close = [str(parent / one) for one in get_close_matches(path.name, beside, n=1)]
-    # A hub model's name has one slash at most; only a few old ones, none of GGUF files, have none.
+    # A hub model's name has at most one slash; a few old ones, none with GGUF files, have none.
     is_path = path.is_absolute() or source[0] in ".~" or not HUB_NAME.fullmatch(source)
     if is_path or (entry["gguf_file"] and "/" not in source) or (close and "/" not in source):
         hint = f": did you mean {close[0]}?" if close else ""
         return f"{source} is not there{hint or ': correct the name, or put the directory there'}"
     if _offline() and not _cached(source):
         return (
-            f"{source} is no directory, and as a model of the hub it is not in the cache, where "
-            "HF_HUB_OFFLINE has it looked for: correct the name, or download it first"
+            f"{source} is neither a directory nor a hub model in the cache, and HF_HUB_OFFLINE is "
+            "set: correct the name, or download the model first"
         )
     return None
 
@@ -129,7 +129,7 @@ def _cached(source: str) -> bool:
 
 
 def _of_directory(path: Path, gguf_file: str | None) -> Iterator[str]:
-    """What a directory lacks to be a model's."""
+    """Yield what a directory lacks to be a model's."""
     quantised = sorted(str(one.relative_to(path)) for one in path.rglob("*.gguf"))
     if gguf_file:
         if not (path / gguf_file).is_file():
@@ -153,7 +153,7 @@ def _of_directory(path: Path, gguf_file: str | None) -> Iterator[str]:
 
 
 def _of_weights(path: Path, is_adapter: bool) -> Iterator[str]:
-    """What is missing of the weights in a directory, or of what an adapter rests on."""
+    """Yield problems with the weights in a directory, or with an adapter's base model."""
     if is_adapter:
         try:
             fingerprint.base(path)

@@ -1,7 +1,7 @@
-"""The command `headcount init`: the configuration of a study, written for this machine.
+"""The command `headcount init`: writes the configuration of a study for this machine.
 
-The model and the tasks are looked up, and what they ask for is chosen: where the model computes, in
-what dtype, with how much memory, on how many documents, at which levels. The file says why.
+The model and the tasks are looked up, and settings chosen to suit: device, dtype, memory, numbers
+of documents, and levels. The file gives the reasons.
 """
 
 import json
@@ -25,22 +25,20 @@ from headcount.tasks import (
 )
 from headcount.tasks.files import TaskError
 
-SMALL = 1e9  # weights of a model whose jobs gain more from running side by side than from threads
-GPU_BYTES = (
-    24e9  # weights that one GPU is taken to have room for; a larger model is placed by `auto`
-)
-TRIED = 40  # documents that the cost is told from
-NUMBERS = (2500, 1000, 500, 200, 100, 50, 30, 20)  # of documents, the paper's first
-ENOUGH = 50  # documents: rather than fewer, fewer levels
-MINUTES = 5  # that a first look is to take on this machine
+SMALL = 1e9  # weights below which jobs gain more from running side by side than from threads
+GPU_BYTES = 24e9  # of weights that are assumed to fit on one GPU; a larger model gets `auto`
+TRIED = 40  # documents that the cost is estimated from
+NUMBERS = (2500, 1000, 500, 200, 100, 50, 30, 20)  # of documents; the first is the paper's
+ENOUGH = 50  # documents; levels are reduced before these
+MINUTES = 5  # of a first look on this machine
 
 
 class NewStudyError(ValueError):
-    """A study that cannot be begun; the message has a line for each reason."""
+    """A study that cannot be written; the message has a line for each reason."""
 
 
 def numbers(text: str) -> list[int]:
-    """Numbers of shots, as 0,1,5. Raises `NewStudyError` for what is none."""
+    """Return numbers of shots from text such as 0,1,5; raise `NewStudyError` for other text."""
     try:
         return sorted({int(one) for one in text.split(",")})
     except ValueError:
@@ -56,10 +54,10 @@ def begin(
     datasets: str | None = None,
     new_task: str | None = None,
 ) -> None:
-    """Write the study to `out`, and with `new_task` a task beside it; print what it will cost.
+    """Write the study to `out`, and with `new_task` a task beside it; print its cost.
 
-    Nothing is written over. Raises `NewStudyError` when a file is there already or something
-    speaks against the study, `ModelError` when the model's configuration cannot be had.
+    Nothing is overwritten. Raises `NewStudyError` when a file exists already or the study has a
+    problem, `ModelError` when the model has no configuration.
     """
     if out.exists():
         raise NewStudyError(f"{out} already exists: choose another with --out, or move it")
@@ -113,7 +111,7 @@ def begin(
 
 
 def _refuse(study: dict) -> None:
-    """Raise `NewStudyError` with all that speaks against a study."""
+    """Raise `NewStudyError` with all problems of a study."""
     found = configuration.problems(study)
     found = found or checks.check(configuration.completed(study)).problems
     if found:
@@ -124,7 +122,7 @@ def _refuse(study: dict) -> None:
 
 
 def _name(model: str) -> str:
-    """What the model's artifacts are filed under; a directory `model` by the one that it is in."""
+    """Return a name for the model's artifacts; a directory `model` is named by its parent."""
     path = Path(model)
     parts = path.resolve().parts if path.exists() else path.parts
     last = parts[-1] if parts[-1] != "model" else parts[-2]
@@ -133,7 +131,7 @@ def _name(model: str) -> str:
 
 
 def _source(model: str) -> dict:
-    """The entry of a model that is a hub name, a directory, or a GGUF file."""
+    """Return the entry of a model given by hub name, directory, or GGUF file."""
     path = Path(model)
     if path.suffix == ".gguf" and path.is_file():
         return {"source": str(path.parent), "gguf_file": path.name}
@@ -144,7 +142,7 @@ def _source(model: str) -> dict:
 
 
 def _place(entry: dict, size: plan.Size) -> dict[str, str]:
-    """Fill in where the model computes and what a job takes; returns why, by key."""
+    """Fill in device, dtype and resources of the model; return the reasons, by key."""
     weights = size.bytes // size.bytes_per_weight
     machine, why = machines.here(), {}
     if number := len(gpus.visible()):
@@ -182,22 +180,22 @@ def _place(entry: dict, size: plan.Size) -> dict[str, str]:
 
 
 def levels(heads: int, ffns: int, step: int) -> tuple[dict, str]:
-    """Levels at which other numbers of components are removed, `step` percent apart, and why."""
+    """Return levels that remove different numbers of components, `step` percent apart, and why."""
     of_heads, of_ffns = _steps(heads, step), _steps(ffns, step)
     combined = {"heads": [level for level in of_heads if level <= 70][::2], "ffns": of_ffns[:3]}
-    even = f"of {heads} heads and {ffns} FFNs, each level removes a whole number more"
+    even = f"each level removes a whole number more of the {heads} heads or {ffns} FFNs"
     return {"heads": of_heads, "ffns": of_ffns, "combined": combined}, even
 
 
 def _steps(components: int, step: int) -> list[int]:
-    """Whole percentages, `step` apart, or of each component where there are fewer than that."""
+    """Return whole percentages, `step` apart, or one for each component if these are few."""
     if components * step >= 100:
         return [*range(0, 100, step)]
     return [ceil(100 * count / components) for count in range(components)]
 
 
 def _limits(study: dict, size: plan.Size) -> tuple[dict, str]:
-    """As many documents as this machine does in the time, and why."""
+    """Return the number of documents that this machine can do in `MINUTES`, and why."""
     study = {**study, "limits": {"calibration": TRIED, "evaluation": TRIED}}
     config = configuration.completed(study)
     memory = config["models"][next(iter(study["models"]))]["memory"] * 2**20
@@ -210,7 +208,7 @@ def _limits(study: dict, size: plan.Size) -> tuple[dict, str]:
     known = [
         count for counts in _document_counts(study).values() for count in counts.values() if count
     ]
-    minutes = 60 * hours / min([TRIED, *known])  # of a document
+    minutes = 60 * hours / min([TRIED, *known])  # per document
     within = [n for n in NUMBERS if minutes * n <= MINUTES]
     number = within[0] if within else NUMBERS[-1]
     limits: dict[str, int | None]
@@ -227,7 +225,7 @@ def _limits(study: dict, size: plan.Size) -> tuple[dict, str]:
 
 
 def _singles(config: dict) -> dict[str, int]:
-    """Task -> documents of its single split, of those that calibrate on what they evaluate."""
+    """Return, for tasks that calibrate on the split they evaluate, its number of documents."""
     found = {}
     for task in tasks.expand(config["tasks"], config["task_path"]):
         of_task = _configuration(task, config)
@@ -240,7 +238,7 @@ def _singles(config: dict) -> dict[str, int]:
 
 
 def _document_counts(study: dict) -> dict[str, dict[str, int | None]]:
-    """Task -> split -> how many documents it has; None where its files cannot be looked into."""
+    """Return the numbers of documents by task and split; None if they cannot be read."""
     found = {}
     for task in tasks.expand(study["tasks"], study["task_path"]):
         of_task = _configuration(task, study)
@@ -252,7 +250,7 @@ def _document_counts(study: dict) -> dict[str, dict[str, int | None]]:
 
 
 def _found(study: dict) -> list[str]:
-    """A line for each task: the documents that it has, where its files can be looked into."""
+    """Return a line for each task with its numbers of documents, if known."""
     lines = []
     for task, counts in _document_counts(study).items():
         known = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
@@ -266,12 +264,12 @@ def _configuration(task: str, config: dict) -> dict:
 
 
 def _count(of_task: dict, split: str | None, datasets: str | None) -> int | None:
-    """Documents of a split, where its files can be looked into."""
+    """Return the number of documents of a split, if they can be read."""
     documents = streams.open_splits(of_task, datasets).get(split or "")
     return documents.count(sys.maxsize) if documents else None
 
 
-# --- a task of one's own ---
+# --- a new task ---
 
 EXAMPLES = {
     "train": (("film", "book", "play"), ("dull", "slow", "moving", "clever")),
@@ -280,7 +278,7 @@ EXAMPLES = {
 
 
 def write_task(directory: Path, name: str) -> None:
-    """Write a task with documents to fill in. Raises `NewStudyError` rather than write over it."""
+    """Write a task with documents to fill in; raise `NewStudyError` if it exists."""
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise NewStudyError(f"--new-task {name}: use letters, digits, - and _")
     home = directory / name
@@ -296,7 +294,7 @@ def write_task(directory: Path, name: str) -> None:
         (home / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = _render("task.yaml", name=name, data=home.as_posix())
     (directory / f"{name}.yaml").write_text(text, encoding="utf-8")
-    print(f"{directory / name}.yaml is written. Its documents, an example to write over: {home}/")
+    print(f"{directory / name}.yaml is written. Replace its example documents: {home}/")
 
 
 def _render(template: str, **values: Any) -> str:

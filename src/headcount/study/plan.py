@@ -1,10 +1,9 @@
-"""What a study will cost, before it runs: FLOPs, bytes read, memory and hours of each stage.
+"""The cost of a study before it runs: FLOPs, bytes read, memory and hours of each stage.
 
-The cost of a sweep is that of its matrix products, tokens x passes through a layer x twice the
-weights of what is kept of the layer. Weights that do not fit in the machine's memory are read from
-disk, and so are then hidden states that exceed the study's `memory`; nothing overlaps, so the times
-add up. Tokens are estimated from the prompts' characters, so that neither weights nor
-tokenizer are needed.
+A sweep costs as much as its matrix products: tokens x passes through a layer x twice the remaining
+weights of the layer. Weights that do not fit in the machine's memory are read from disk, and then
+also hidden states that exceed the study's `memory`. Nothing overlaps, so that times add up. Tokens
+are estimated from the prompts' characters: neither weights nor tokenizer are needed.
 
 | stage | tokens | passes through a layer | states that wait |
 | --- | --- | --- | --- |
@@ -31,24 +30,24 @@ from headcount.study.machines import MACHINES, Machine, here
 from headcount.tasks import loading, prompts as task_prompts
 from headcount.tasks.prompts import split_rows
 
-if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for
+if TYPE_CHECKING:  # importing it takes seconds, at every start of a study
     from transformers import PreTrainedConfig
 
 NAMES = {"heads": "heads", "ffns": "FFNs", "combined": "both"}
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # a weight
-CHARACTERS = 4.2  # a token, of English text in a byte-pair vocabulary of 50,000
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per weight
+CHARACTERS = 4.2  # per token of English text, with a byte-pair vocabulary of 50,000
 
 
 @dataclass(frozen=True)
 class Size:
-    """The dimensions of a model that its cost depends on."""
+    """The dimensions of a model that decide its cost."""
 
     layers: int
     heads: int  # of all layers
     ffns: int  # layers that have an FFN
     d_model: int
     attention_weights: int  # of all layers
-    ffn_weights: int  # of all layers, with the norms and all else that is no attention
+    ffn_weights: int  # of all layers, with norms and everything else except attention
     vocabulary_weights: int
     bytes_per_weight: int
 
@@ -60,7 +59,7 @@ class Size:
         trust_remote_code: bool = False,
         layout: dict[str, str] | None = None,
     ) -> "Size":
-        """From transformers' configuration, by counting the weights of an empty model."""
+        """Return the size by transformers' configuration, counting weights of an empty model."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -74,7 +73,7 @@ class Size:
 
     @classmethod
     def resolved(cls, facts: dict, dtype: str) -> "Size":
-        """From what `resolve_model` found out about a model."""
+        """Return the size by the facts of a resolved model."""
         return cls(
             layers=facts["layers"],
             heads=sum(facts["heads"]),
@@ -86,7 +85,7 @@ class Size:
 
     @property
     def layer_weights(self) -> int:
-        """Of a layer, on average."""
+        """The weights of a layer, on average."""
         return (self.attention_weights + self.ffn_weights) // self.layers
 
     @property
@@ -96,32 +95,32 @@ class Size:
 
     @property
     def state(self) -> int:
-        """Bytes of a token's hidden state."""
+        """The bytes of a token's hidden state."""
         return self.d_model * self.bytes_per_weight
 
     def flops(self, tokens: float, passes: float, scored: float) -> float:
-        """Of tokens that pass whole layers, and of scored tokens that are unembedded."""
+        """Return the FLOPs of tokens that pass whole layers, and of scored ones, unembedded."""
         return 2 * (tokens * passes * self.layer_weights + scored * self.vocabulary_weights)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of one (task, shots)."""
+    """The cost of one stage of a task at one number of shots."""
 
     task: str
     shots: int
     name: str
     flops: float
-    readings: int  # of weights that stream
-    held: float  # bytes of hidden states that wait between layers, where weights stream
+    readings: int  # of streamed weights
+    held: float  # bytes of hidden states between layers, if weights stream
     moved: float  # bytes written and read if these go to disk
-    recomputed: float = 0  # more FLOPs where weights stream
+    recomputed: float = 0  # additional FLOPs if weights stream
 
     def read(self, size: Size, machine: Machine, memory: float) -> float:
-        """Bytes from and to disk of a sweep that may hold `memory` bytes beside the weights.
+        """Return the bytes from and to disk of a sweep with `memory` bytes beside the weights.
 
-        As `device_map: auto` does it: weights that find no room are read, others stay. Half of
-        `memory` bounds the states.
+        As with `device_map: auto`, weights that do not fit are read, others stay. Half of `memory`
+        bounds the states.
         """
         streamed = max(0, size.bytes + memory - machine.memory)
         if not streamed:
@@ -129,14 +128,14 @@ class Stage:
         return self.readings * streamed + (self.moved if self.held > memory / 2 else 0)
 
     def hours(self, size: Size, machine: Machine, memory: float) -> float:
-        """Of a job that may hold `memory` bytes beside the weights."""
+        """Return the hours of a job with `memory` bytes beside the weights."""
         read = self.read(size, machine, memory)
         flops = self.flops + (self.recomputed if read else 0)
         return (flops / machine.rate + read / machine.stream) / 3600
 
 
 def stages(size: Size, prompts: pa.Table, task: str, shots: int, config: dict) -> list[Stage]:
-    """The stages of one studied task at one number of shots, as `config` asks for them."""
+    """Return the stages of one studied task at one number of shots, by `config`."""
     scored = split_rows(prompts, config["importance"]["documents"])
     evaluation = split_rows(prompts, "evaluation")
     found = []
@@ -158,8 +157,8 @@ def _gradients(size: Size, scored: list[dict], name: tuple[str, int, str]) -> St
     gold = [row for row in scored if row["gold"]]
     tokens, state = _tokens(gold, shared=False), size.state
     forward = size.flops(tokens, size.layers, len(gold))
-    # A layer's input is written once, and read in the forward and the backward pass; a gradient
-    # is written and read.
+    # A layer's input is written once and read twice, forward and backward; a gradient is written
+    # and read once.
     held, moved = tokens * size.layers * state, 5 * tokens * size.layers * state
     return Stage(*name, 2 * forward, 2, held, moved, recomputed=forward)
 
@@ -179,12 +178,12 @@ def _curve(
     rankings: int,
     name: tuple[str, int, str],
 ) -> Stage:
-    """Removals: pairs of how many heads and FFNs go; the unpruned model is common to rankings."""
+    """Return a curve's stage; `removals` are numbers of heads and FFNs; rankings share (0, 0)."""
     tokens = _tokens(evaluation)
     flops, masks = 0.0, 0
     for heads, ffns in removals:
         gone = heads / size.heads * size.attention_weights + ffns / size.ffns * size.ffn_weights
-        layers = size.layers - gone / size.layer_weights  # as many whole ones are left
+        layers = size.layers - gone / size.layer_weights  # the equivalent of whole ones
         times = rankings if heads or ffns else 1
         flops += times * size.flops(tokens, layers, len(evaluation))
         masks += times
@@ -193,7 +192,7 @@ def _curve(
 
 
 def _removals(size: Size, levels: dict) -> dict[str, set[tuple]]:
-    """How many heads and FFNs each level of a curve removes, equal ones once."""
+    """Return the distinct numbers of heads and FFNs that the levels of each curve remove."""
 
     def counts(heads: list[float], ffns: list[float]) -> set[tuple]:
         return {
@@ -210,7 +209,7 @@ def _removals(size: Size, levels: dict) -> dict[str, set[tuple]]:
 
 
 def _tokens(rows: list[dict], shared: bool = True) -> float:
-    """Tokens of the prompts; shared: the context of a document once for all its choices."""
+    """Return the tokens of the prompts; if shared, a document's context counts once."""
     contexts = {(row["doc_id"], row["context"]): len(row["context"]) for row in rows}
     characters = sum(len(row["continuation"]) for row in rows)
     characters += sum(contexts.values() if shared else (len(row["context"]) for row in rows))
@@ -223,9 +222,9 @@ def _tokens(rows: list[dict], shared: bool = True) -> float:
 def show(config: dict, with_stages: bool = False, console: Console | None = None) -> None:
     """Print the cost of each model of the study in `config`, as `configuration` reads it.
 
-    Prompts are read from the study's artifacts where they are, else prepared. Raises
-    `task_prompts.TaskError` when a task cannot be prepared, `ModelError` when a model has no
-    configuration or its components are not found.
+    Prompts are read from the study's artifacts if they exist, else prepared. Raises `TaskError`
+    when a task cannot be prepared, `ModelError` when a model has no configuration or its components
+    are not found.
     """
     console = console or Console()
     machines = (here(), *MACHINES)
@@ -251,7 +250,7 @@ def show(config: dict, with_stages: bool = False, console: Console | None = None
 
 
 def size_of(model: dict) -> Size:
-    """The dimensions of a model, by its entry in the configuration; no weight is read.
+    """Return the size of a model, by its entry in the configuration; no weight is read.
 
     Raises `ModelError` when it has no configuration or its components are not found.
     """
@@ -265,14 +264,14 @@ def size_of(model: dict) -> Size:
 
 
 def stages_of(size: Size, config: dict) -> Iterator[Stage]:
-    """Every stage of every studied task at every number of shots."""
+    """Yield every stage of every studied task at every number of shots."""
     for task in loading.expand(config["tasks"], config["task_path"]):
         for shots in config["shots"]:
             yield from stages(size, _prompts(task, shots, config), task, shots, config)
 
 
 def _prompts(task: str, shots: int, config: dict) -> pa.Table:
-    """Of the documents that are scored, and of those that are evaluated."""
+    """Return the prompts of the documents that are scored, and of those that are evaluated."""
     splits = sorted({config["importance"]["documents"], "evaluation"})
     directory = Path(config["artifacts"], "tasks", task, f"{shots}-shot")
     files = [directory / f"{split}.parquet" for split in splits]
@@ -287,7 +286,7 @@ def _prompts(task: str, shots: int, config: dict) -> pa.Table:
 
 
 def _times(found: list[Stage], size: Size, memory: float, machines: Sequence[Machine]) -> Table:
-    """Of all stages on each machine; `memory`: bytes that a sweep may hold beside the weights."""
+    """Return a table of the times on each machine; `memory` in bytes, beside the weights."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("machine", "time", "read from disk"):
         table.add_column(column, justify="left" if column == "machine" else "right")
@@ -299,7 +298,7 @@ def _times(found: list[Stage], size: Size, memory: float, machines: Sequence[Mac
 
 
 def _table(found: list[Stage], size: Size, memory: float, machine: Machine) -> Table:
-    """Each stage; `memory`: bytes that a sweep may hold beside the weights."""
+    """Return a table of the stages; `memory` in bytes, beside the weights."""
     table = Table(
         box=box.SIMPLE_HEAD,
         caption="states: hidden states of all prompts and masks",

@@ -1,22 +1,19 @@
-"""What a job of a study is allowed: memory and time."""
+"""Memory and time to request for a job of a study."""
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from headcount.study.machines import CORE, MACHINES, Machine
 from headcount.study.plan import Size, Stage
 
-if TYPE_CHECKING:  # it takes seconds, which every start of a study would wait for
-    pass
-START_MB = 1000  # of a process that has imported torch and lm-eval, with room to spare
+START_MB = 1000  # of a process that has imported torch and lm-eval, with a margin
 
 
 def megabytes(weights: float, model: dict) -> int:
-    """The memory to allow a job of `model`, an entry of the configuration, in MB.
+    """Return the memory, in MB, for a job of `model`, an entry of the configuration.
 
-    If the entry does not say: `weights`, in bytes, unless they stay on disk or find room on GPUs,
-    `memory`, and what a process starts with.
+    Without a `mem_mb` in the entry, it is the sum of `weights` (bytes) that are not on disk or
+    GPUs, `memory`, and that of a process at its start.
     """
     if model["mem_mb"] is not None:
         return model["mem_mb"]
@@ -26,10 +23,10 @@ def megabytes(weights: float, model: dict) -> int:
 
 
 def minutes(size: Size, model: dict, found: Iterable[Stage] = ()) -> int:
-    """The time to allow a job of `model`, an entry of the configuration, for some of its stages.
+    """Return the minutes for a job of `model`, an entry of the configuration, and its stages.
 
-    Twice what they cost: estimates are within that of the clock (docs/opt-66b.md). Ten minutes
-    more, and two for each GB of weights, cover its start, loading, and verification.
+    They are twice the estimate, a margin that measurements confirm (docs/opt-66b.md), plus ten
+    minutes and two for each GB of weights to start, load and verify.
     """
     gpus, cores = model["gpus"], model["threads"]
     if gpus:

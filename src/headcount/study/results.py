@@ -6,9 +6,8 @@
     study.importance("heads", task="mini_capital", shots=5)
     study.figures.head_importance()
 
-Nothing is computed here: what a study has not made is refused with the command that makes it. What
-lies there from other studies, or is out of date, is left out, and named
-(`headcount.artifacts.present`).
+Nothing is computed here: an error names the command that makes a missing artifact. Artifacts of
+other studies, and outdated ones, are left out with a warning (`headcount.artifacts.present`).
 """
 
 import re
@@ -29,15 +28,15 @@ Chart: TypeAlias = alt.TopLevelMixin
 
 
 class NotMadeError(FileNotFoundError):
-    """A study has not made what is asked for; the message says what there is and how to make it."""
+    """An artifact does not exist; the message says which do, and how to make it."""
 
 
 def load(directory: str | Path) -> "Study":
-    """The study whose artifacts of one model lie in `directory`, such as `artifacts/opt-mini`.
+    """Return the study whose artifacts of one model are in `directory`: `artifacts/opt-mini`.
 
-    Of several studies in the same directory the one that ran last.
+    If several studies share the directory, it is the one that ran last.
 
-    Raises `NotMadeError` when there is none, with the models that lie beside it or below it.
+    Raises `NotMadeError` when there is none, with the models beside it or below it.
     """
     path = Path(directory)
     if (path / "model.json").is_file():
@@ -52,11 +51,10 @@ class Study:
     """Frames of the artifacts in `directory`.
 
     Columns are those of `headcount.artifacts.schemas.SCHEMAS`, labels first (model, task, shots,
-    component, ranking), so frames can be concatenated and joined. An argument that is left out
-    stands for all that the study has made. Files of other studies, and those that are out of date,
-    are left out with a warning that names them; `others` are all of them. Every method raises
-    `NotMadeError` when there is nothing, and `storage.DamagedError` when a file is not what was
-    written.
+    component, ranking), so that frames can be concatenated and joined. An omitted argument means
+    everything that the study has made. Files of other studies, and outdated ones, are left out with
+    a warning; `others` lists them. Every method raises `NotMadeError` when there is nothing, and
+    `storage.DamagedError` when a file is damaged.
     """
 
     def __init__(self, directory: str | Path):
@@ -67,7 +65,7 @@ class Study:
 
     @property
     def others(self) -> list[Path]:
-        """The artifacts that lie there and are of another study, or out of date.
+        """The artifacts in the directory that belong to another study or are outdated.
 
         `headcount.artifacts.storage.frame(path)` reads one.
         """
@@ -75,19 +73,19 @@ class Study:
             self.directory.rglob("*.parquet"),
             self.directory.parent.glob("tasks/**/*.parquet"),
         )
-        kept = self.directory / "evaluations"  # which belong to every study
+        kept = self.directory / "evaluations"  # these belong to every study
         files = (path for paths in below for path in paths if not path.is_relative_to(kept))
         return Present(self.directory.parent).split(sorted(files))[1]
 
     @property
     def figures(self) -> "Figures":
-        """The figures, each a method: `study.figures.head_pruning()`."""
+        """The figures, as methods: `study.figures.head_pruning()`."""
         return Figures(self)
 
     def prompts(
         self, task: str | None = None, shots: int | None = None, split: str | None = None
     ) -> pl.DataFrame:
-        """The artifact `tasks`: a row is a choice of a document, with its context and gold.
+        """Return the artifact `tasks`: a row is a choice of a document, with its context and gold.
 
         `split` is "calibration" or "evaluation".
         """
@@ -97,11 +95,11 @@ class Study:
     def importance(
         self, component: str | None = None, task: str | None = None, shots: int | None = None
     ) -> pl.DataFrame:
-        """Importance of the components "heads" or "ffns": a row is a head or an FFN.
+        """Return the importance of the components "heads" or "ffns": a row is a head or an FFN.
 
-        `score` is in nats a token for gradients, in the unit of the metric for oracles; beside it
-        are its standard error over n documents and the estimator. What each document contributes
-        stays in the files: `headcount.artifacts.storage.frame(path)`.
+        `score` is in nats per token for gradients, in the unit of the metric for oracles; further
+        columns are its standard error over n documents and the estimator. The contributions of
+        documents stay in the files: `headcount.artifacts.storage.frame(path)`.
         """
         frame = self._read(
             "importance/{task}/{shots}-shot/{component}.parquet",
@@ -114,7 +112,7 @@ class Study:
     def rankings(
         self, component: str | None = None, ranking: str | None = None, shots: int | None = None
     ) -> pl.DataFrame:
-        """The orders of removal: rank 0 is removed first.
+        """Return the orders of removal: rank 0 is removed first.
 
         `ranking` is a task, "aggregate", or a control: "depth", "random-0", ...
         """
@@ -128,12 +126,12 @@ class Study:
     def pruning(
         self, component: str | None = None, task: str | None = None, shots: int | None = None
     ) -> pl.DataFrame:
-        """Documents at pruning levels: a row is one document without some of the components.
+        """Return documents at pruning levels: a row is one document under one ranking and level.
 
         `component` is "heads", "ffns" or "combined". Levels are in percent, log-likelihoods of the
-        choices in nats; the mean of `metric` over documents is what is reported. `order` says what
-        the `ranking` is to the task: own, aggregate, closest, farthest, depth or random. Curves
-        with intervals are `table("head_pruning")`.
+        choices in nats; the mean of `metric` over documents is reported. `order` relates the
+        `ranking` to the task: own, aggregate, closest, farthest, depth or random. Curves with
+        intervals are in `table("head_pruning")`.
         """
         return self._read(
             "pruning/{task}/{shots}-shot/{component}/by-{ranking}.parquet",
@@ -144,7 +142,7 @@ class Study:
         )
 
     def correlation(self, component: str | None = None, across: str = "cross_task") -> pl.DataFrame:
-        """Spearman's rho and overlap of pairs of rankings, with intervals of 95 %.
+        """Return Spearman's rho and overlap of pairs of rankings, with intervals of 95 %.
 
         `across` is "cross_task", "cross_shot", or "reliability": the two halves of the documents.
         """
@@ -152,24 +150,24 @@ class Study:
         return self._read(place, across=across, component=component)
 
     def induction(self, kind: str | None = None) -> pl.DataFrame:
-        """Induction scores of every head, 0 to 1: `kind` is "prefix_matching" or "copying"."""
+        """Return induction scores of heads, 0 to 1; `kind`: "prefix_matching" or "copying"."""
         return self._read("induction/{kind}.parquet", kind=kind)
 
     def table(self, figure: str) -> pl.DataFrame:
-        """What a figure shows; its columns: the function of that name in `report.tables`."""
+        """Return the table of a figure; its function in `report.tables` lists the columns."""
         return self._read("tables/{figure}.parquet", figure=figure)
 
     def summary(self) -> pl.DataFrame:
-        """How many heads, FFNs and both can be removed for five points of the mean metric.
+        """Return how many heads, FFNs and both can be removed for five points of the mean metric.
 
         A row is an order at a number of shots; columns: `headcount.report.tables.summary`.
         """
         return self.table("summary")
 
     def _read(self, place: str, **chosen: str | int | None) -> pl.DataFrame:
-        """The rows of the study's files at `place`, a path with the names of `chosen` in braces.
+        """Return rows of the study's files at `place`, a path with the names of `chosen` in braces.
 
-        What is None stands for all that there is.
+        A name that is None matches everything.
         """
         directory = self.directory
         if place.startswith("../"):
@@ -185,7 +183,7 @@ class Study:
         return pl.concat(storage.frame(path) for path in found)
 
     def _missing(self, place: str, chosen: dict[str, str | int | None]) -> str:
-        """What to say of files that are not there."""
+        """Return the message about missing files."""
         every = _in_order(place, dict.fromkeys(chosen, "*"))
         found, _ = Present(self.directory.parent).split(every)
         values = [every[str(path)] for path in found]
@@ -197,18 +195,18 @@ class Study:
         target = "" if None in chosen.values() else f" config.yaml {place.format(**chosen)}"
         return (
             f"there is no artifact {place} with {asked or 'any name'}: there are "
-            f"{'; '.join(there) or 'none'}. `headcount run{target}` makes what the "
-            "configuration names"
+            f"{'; '.join(there) or 'none'}. Make it, if the configuration asks for it: `headcount "
+            f"run{target}`"
         )
 
 
 def _named(chosen: dict[str, str | int | None]) -> dict[str, str]:
-    """What stands for each of `chosen` in a pattern of paths."""
+    """Return the pattern of each of `chosen` in a path."""
     return {name: "*" if value is None else escape(str(value)) for name, value in chosen.items()}
 
 
 def _in_order(place: str, named: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """Each file at `place` with what its path has for every name; numbers in rising order."""
+    """Return the files at `place` with the value of every name; numbers in rising order."""
     pattern = re.compile(re.sub(r"\\{\w+\\}", "([^/]+)", re.escape(place)))
     files = (pattern.fullmatch(path) for path in glob(place.format(**named)))
     found = {match[0]: match.groups() for match in files if match}
@@ -216,14 +214,14 @@ def _in_order(place: str, named: dict[str, str]) -> dict[str, tuple[str, ...]]:
 
 
 def _order(values: tuple[str, ...]) -> list[tuple[int, str]]:
-    """What sorts the values of names: numbers by their size."""
+    """Return the sort key of values of names: numbers by size."""
     return [(int(value) if value.isdigit() else 0, value) for value in values]
 
 
 class Figures:
     """The figures of a study as Altair charts, drawn from its tables by `headcount.report.figures`.
 
-    A figure of which the study has no table raises `NotMadeError`; any other name is no attribute.
+    A figure without a table in the study raises `NotMadeError`, any other name `AttributeError`.
     """
 
     def __init__(self, study: Study):

@@ -1,7 +1,7 @@
-"""Whether the functions that a task's configuration names (`!function`) are there.
+"""The functions that a task's configuration names (`!function`): whether they exist.
 
-lm-eval looks for the module beside the YAML file, then imports it as Python does. Both are followed
-by the source alone: nothing is executed, not even the packages that hold a module.
+lm-eval looks for the module beside the YAML file, then imports it as Python does. This module does
+both by reading source: nothing is executed, not even the packages that hold a module.
 """
 
 import ast
@@ -16,7 +16,7 @@ from headcount.tasks.files import Function
 
 
 def problems(config: dict) -> list[str]:
-    """Functions that `config` names and that are not there, or import what is not installed."""
+    """Return a line for each function of `config` that does not exist or lacks a package."""
     found: list[str] = []
     missing: set[str] = set()
     for name in task_files.values(config):
@@ -44,9 +44,9 @@ def problems(config: dict) -> list[str]:
 
 
 def _source(module: str, home: Path) -> Path | None:
-    """The file of a module that a YAML file in `home` names; None where there is none.
+    """Return the file of a module that a YAML file in `home` names, or None.
 
-    Of a module without source something that is no Python file.
+    A module without source, such as a built-in one, has a path that is not a Python file.
     """
     beside = home / (module.replace(".", "/") + ".py")
     if module and beside.is_file():
@@ -54,7 +54,7 @@ def _source(module: str, home: Path) -> Path | None:
     top, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(top) if top else None
-    except (ImportError, ValueError):  # of a module that was made up at run time
+    except (ImportError, ValueError):  # a module that was created at run time
         spec = None
     if spec is None:
         return None
@@ -68,16 +68,16 @@ def _source(module: str, home: Path) -> Path | None:
 
 @cache
 def _read(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """The names that a module defines at its top level, and the packages it imports that lack.
+    """Return the names that a module defines at top level, and the packages that it lacks.
 
-    No names where not all can be told: it does not parse, imports everything of another module, or
-    makes names as it runs (lm-eval's MMMLU adds a function for each subject to `globals()`). No
-    packages where it changes Python's path.
+    The names are empty where the source does not show all of them: the module does not parse,
+    imports everything of another one, or creates names as it runs (lm-eval's MMMLU adds a function
+    for each subject to `globals()`). The packages are empty where it changes Python's path.
     """
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return frozenset(), frozenset()  # told when it is imported
+        return frozenset(), frozenset()  # its import reports this
     imports = [node for node in tree.body if isinstance(node, ast.Import)]
     froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     modules = {alias.name for node in imports for alias in node.names}
@@ -97,6 +97,6 @@ def _read(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _lacking(modules: set[str], path: Path) -> set[str]:
-    """Of the top-level modules that the file `path` imports those that are not there."""
+    """Return those of the top-level modules imported by the file `path` that are not installed."""
     beside = {file.stem for file in path.parent.glob("*.py")}
     return {name for name in modules - beside if importlib.util.find_spec(name) is None}

@@ -1,7 +1,7 @@
-"""Whether a task's templates fit its documents, told by rendering some of them as lm-eval does.
+"""Checks of a task's templates: some documents are rendered as lm-eval renders them.
 
-Fields that a template names and no document has; targets that name none of the choices, which
-lm-eval would score as wrong in every document.
+Two mistakes are found: fields that a template names and no document has, and targets that name none
+of the choices, which lm-eval would score as wrong in every document.
 """
 
 import ast
@@ -16,15 +16,15 @@ from headcount.tasks.files import Function
 from headcount.tasks.streams import Split
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
-READ = 10  # documents that are rendered
-MOST = 5000  # documents of which targets are read, where none of the first names a choice
+READ = 10  # documents to render
+MOST = 5000  # documents whose targets are read where none of the first names a choice
 
 
 def problems(config: dict, documents: Split, evaluated: int | None) -> list[str]:
-    """What speaks against the templates of a task, by the first documents of the evaluated split.
+    """Return the mistakes in a task's templates, by the first documents of the evaluated split.
 
-    `evaluated` is how many of them are evaluated at most (None: all). Nothing is said of what code
-    makes, of documents or of templates, nor of documents that cannot be looked into.
+    At most `evaluated` documents are evaluated (None: all). Templates and documents that code
+    creates are not checked, nor are documents that cannot be read here.
     """
     if config.get("process_docs") or config.get("use_prompt"):
         return []
@@ -35,7 +35,7 @@ def problems(config: dict, documents: Split, evaluated: int | None) -> list[str]
 
 
 def _of(config: dict, key: str, docs: list[dict], columns: list[str]) -> list[str]:
-    """What speaks against one template."""
+    """Return the mistake in one template, if there is one."""
     template = config.get(key)
     if not isinstance(template, str) or isinstance(template, Function) or template in columns:
         return []
@@ -44,7 +44,7 @@ def _of(config: dict, key: str, docs: list[dict], columns: list[str]) -> list[st
         try:
             _value(doc, template, key)
         except jinja2.TemplateSyntaxError as error:
-            return [f"{key} is no template: {error.message}"]
+            return [f"{key} is not a valid template: {error.message}"]
         except Exception as error:  # whatever a template does, lm-eval's rendering ends in it too
             unknown = sorted(_names(template) - {*columns})
             return [
@@ -61,9 +61,9 @@ def _of(config: dict, key: str, docs: list[dict], columns: list[str]) -> list[st
 
 
 def _are_contexts(config: dict, doc: dict) -> bool:
-    """Whether a document's choices are contexts, of which doc_to_text gives the number.
+    """Whether a document's choices are contexts, and doc_to_text the index of the right one.
 
-    They may be where that cannot be rendered, which is told of doc_to_text.
+    True where doc_to_text cannot be rendered, which is reported by itself.
     """
     inputs = config.get("doc_to_text")
     try:
@@ -73,7 +73,7 @@ def _are_contexts(config: dict, doc: dict) -> bool:
 
 
 def _names(template: str) -> set[str]:
-    """The names that a template takes from a document."""
+    """Return the names that a template takes from a document."""
     from lm_eval.utils import env
 
     return jinja2.meta.find_undeclared_variables(env.parse(template)) - {*env.globals}
@@ -93,9 +93,10 @@ def _names_nothing(config: dict, target: str) -> bool:
 
 
 def _targets(config: dict, documents: Split, docs: list[dict], evaluated: int | None) -> list[str]:
-    """Whether a target names a choice in none of `docs`; then in none that is evaluated.
+    """Return the mistake that no evaluated document's target names a choice, if that is so.
 
-    As lm-eval takes it: a number, or the text of a choice. Whatever is made by code is passed over.
+    As in lm-eval, a target is a number or the text of a choice. `docs` are looked at first. Targets
+    and choices that code creates are not checked.
     """
     target, choices = config.get("doc_to_target"), config.get("doc_to_choice")
     by_code = isinstance(target, Function) or isinstance(choices, Function)
@@ -123,7 +124,7 @@ def _short(value: Any) -> str:
 
 
 def _any_names_a_choice(docs: list[dict], target: Any, choices: Any) -> bool:
-    """Also where one cannot be rendered: lm-eval's own rendering tells."""
+    """Whether a target names a choice, or one cannot be rendered, which lm-eval will report."""
     try:
         return any(_names_a_choice(doc, target, choices) for doc in docs)
     except Exception:
@@ -146,7 +147,7 @@ def _choices(doc: dict, choices: Any) -> list:
 
 
 def _value(doc: dict, template: Any, key: str) -> Any:
-    """What lm-eval makes of the template of `key` for a multiple-choice document."""
+    """Return the value that lm-eval gives the template `key` for a multiple-choice document."""
     from lm_eval.utils import apply_template
 
     if not isinstance(template, str):

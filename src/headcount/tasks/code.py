@@ -1,10 +1,10 @@
-"""What the code of a task reads beside its documents: hashed where its text tells, else told.
+"""The code of a task, and the files that it reads beside its documents.
 
-A file that a text in the code names is part of what the task means
-(`headcount.tasks.loading.meaning`). What else the code opens, or imports by a computed name, is
-seen when it does (`watched`): Python tells of every file that it opens. A file that a library opens
-without Python, as polars' and pyarrow's own readers do, is followed where the code names it, but
-not seen.
+A file that a string in the code names is part of the task's meaning
+(`headcount.tasks.loading.meaning`) and is hashed. Other files that the code opens, or imports by a
+computed name, are noticed while it runs (`watched`), through Python's audit events, and reported. A
+file that a library opens without Python, as polars and pyarrow do, raises no such event: it is
+hashed where the code names it, else missed.
 """
 
 import ast
@@ -27,7 +27,7 @@ from headcount.artifacts.source_code import (
 from headcount.artifacts.temporaries import PREFIX
 from headcount.tasks import datasets as task_datasets, files as task_files
 
-# Functions and methods that read a file or run one, by a name that may be computed.
+# Functions and methods that read or run a file, whose name may be computed.
 READERS = {
     "open",
     "read_text",
@@ -40,12 +40,12 @@ READERS = {
 READERS |= {"import_module", "__import__", "exec", "eval", "run_path", "run_module"}
 READERS |= {"spec_from_file_location", "loadtxt"}
 LONGEST_NAME = 256
-# Where nothing lies that a task's author wrote.
+# Directories that hold nothing that a task's author wrote.
 ELSEWHERE = {*INSTALLED, "proc", "dev", "sys", "huggingface"}
 
 
 def code_of(yaml: str | Path) -> Sources:
-    """The code that the functions of the task in `yaml` reach.
+    """Return the code that the functions of the task in `yaml` reach.
 
     Raises `TaskError` when a file cannot be read.
     """
@@ -68,7 +68,7 @@ def code_of(yaml: str | Path) -> Sources:
 
 
 def files(yaml: str | Path, datasets: str | Path | None = None) -> list[Path]:
-    """The files that decide the task in `yaml`: its YAML, its code, what that names, documents."""
+    """Return the files that decide the task in `yaml`: YAML, code, what that names, documents."""
     path = task_files.installed(yaml)
     config = task_datasets.with_resolved_paths(task_files.with_included(path), path)
     documents = task_datasets.files(config, datasets) or {}
@@ -78,7 +78,7 @@ def files(yaml: str | Path, datasets: str | Path | None = None) -> list[Path]:
 
 
 def state(files: Iterable[str | Path]) -> dict[str, list[int] | None]:
-    """File -> what changes with its content, also where its time is put back; None: not there."""
+    """Return, by file, what changes with its content even if its time is set back; None: absent."""
     states: dict[str, list[int] | None] = {}
     for file in files:
         states[str(file)] = None
@@ -89,15 +89,15 @@ def state(files: Iterable[str | Path]) -> dict[str, list[int] | None]:
 
 
 def own(code: Sources) -> list[Path]:
-    """The files of a task's code that no package brings: of these the version does not count."""
+    """Return the files of a task's code that belong to no installed package."""
     return [path for path in code.files if not INSTALLED & {*path.parts}]
 
 
 def named(code: Sources) -> dict[str, Path]:
-    """Text in the code -> the file that it names.
+    """Return, by string in the code, the file that it names.
 
-    A name leads from the directory of the code, from one that another text names there, or from
-    where Python runs.
+    A name is relative to the directory of the code, to one that another string names there, or to
+    the current directory.
     """
     found: dict[str, Path] = {}
     for path in own(code):
@@ -112,14 +112,14 @@ def named(code: Sources) -> dict[str, Path]:
 
 
 def _texts(path: Path) -> set[str]:
-    """The texts in a file of code that may name files."""
+    """Return the strings in a file of code that may name files."""
     nodes = ast.walk(ast.parse(path.read_bytes()))
     texts = (node.value for node in nodes if isinstance(node, ast.Constant))
     return {text for text in texts if isinstance(text, str) and 0 < len(text) < LONGEST_NAME}
 
 
 def _readers(path: Path) -> list[tuple[int, str]]:
-    """Line and name of what a file of code calls to read a file or to run one."""
+    """Return line and name of each call in a file of code that reads or runs a file."""
     calls = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
     named = [(call, syntax.called(call)) for call in calls if not syntax.imports_of([call])]
     return [(call.lineno, name) for call, name in named if name in READERS]
@@ -128,12 +128,12 @@ def _readers(path: Path) -> list[tuple[int, str]]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a text that can be no name
+    except (OSError, ValueError):  # a string that cannot be a name
         return False
 
 
 def notes(code: Sources) -> list[str]:
-    """Where the code reads what is not followed, as far as its text tells: a line each."""
+    """Return a line for each place where the code visibly reads a file that is not hashed."""
     return [
         f"{path.name}, line {line}: what {called} reads there is in no key: when you change it, "
         "change `metadata: version` of the task as well"
@@ -146,12 +146,12 @@ def notes(code: Sources) -> list[str]:
 # --- as it happens ---
 
 
-_watching: list[tuple[set[str], set[Path]]] = []  # files of the code; what it has opened
+_watching: list[tuple[set[str], set[Path]]] = []  # files of the code; files it has opened
 
 
 @contextmanager
 def watched(code: Sources) -> Iterator[set[Path]]:
-    """The files that the code opens to read while the context lasts, filled as it goes."""
+    """Yield the set of files that the code opens for reading, filled while the context lasts."""
     if not _hooked:
         sys.addaudithook(_hear)
         _hooked.append(True)
@@ -163,7 +163,7 @@ def watched(code: Sources) -> Iterator[set[Path]]:
         _watching.pop()
 
 
-_hooked: list[bool] = []  # a hook stays as long as the process
+_hooked: list[bool] = []  # an audit hook stays for the life of the process
 
 
 def _hear(event: str, arguments: tuple) -> None:
@@ -182,7 +182,7 @@ def _hear(event: str, arguments: tuple) -> None:
 
 
 def unfollowed(opened: Iterable[Path], code: Sources, known: Iterable[Path]) -> list[str]:
-    """What to say of the files that the code of a task has opened and that nobody hashes.
+    """Return a remark on each file that a task's code has `opened` and no key contains.
 
     `known` are its documents.
     """
@@ -192,14 +192,14 @@ def unfollowed(opened: Iterable[Path], code: Sources, known: Iterable[Path]) -> 
         is_own = not ELSEWHERE & {*path.parts} and PREFIX not in str(path)
         if is_own and path.is_file() and not path.is_relative_to(STANDARD_LIBRARY):
             remarks.append(
-                f"its code reads {path}, whose changes make nothing out of date: name it in the "
-                "code by a text, or change `metadata: version` of the task with it"
+                f"its code reads {path}, whose changes make nothing out of date: name it by a "
+                "string in the code, or change `metadata: version` of the task with it"
             )
     return remarks
 
 
 def _source(path: Path) -> Path:
-    """The module of a file of compiled code; any other file as it is."""
+    """Return the source file of compiled code; any other file as it is."""
     with suppress(ValueError):
         return Path(importlib.util.source_from_cache(str(path))) if path.suffix == ".pyc" else path
     return path
@@ -209,16 +209,15 @@ def _source(path: Path) -> Path:
 
 
 def forget(code: Sources) -> None:
-    """Have the next import run the code of a task as it is now.
+    """Make the next import run the code of a task as it is now.
 
-    Modules that were imported before, of its files or others of their names, are dropped; so is
-    compiled code that is older than the last change of its file, which Python compares by size and
-    second alone.
+    Modules imported before from its files, or under their names, are dropped. So is compiled code
+    older than the last change of its file, which Python recognises by size and full seconds only.
     """
     files = {str(path) for path in own(code)}
     names = {str(name.with_suffix("")).replace("/", ".") for name in code.files.values()}
     for name, module in list(sys.modules.items()):
-        about = getattr(module, "__dict__", {})  # to ask a lazy module itself takes long
+        about = getattr(module, "__dict__", {})  # asking a lazy module itself takes long
         file = about.get("__file__") or ""
         is_own = (
             file

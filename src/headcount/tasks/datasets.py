@@ -4,7 +4,7 @@ A mirror is a directory that stands in for every dataset of the hub, for nodes w
 
     DIR/<dataset_path with / as __>/<dataset_name or default>/<split>.parquet
 
-and where a task names files inside of a dataset (`data_files`), these as in its repository:
+and, where a task names files inside a dataset (`data_files`), those under their names there:
 
     DIR/<dataset_path with / as __>/<path of the file>
 
@@ -27,7 +27,7 @@ from headcount.artifacts.hashes import file_hashes
 from headcount.messages import did_you_mean
 from headcount.tasks.files import TaskError, plain
 
-# How the `datasets` library reads files of the hub, told by the ends of their names.
+# How the `datasets` library reads files of the hub, by the ends of their names.
 ENDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
 ENDS |= {".arrow": "arrow"}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -38,7 +38,7 @@ SplitFiles = dict[str, list[Path]]  # split -> the files that it is read from
 
 @cache
 def readers() -> frozenset[str]:
-    """Builders of the `datasets` library, which read files and are no dataset of the hub."""
+    """Return the names of the `datasets` library's own readers, which are not hub datasets."""
     spec = importlib.util.find_spec("datasets")
     assert spec is not None and spec.origin is not None
     modules = (Path(spec.origin).parent / "packaged_modules").glob("*/*.py")
@@ -46,12 +46,12 @@ def readers() -> frozenset[str]:
 
 
 def evaluated_split(config: dict) -> str | None:
-    """The split whose documents lm-eval evaluates."""
+    """Return the split whose documents lm-eval evaluates."""
     return config.get("test_split") or config.get("validation_split")
 
 
 def examples_split(config: dict) -> str | None:
-    """The split that solved examples come from; None where the configuration lists them itself."""
+    """Return the split that examples come from; None where the configuration lists them."""
     fewshot = config.get("fewshot_config") or {}
     if split := fewshot.get("split") or config.get("fewshot_split"):
         return split
@@ -62,7 +62,7 @@ def examples_split(config: dict) -> str | None:
 
 
 def splits(config: dict) -> list[str]:
-    """The splits that a study may read: of calibration, evaluation and examples."""
+    """Return the splits that a study may read for calibration, evaluation and examples."""
     names = [config.get("training_split"), evaluated_split(config), examples_split(config)]
     if not config.get("training_split"):
         names.append(config.get("validation_split"))
@@ -70,9 +70,9 @@ def splits(config: dict) -> list[str]:
 
 
 def files(config: dict, datasets: str | Path | None = None) -> SplitFiles | None:
-    """The local files of the task's splits; None for a dataset of the hub or one made by code.
+    """Return the local files of the task's splits; None for a hub dataset or one made by code.
 
-    Raises `TaskError` when a file is not there: of the task's own, or of the mirror `datasets`.
+    Raises `TaskError` when a file is missing, of the task's own or in the mirror `datasets`.
     """
     if config.get("custom_dataset") or not config.get("dataset_path"):
         return None
@@ -85,9 +85,10 @@ def files(config: dict, datasets: str | Path | None = None) -> SplitFiles | None
 
 
 def from_mirror(config: dict, datasets: str | Path | None = None) -> dict:
-    """`config` with its dataset read from the mirror, where `datasets` names one and it applies.
+    """Return `config` with its dataset read from the mirror `datasets`, if there is one.
 
-    Raises `TaskError` when a file is not in the mirror.
+    A task with files of its own is returned unchanged. Raises `TaskError` when the mirror lacks a
+    file.
     """
     found = files(config, datasets)
     if found is None or not datasets or _is_local(config):
@@ -97,7 +98,7 @@ def from_mirror(config: dict, datasets: str | Path | None = None) -> dict:
     reader = next((ENDS[end] for end in first.suffixes if end in ENDS), "parquet")
     if first.suffix != ".parquet" and config["dataset_path"] in readers():
         reader = config["dataset_path"]
-    # How a file is read (a CSV's columns) stays; which revision of the hub's is meant goes.
+    # Options of reading (a CSV's columns) stay; the hub's revision goes.
     kwargs = config.get("dataset_kwargs") or {} if reader != "parquet" else {}
     kept = {key: kwargs[key] for key in kwargs if key not in ("revision", "trust_remote_code")}
     return {
@@ -109,12 +110,13 @@ def from_mirror(config: dict, datasets: str | Path | None = None) -> dict:
 
 
 def isolated(config: dict, cache: str | Path) -> dict:
-    """`config` whose documents are read into the directory `cache`, which is empty.
+    """Return `config` changed so that its documents are read into the empty directory `cache`.
 
-    The `datasets` library knows its copy of a local file by path and time alone. What it has of the
-    hub it knows by the commit: that is read from its own cache, and not downloaded again. What a
-    task maps and filters of either is kept in `cache`: once for each time that lm-eval asks for it,
-    as in a first run, since a function may draw from a random generator.
+    The `datasets` library identifies its copy of a local file by path and time alone, so that a
+    changed file could be missed. It identifies a hub dataset by the commit: this one is read from
+    the library's own cache, not downloaded again. Mapped and filtered documents are kept in
+    `cache`, one copy for each time that lm-eval asks, as in a first run: a function may draw from a
+    random generator.
     """
     if config.get("custom_dataset") or not config.get("dataset_path"):
         return config
@@ -130,14 +132,14 @@ def isolated(config: dict, cache: str | Path) -> dict:
             path=config["dataset_path"], name=config.get("dataset_name"), **kwargs
         )
         if not isinstance(found, datasets.DatasetDict):
-            return found  # streamed: nothing of it is kept
+            return found  # streamed: nothing is cached
         return datasets.DatasetDict({split: _linked(of, cache) for split, of in found.items()})
 
     return {**config, "custom_dataset": of_the_hub}
 
 
 def _linked(documents: Any, cache: str | Path) -> Any:
-    """The same documents in a directory below `cache`, where what is made of them is kept."""
+    """Return the same documents in a directory below `cache`, which keeps their derivatives."""
     import datasets
 
     directory = tempfile.mkdtemp(dir=cache)
@@ -165,14 +167,15 @@ def uncached() -> Iterator[str]:
         _open.clear()
 
 
-_open: list[str] = []  # the directory of `uncached`, while it is there
+_open: list[str] = []  # the directory of `uncached`, while it exists
 
 
 def with_resolved_paths(config: dict, yaml: str | Path) -> dict:
-    """`config` with the relative paths of its documents leading from this directory.
+    """Return `config` with the relative paths of its documents resolved.
 
-    They begin where the study runs; what is not there is looked for from each directory above the
-    task's file `yaml` on, the nearest first. What is nowhere stays as it is.
+    A path starts in the current directory, where the study runs. If nothing exists there, each
+    directory above the task's file `yaml` is tried, the nearest first. A path that exists nowhere
+    stays as it is.
     """
     if config.get("dataset_path") not in readers() or not config.get("dataset_kwargs"):
         return config
@@ -187,7 +190,7 @@ def with_resolved_paths(config: dict, yaml: str | Path) -> dict:
 
     kwargs = {**config["dataset_kwargs"]}
     home = kwargs.get("data_dir")
-    if isinstance(home, str) and kwargs.get("data_files"):  # named from this directory on
+    if isinstance(home, str) and kwargs.get("data_files"):  # relative to this directory
         del kwargs["data_dir"]
         kwargs["data_files"] = _from(Path(home).expanduser(), kwargs["data_files"])
     if isinstance(files := kwargs.get("data_files"), dict):
@@ -200,7 +203,7 @@ def with_resolved_paths(config: dict, yaml: str | Path) -> dict:
 
 
 def _from(home: Path, files: Any) -> Any:
-    """Names of files, of splits or alone, that begin in `home`."""
+    """Return names of files, by split or in a list, below the directory `home`."""
     if isinstance(files, dict):
         return {split: _from(home, names) for split, names in files.items()}
     if isinstance(files, list):
@@ -209,7 +212,7 @@ def _from(home: Path, files: Any) -> Any:
 
 
 def unknown_splits(config: dict, found: SplitFiles) -> list[str]:
-    """What speaks against the splits that `config` names, of those that have files of their own."""
+    """Return a line for each split that `config` names and its data files lack."""
     if config["dataset_path"] not in readers() or not _data_files(config):
         return []
     keys = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -222,9 +225,10 @@ def unknown_splits(config: dict, found: SplitFiles) -> list[str]:
 
 
 def unreadable(config: dict, paths: list[Path]) -> str | None:
-    """What is wrong with JSON files that could not be read, with the place; None if nothing is.
+    """Return the first mistake in some JSON files, with its place; None if there is none.
 
-    Each is a list of documents, or holds one a line, unless the task says how else it is read.
+    A file is a list of documents or has one per line. Files that the task reads with options of its
+    own are not checked.
     """
     if config["dataset_path"] != "json" or {*(config.get("dataset_kwargs") or {})} != {
         "data_files"
@@ -256,14 +260,14 @@ def unreadable(config: dict, paths: list[Path]) -> str | None:
 
 
 def _is_local(config: dict) -> bool:
-    """Whether the task names files, or a directory, of this machine."""
+    """Whether the task names local files or a local directory."""
     named = _data_files(config)
     reads_files = config["dataset_path"] in readers() and bool(named) and not _remote(named)
     return reads_files or _directory(config) is not None
 
 
 def _directory(config: dict) -> Path | None:
-    """The directory that the documents are in, where the task names one."""
+    """Return the directory of the documents, if the task names one."""
     path = config["dataset_path"]
     if path in readers():
         path = (config.get("dataset_kwargs") or {}).get("data_dir")
@@ -282,14 +286,14 @@ def _directory(config: dict) -> Path | None:
 
 
 def _inside(home: Path) -> list[Path]:
-    """The files in a directory, but for those that the `datasets` library takes for hidden."""
+    """Return the files in a directory that the `datasets` library does not take for hidden."""
     paths = ((path, path.relative_to(home).parts) for path in home.rglob("*") if path.is_file())
     hidden = (".", "__")
     return sorted(p for p, parts in paths if not any(part.startswith(hidden) for part in parts))
 
 
 def _data_files(config: dict) -> dict[str, list[str]]:
-    """Split -> the files that the configuration names for it."""
+    """Return the files that the configuration names, by split."""
     named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
     if not isinstance(named, dict):
         named = {"train": named}  # as the `datasets` library takes it
@@ -301,7 +305,7 @@ def _remote(named: dict[str, list[str]]) -> bool:
 
 
 def _present(config: dict, split: str, names: list[str]) -> list[Path]:
-    """The files of a split, patterns resolved."""
+    """Return the files of a split, patterns resolved."""
     found: list[Path] = []
     for name in names:
         matches = sorted(glob(name, recursive=True)) if has_magic(name) else [name]
@@ -316,7 +320,7 @@ def _present(config: dict, split: str, names: list[str]) -> list[Path]:
 
 
 def _mirrored(config: dict, named: dict[str, list[str]], mirror: Path) -> SplitFiles:
-    """Split -> its files in the mirror."""
+    """Return the files in the mirror, by split."""
     dataset, inside = config["dataset_path"], {}
     for split, names in named.items():
         hub = [HUB_FILE.fullmatch(name) for name in names]
@@ -344,14 +348,14 @@ def _mirrored(config: dict, named: dict[str, list[str]], mirror: Path) -> SplitF
 
 
 def content(config: dict, datasets: str | Path | None = None) -> dict:
-    """What decides the documents of the task's splits, wherever these lie; as JSON.
+    """Return what decides the documents of the task's splits, as JSON.
 
-    How they are read, and SHA-256 of the bytes of their files: split by split in the order of
-    reading, whatever a file's name; in a directory by its name in it, since names there make the
-    splits. Of a dataset of the hub its name, configuration and revision: which copy is in the
-    hub's cache does not count, or a job that fetches one would outdate its own result.
+    Files count by the way they are read and the SHA-256 of their bytes: split by split in the order
+    of reading, whatever their names; in a directory by name, since names there define the splits. A
+    hub dataset counts by its name, configuration and revision. The copy in the hub's cache does not
+    count: a job that fetches it would outdate its own result.
 
-    Raises `TaskError` when a file is not there, or cannot be read.
+    Raises `TaskError` when a file is missing or cannot be read.
     """
     kwargs = {**(config.get("dataset_kwargs") or {})}
     kwargs.pop("trust_remote_code", None)  # a permission

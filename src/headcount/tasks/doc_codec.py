@@ -12,11 +12,11 @@ ARROW = "arrow:"
 
 
 def encode(doc: dict, features: Any) -> str:
-    """A document as the artifact `tasks` keeps it: as JSON, where that has all of its types.
+    """Return a document as the artifact `tasks` stores it: as JSON, if JSON has all its types.
 
-    Else (dates, decimals, bytes ...) as "arrow:" and an Arrow stream of one row in base 64, by the
-    `features` of its dataset (`datasets.Features`). Raises `TaskError` with the columns that do not
-    come back as they were (images, sounds).
+    A document with other types (dates, decimals, bytes ...) becomes "arrow:" and an Arrow stream of
+    one row in base 64, by the `features` of its dataset (`datasets.Features`). Raises `TaskError`
+    naming the columns that cannot be restored (images, sounds).
     """
     if _is_json(doc):
         return json.dumps(doc)
@@ -25,7 +25,7 @@ def encode(doc: dict, features: Any) -> str:
             text = ARROW + base64.b64encode(_stream(row(doc, features))).decode()
             if repr(decode(text)) == repr(doc):
                 return text
-        except Exception:  # of pyarrow, or of what a feature is encoded with
+        except Exception:  # from pyarrow, or from a feature's encoder
             continue
     columns = [f"{name} ({type(doc[name]).__name__})" for name in doc if not _is_json(doc[name])]
     raise TaskError(
@@ -35,12 +35,12 @@ def encode(doc: dict, features: Any) -> str:
 
 
 def _as_it_is(doc: dict, features: Any) -> pa.Table:
-    """By Arrow's types alone, which have the nanoseconds that features are encoded without."""
+    """Return the row by Arrow's types alone, which keep the nanoseconds that features drop."""
     return pa.Table.from_pylist([doc], features.arrow_schema)
 
 
 def _encoded(doc: dict, features: Any) -> pa.Table:
-    """As a dataset's features are encoded, some of which have values of their own."""
+    """Return the row encoded by the dataset's features, some of which need it."""
     from datasets import Dataset
 
     return Dataset.from_list([doc], features=features).data.table
@@ -54,7 +54,7 @@ def _stream(table: pa.Table) -> pa.Buffer:
 
 
 def decode(text: str) -> dict:
-    """The document that was encoded, as the `datasets` library gave it."""
+    """Return the encoded document, as the `datasets` library gave it."""
     if not text.startswith(ARROW):
         return json.loads(text)
     from datasets import Dataset
@@ -63,7 +63,7 @@ def decode(text: str) -> dict:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON gives a value back as it was."""
+    """Whether a value survives JSON unchanged."""
     if isinstance(value, dict):
         return all(type(key) is str for key in value) and all(map(_is_json, value.values()))
     if type(value) is list:

@@ -1,7 +1,7 @@
 """The YAML files that define lm-eval's tasks, groups and tags, read without importing lm-eval.
 
-lm-eval's own index of its 14,000 files takes several seconds, and the workflow asks for a task's
-file each time it is read.
+lm-eval's own index of its 14,000 files takes several seconds, and the workflow looks up task files
+at every start.
 """
 
 import ast
@@ -23,30 +23,30 @@ class TaskError(ValueError):
 class Function(str):
     """The name of a function, `module.name`, that a task's configuration calls (`!function`)."""
 
-    home: Path  # the directory that its module is looked for in first: the file's that names it
+    home: Path  # the directory of the file that names it, where its module is looked for first
 
 
 @cache
 def site_packages() -> Path:
-    """The directory that lm-eval is installed in."""
+    """Return the directory that lm-eval is installed in."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parents[1]
 
 
 def shipped() -> Path:
-    """The directory of lm-eval's own tasks."""
+    """Return the directory of lm-eval's own tasks."""
     return site_packages() / "lm_eval" / "tasks"
 
 
 def installed(yaml: str | Path) -> Path:
-    """Where a file that `headcount.tasks.loading.find` names is."""
+    """Return the path of a file as `headcount.tasks.loading.find` names it."""
     shipped_with_lm_eval = Path(yaml).parts[0] == "lm_eval"
     return site_packages() / yaml if shipped_with_lm_eval else Path(yaml)
 
 
 def task_name(yaml: str | Path) -> str:
-    """The name of the task that a file defines."""
+    """Return the name of the task that a file defines."""
     return with_included(installed(yaml)).get("task", str(yaml))
 
 
@@ -59,7 +59,7 @@ class Definition(NamedTuple):
 
 @cache
 def definitions(directory: Path) -> dict[str, list[Definition]]:
-    """Name -> the files below `directory` that define it, in the order in which lm-eval reads them.
+    """Return the files below `directory` that define each name, in lm-eval's order of reading.
 
     lm-eval takes the first of several.
     """
@@ -74,7 +74,7 @@ def definitions(directory: Path) -> dict[str, list[Definition]]:
 
 
 def defined(directory: Path, kind: str) -> dict[str, Path]:
-    """Name -> YAML file, of the tasks (or groups) below `directory`."""
+    """Return the YAML files of the tasks (or groups) below `directory`, by name."""
     return {
         name: first.path
         for name, (first, *_) in definitions(directory).items()
@@ -83,7 +83,7 @@ def defined(directory: Path, kind: str) -> dict[str, Path]:
 
 
 def _below(directory: Path, *suffixes: str) -> list[Path]:
-    """The files below `directory` that lm-eval looks at, in its order."""
+    """Return the files below `directory` that lm-eval reads, in its order."""
     found: list[str] = []
     if _passed_over() & {*directory.parts}:
         return []
@@ -95,7 +95,7 @@ def _below(directory: Path, *suffixes: str) -> list[Path]:
 
 @cache
 def _passed_over() -> frozenset[str]:
-    """The names of directories whose files lm-eval passes over, from its source."""
+    """Return the names of directories that lm-eval skips, from its source."""
     for node in ast.parse((shipped() / "_index.py").read_bytes()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_IGNORE_DIRS":
             return frozenset(ast.literal_eval(node.value))
@@ -103,21 +103,21 @@ def _passed_over() -> frozenset[str]:
 
 
 def _named(yaml: Path) -> dict[str, Any]:
-    """A file's keys that say what it defines, included files and all."""
+    """Return the keys that say what a file defines, those of included files too."""
     try:
         config = with_included(yaml)
-    except TaskError:  # told where its task is asked for
+    except TaskError:  # reported where its task is used
         return _named_in_lines(yaml)
     return {key: config[key] for key in _KINDS if key in config}
 
 
-# A file with one of these keys defines what is said here, as lm-eval takes it: the first counts.
+# What a file with one of these keys defines. As in lm-eval, the first key counts.
 _KINDS = {"class": "task", "group": "group", "task": "task"}
 _LINE = re.compile(rb"""^"?(class|group|task)"?:[ \t]*["']?([^\s"'\[#]+)""", re.MULTILINE)
 
 
 def _named_in_lines(yaml: Path) -> dict[str, Any]:
-    """The same by lines `key: NAME`, as lm-eval's own files are written: parsed, they take 8 s."""
+    """Return the same by lines `key: NAME`, as lm-eval writes them: parsing all files takes 8 s."""
     found: dict[str, str] = {}
     for key, name in _LINE.findall(yaml_files.text(yaml)):
         found.setdefault(key.decode(), name.decode())
@@ -126,7 +126,7 @@ def _named_in_lines(yaml: Path) -> dict[str, Any]:
 
 @cache
 def tagged(directory: Path, tag: str) -> list[str]:
-    """Names of the tasks below `directory` that have the tag, perhaps from a file they include."""
+    """Return the tasks below `directory` with the tag, their own or of an included file."""
     texts = {path: yaml_files.text(path) for path in _below(directory, ".yaml", "")}
     includes = {path: set(_INCLUDE.findall(text)) for path, text in texts.items()}
     reached, naming = set(), {path for path, text in texts.items() if tag.encode() in text}
@@ -149,10 +149,10 @@ _INCLUDE = re.compile(rb"""^(?:include:|\s*-)[ \t]*["']?(?:\S*/)?([^\s"'/]+)""",
 
 
 def with_included(yaml: Path, seen: set[Path] | None = None) -> dict:
-    """A file's configuration with that of the files it includes.
+    """Return a file's configuration with that of the files it includes.
 
-    Raises `TaskError` when a file cannot be read, or is included twice, as by itself: lm-eval
-    takes it only once.
+    Raises `TaskError` when a file cannot be read, or is included twice (by itself, say), which
+    lm-eval does not follow.
     """
     yaml, seen = yaml.resolve(), set() if seen is None else seen
     if yaml in seen:
@@ -167,14 +167,14 @@ def with_included(yaml: Path, seen: set[Path] | None = None) -> dict:
 
 
 def chain(yaml: Path) -> list[Path]:
-    """A file, those that it includes, and so on."""
+    """Return a file, the files that it includes, and so on."""
     includes = raw(yaml).get("include", [])
     listed = [includes] if isinstance(includes, str) else includes
     return [yaml, *(one for path in listed for one in chain(yaml.resolve().parent / path))]
 
 
 def values(config: Any) -> list:
-    """The scalars in a configuration, at any depth."""
+    """Return the scalars in a configuration, at any depth."""
     if isinstance(config, dict):
         return [value for inner in config.values() for value in values(inner)]
     if isinstance(config, list):
@@ -183,7 +183,7 @@ def values(config: Any) -> list:
 
 
 def plain(config: Any) -> Any:
-    """A configuration, or a part of one, as JSON can hold it, keys in alphabetical order."""
+    """Return a configuration as JSON can hold it, keys in alphabetical order."""
     if isinstance(config, dict):
         return {str(key): plain(config[key]) for key in sorted(config, key=str)}
     if isinstance(config, list):
@@ -194,9 +194,9 @@ def plain(config: Any) -> Any:
 
 
 def raw(yaml: Path) -> dict:
-    """The YAML file as it stands, included files unresolved, a `!function` by its name.
+    """Return the content of one YAML file: includes unresolved, a `!function` as its name.
 
-    Raises `TaskError` when it is no YAML, with the place.
+    Raises `TaskError` with the place when it is not YAML.
     """
     import yaml as pyyaml
 

@@ -18,18 +18,18 @@ from headcount.tasks.files import Definition, TaskError, installed
 # lm-eval's command line draws the few-shot examples with this seed and seeds `random` with 0.
 FEWSHOT_SEED, RANDOM_SEED = 1234, 0
 
-# What a group may say without changing its tasks.
+# Keys of a group that do not change its tasks.
 GROUP_KEYS = {"group", "task", "tag", "aggregate_metric_list", "metadata"}
 GROUP_KEYS |= {"group_alias", "task_alias"}
 
 
 def find(name: str, task_path: str | Path | None = None) -> Path:
-    """The YAML file that defines task `name`, below `task_path` or among lm-eval's own tasks.
+    """Return the YAML file that defines task `name`, below `task_path` or in lm-eval.
 
-    A file of lm-eval's is named from the package on (`lm_eval/tasks/...`), wherever it is
-    installed. Only reads files, so that an unknown task is noticed at once.
+    A file of lm-eval is named relative to its installation (`lm_eval/tasks/...`). Only file names
+    and keys are read, so that an unknown task is noticed at once.
 
-    Raises `TaskError` when there is none, with the names that come close, or when there are two.
+    Raises `TaskError` with the closest names when there is none, or when several files define it.
     """
     for directory in _directories(task_path):
         if (found := _definition(name, directory)) and found.kind == "task":
@@ -45,7 +45,7 @@ def find(name: str, task_path: str | Path | None = None) -> Path:
 
 
 def _definition(name: str, directory: Path) -> Definition | None:
-    """What defines `name` below `directory`. Raises `TaskError` when several files do."""
+    """Return the definition of `name` below `directory`; raise `TaskError` if there are several."""
     found = files.definitions(directory).get(name, [])
     if len(found) > 1:
         both = " and in ".join(str(each.path) for each in found)
@@ -54,34 +54,36 @@ def _definition(name: str, directory: Path) -> Definition | None:
 
 
 def shadowed(name: str, task_path: str | Path | None) -> str | None:
-    """A remark on a task of `task_path` that has the name of one of lm-eval's own."""
+    """Return a remark if the task of `task_path` has the name of one of lm-eval's own."""
     defined = [files.definitions(each).get(name) for each in _directories(task_path)]
     if len(defined) < 2 or not all(defined):
         return None
     mine, theirs = [each[0].path for each in defined if each]
     return (
-        f"{name} is that of {mine}, which takes the place of lm-eval's own of this name "
+        f"{name} is defined in {mine}, which takes the place of lm-eval's own task of this name "
         f"({theirs.relative_to(files.site_packages())})"
     )
 
 
 def expand(names: Sequence[str], task_path: str | Path | None = None) -> list[str]:
-    """The tasks that `names` stand for: a task for itself, a group or tag for its tasks.
+    """Return the tasks that `names` stand for: a task for itself, a group or tag for its tasks.
 
-    As in lm-eval: a name is looked for below `task_path`, then among lm-eval's own, and there it is
-    a task, else a group, else a tag; a group's tasks come in its order, a tag's by name; groups
-    may hold groups and tags. What comes up twice stays once, where it was first.
+    As in lm-eval, a name is looked for below `task_path`, then among lm-eval's own tasks, and taken
+    for a task, else a group, else a tag. A group's tasks come in its order, a tag's by name; groups
+    may contain groups and tags. A task that comes up twice is listed once, at its first place.
 
     Raises `TaskError` for a name that is unknown or defined twice, and for a group that changes its
-    tasks' settings, lists none, or holds itself.
+    tasks' settings, lists no task, or contains itself.
     """
     return list(dict.fromkeys(task for name in names for task in _expanded(name, task_path, ())))
 
 
 def _expanded(name: str, task_path: str | Path | None, within: tuple[str, ...]) -> list[str]:
-    """The tasks of a name that the groups `within` hold, the outermost first."""
+    """Return the tasks of a name inside the groups `within`, the outermost first."""
     if name in within:
-        raise TaskError(f"group {name!r} holds itself ({' > '.join((*within, name))})")
+        raise TaskError(
+            f"group {name!r} contains itself ({' > '.join((*within, name))}): take one name out"
+        )
     for directory in _directories(task_path):
         found = _definition(name, directory)
         shipped = directory == files.shipped()
@@ -101,7 +103,7 @@ def _expanded(name: str, task_path: str | Path | None, within: tuple[str, ...]) 
 
 
 def _members(group: dict, task_path: str | Path | None, within: tuple[str, ...]) -> list[str]:
-    """Tasks of a group, by its configuration."""
+    """Return the tasks of a group, by its configuration."""
     if not isinstance(group.get("task"), list):
         raise TaskError(f"group {group['group']!r} lists no tasks: name them under `task:`")
     tasks = []
@@ -120,24 +122,24 @@ def _members(group: dict, task_path: str | Path | None, within: tuple[str, ...])
 
 
 def _directories(task_path: str | Path | None) -> list[Path]:
-    """Where tasks are looked for, in this order."""
+    """Return the directories to look for tasks in, in this order."""
     if task_path and not Path(task_path).is_dir():
-        raise TaskError(f"task_path: {task_path} is not a directory")
+        raise TaskError(f"task_path: {task_path} is not a directory: correct the path")
     return [*([Path(task_path)] if task_path else []), files.shipped()]
 
 
 def version(yaml: str | Path) -> float | str | None:
-    """The version of the task in `yaml`, if its metadata say one."""
+    """Return the version in the metadata of the task in `yaml`, if there is one."""
     config = files.with_included(installed(yaml))
     return (config.get("metadata") or {}).get("version")
 
 
 def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any) -> Any:
-    """The lm-eval task defined in `yaml`, with configuration keys replaced by `overrides`.
+    """Return the lm-eval task defined in `yaml`, with configuration keys replaced by `overrides`.
 
-    `datasets` is a mirror of the hub's datasets, as `headcount.tasks.datasets` says. lm-eval's
-    command line seeds before it loads a task, since some shuffle their documents or choices while
-    loading; so does this, and imports the task's functions anew, whose modules may keep a random
+    `datasets` is a mirror of the hub's datasets (`headcount.tasks.datasets`). Random generators are
+    seeded first, as lm-eval's command line does, since some tasks shuffle documents or choices
+    while they load. The task's functions are imported again, since their modules may hold a random
     generator.
 
     Raises `TaskError` when the task does not load or a file is missing.
@@ -165,7 +167,7 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
         return task
     except TaskError:
         raise
-    except (Exception, SystemExit) as error:  # of lm-eval, of the hub, of the task's own functions
+    except (Exception, SystemExit) as error:  # from lm-eval, the hub, the task's own functions
         raise TaskError(
             f"{yaml}: the task does not load: {type(error).__name__}: {error}"
         ) from error
@@ -173,24 +175,25 @@ def load(yaml: str | Path, datasets: str | Path | None = None, **overrides: Any)
 
 # --- what a task means ---
 
-# What names a task, and what only groups look at. `documents` answers for the documents.
+# Keys that name a task, or that only groups use. `data_content` covers the documents.
 NO_MEANING = {"task", "tag", "group", "task_list", "task_alias", "group_alias"}
 DOCUMENTS = {"dataset_path", "dataset_name", "dataset_kwargs"}
 
 
 def meaning(yaml: str | Path) -> dict:
-    """What decides the prompts and metrics of the task in `yaml`, beside its documents; as JSON.
+    """Return what decides the prompts and metrics of the task in `yaml`, as JSON.
 
-    `config` as lm-eval resolves it, a function by its name; `code`, a hash of the modules of these
-    functions and all that they import, wherever these lie; `packages`, versions of those that they
-    use; and `files`, hashes of those that a text in the code names. File names, comments and the
-    order of keys are no part of it. `headcount.tasks.code` tells what else the code reads.
+    The documents are left to `data_content`. `config` is the resolved configuration, a function by
+    its name; `code` a hash of the modules of these functions and of all that they import;
+    `packages` the versions of the packages that they use; `files` the hashes of the files that
+    strings in the code name. File names, comments and the order of keys do not count.
+    `headcount.tasks.code` reports what else the code reads.
 
     Raises `TaskError` when a file cannot be read.
     """
     config = files.with_included(installed(yaml))
     kept = {key: config[key] for key in config if key not in NO_MEANING | DOCUMENTS}
-    if isinstance(kept.get("doc_to_choice"), dict):  # the order is that of the choices
+    if isinstance(kept.get("doc_to_choice"), dict):  # their order is that of the choices
         kept["doc_to_choice"] = [[key, value] for key, value in kept["doc_to_choice"].items()]
     code = task_code.code_of(yaml)
     named = task_code.named(code)
@@ -206,14 +209,14 @@ def meaning(yaml: str | Path) -> dict:
 
 
 def headline(yaml: str | Path, wanted: str | None = None) -> str:
-    """The metric that the task in `yaml` is judged by: see `headcount.tasks.metrics.headline`."""
+    """Return the headline metric of the task in `yaml`: see `headcount.tasks.metrics.headline`."""
     return metrics.headline(files.with_included(installed(yaml)), wanted)
 
 
 def data_content(yaml: str | Path, datasets: str | Path | None = None) -> dict:
-    """What decides the documents of the task in `yaml`, or in the mirror `datasets`; as JSON.
+    """Return what decides the documents of the task in `yaml`, as JSON.
 
-    See `task_datasets.content`. Raises `TaskError` when a file is not there.
+    See `headcount.tasks.datasets.content`. Raises `TaskError` when a file is missing.
     """
     config = files.with_included(installed(yaml))
     return task_datasets.content(

@@ -1,13 +1,13 @@
-"""What a task is judged by: lm-eval's own metrics, one of which headcount reports.
+"""The metrics of a task: lm-eval's own, one of which headcount reports.
 
-The **headline metric** is one whose mean over documents lm-eval itself prints, and that is better
-when higher: `acc` where the task reports it, else the first of its `metric_list`, or the one that
-the config names (`metrics: {TASK: NAME}`). A metric that is no mean over documents (Matthews'
-correlation, F1 over all documents) has no value for a document, which importance and intervals
-need.
+The **headline metric** is a metric that is a mean over documents in lm-eval, and better when
+higher: `acc` if the task reports it, else the first such metric in its `metric_list`, or the one
+that the configuration names (`metrics: {TASK: NAME}`). A metric that is not a mean (Matthews'
+correlation, F1 over all documents) has no value for a single document, which importance and
+intervals need.
 
-**Chance** is the headline metric of guessing, the share of a document's choices that are right. It
-is defined where the metric is lm-eval's own accuracy over choices, and null elsewhere.
+**Chance** is the headline metric of guessing: the share of a document's choices that are right. It
+is defined if the metric is lm-eval's own accuracy over choices, and null otherwise.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ from typing import Any
 from headcount.messages import did_you_mean
 from headcount.tasks.files import Function, TaskError
 
-# What lm-eval makes of the answers where a task has no `process_results`: metrics with a number for
-# each document, whose registered aggregation is the mean and that are better when higher.
+# Metrics that lm-eval computes for a task without `process_results`: a number for each document,
+# whose registered aggregation is the mean, and better when higher.
 MEANS = {
     "multiple_choice": ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"),
     "loglikelihood": ("acc",),
 }
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 DEFAULT = {"multiple_choice": ("acc", "acc_norm"), "loglikelihood": ("perplexity", "acc")}
-# Of registered metrics, what lm-eval takes where `metric_list` does not say: a pair of aggregation
+# lm-eval's defaults for registered metrics that `metric_list` does not describe: the aggregation,
 # and whether higher is better (lm_eval.api.metrics).
 REGISTERED = {
     **dict.fromkeys((*MEANS["multiple_choice"], "acc_all"), ("mean", True)),
@@ -34,9 +34,9 @@ REGISTERED = {
 
 
 def headline(config: dict, wanted: str | None = None) -> str:
-    """The metric that is reported of a task, by its configuration; `wanted` overrides the rule.
+    """Return the headline metric of a task, by its configuration; `wanted` overrides the rule.
 
-    Raises `TaskError` when none is a mean over documents, or `wanted` is none of these.
+    Raises `TaskError` if no metric is a mean over documents, or `wanted` is not one of these.
     """
     kind = config["output_type"]
     listed = config.get("metric_list") or [{"metric": name} for name in DEFAULT[kind]]
@@ -44,13 +44,13 @@ def headline(config: dict, wanted: str | None = None) -> str:
     means = [name for name, entry in zip(names, listed, strict=True) if _is_mean(config, entry)]
     if wanted is not None and wanted not in means:
         raise TaskError(
-            f"metrics: {config['task']}: {wanted!r} is none of its metrics that are a mean over "
-            f"documents and better when higher ({', '.join(means) or 'it has none'})"
+            f"metrics: {config['task']}: {wanted!r} is not one of its metrics that are a mean over "
+            f"documents and better when higher: {', '.join(means) or 'it has none'}"
         )
     if not means:
         raise TaskError(
-            f"lm-eval reports {', '.join(names)} of it, of which none is a mean over documents "
-            f"that is better when higher{_remedy(names, kind)}"
+            f"none of its metrics ({', '.join(names)}) is a mean over documents that is better "
+            f"when higher{_remedy(names, kind)}"
         )
     return wanted or ("acc" if "acc" in means else means[0])
 
@@ -71,7 +71,7 @@ def _is_mean(config: dict, entry: dict) -> bool:
 
 
 def _name(metric: Any) -> str:
-    """A metric's name, of one that is a function the function's."""
+    """Return a metric's name; the function's if the metric is one."""
     if isinstance(metric, Function):
         return metric.rpartition(".")[2]
     return getattr(metric, "__name__", None) or metric
@@ -80,8 +80,8 @@ def _name(metric: Any) -> str:
 class Metrics:
     """lm-eval's metrics of one task, from the log-likelihoods of its requests.
 
-    `name` is the headline metric. Needs one evaluated document of the artifact `tasks`, not the
-    dataset: no hub, no network.
+    `name` is the headline metric. One evaluated document of the artifact `tasks` is enough: neither
+    the dataset nor a network is needed.
 
     Raises `TaskError` as `headline` and `headcount.tasks.loading.load` do.
     """
@@ -91,7 +91,7 @@ class Metrics:
 
         from headcount.tasks import loading
 
-        # lm-eval insists on looking at one document of the task's dataset.
+        # lm-eval insists on one document of the task's dataset.
         dataset = {"documents": Dataset.from_list([doc])}
         task = loading.load(
             yaml,
@@ -107,7 +107,7 @@ class Metrics:
 
     @classmethod
     def of_task(cls, task: Any, metric: str | None = None) -> "Metrics":
-        """The metrics of an lm-eval task that is loaded already."""
+        """Return the metrics of an lm-eval task that is loaded already."""
         metrics = cls.__new__(cls)
         metrics._of_task(task, metric)
         return metrics
@@ -117,14 +117,14 @@ class Metrics:
         self.name = headline(vars(task.config), metric)
 
     def of(self, doc: dict, log_likelihoods: list[float], is_greedy: list[bool]) -> dict:
-        """What lm-eval's `process_results` makes of one document: metric name -> value.
+        """Return lm-eval's `process_results` of one document: metric name -> value.
 
-        A value is a number where the metric is a mean, else what its aggregation needs.
+        A value is a number if the metric is a mean, else what its aggregation needs.
         """
         return self.task.process_results(doc, list(zip(log_likelihoods, is_greedy, strict=True)))
 
     def aggregate(self, results: list[dict]) -> dict[str, float]:
-        """The task's metrics over all documents, by lm-eval's own aggregation."""
+        """Return the task's metrics over all documents, by lm-eval's own aggregation."""
         from lm_eval.api.metrics import mean
 
         aggregation = self.task.aggregation()
@@ -135,16 +135,18 @@ class Metrics:
         }
 
     def gold(self, doc: dict, requests: int) -> set[int]:
-        """Indices of the requests of `doc` whose continuation is a right answer.
+        """Return the indices of the requests of `doc` whose continuation is a right answer.
 
-        Those that, had the model been sure of them, would give the headline metric its best value:
-        lm-eval's own word on what is right, however the task words it (several right answers,
-        labels that its `process_results` alone knows). None where no choice is right.
+        An answer is right if certainty about it gives the headline metric its best value. So
+        lm-eval decides, whatever form the task gives its labels (several right answers, labels that
+        only its `process_results` knows). Empty if no choice is right.
         """
         if requests == 1:
             return {0}
         if self.task.OUTPUT_TYPE != "multiple_choice":
-            raise TaskError(f"a document with {requests} requests that are no choices")
+            raise TaskError(
+                f"a document has {requests} requests that are not choices: leave the task out"
+            )
         values = []
         for sure in range(self.choices(requests)):
             answers = [(0.0, True) if i == sure else (-1e3, False) for i in range(requests)]
@@ -155,15 +157,16 @@ class Metrics:
         )
 
     def choices(self, requests: int) -> int:
-        """How many of a document's requests are choices; lm-eval adds one without a context to each
-        where a task reports `acc_mutual_info`.
+        """Return how many of a document's requests are choices.
+
+        If a task reports `acc_mutual_info`, lm-eval adds a request without a context to each.
         """
         return requests // 2 if "acc_mutual_info" in self.task.aggregation() else requests
 
     def chance(self, right: int, requests: int) -> float | None:
-        """The headline metric of guessing on a document, by how many of its requests are right.
+        """Return the headline metric of guessing on a document with so many `right` requests.
 
-        None where it is no accuracy over choices.
+        None if the metric is not an accuracy over choices.
         """
         guessed = self.task.OUTPUT_TYPE == "multiple_choice" and self.name in ACCURACIES
         if not guessed or self.task.config.process_results:

@@ -1,11 +1,8 @@
-"""lm-evaluation-harness tasks: rendered to prompts, and scored with the harness's own metric code.
+"""Prompts of lm-evaluation-harness tasks, rendered by the harness itself.
 
-lm-eval does all that concerns a task: it loads the documents, draws the examples, renders the
-prompts and computes the metrics. What is added here is a calibration set, disjoint from the
-evaluated documents, and documents read from a local mirror instead of the hub. What a task can do
-is decided in `headcount.tasks.spec`, what it is judged by in `headcount.tasks.metrics`.
-
-lm-eval is imported inside the functions that need it: importing it costs seconds.
+lm-eval loads the documents, draws the examples and renders the prompts. This module adds a
+calibration set that is disjoint from the evaluated documents. `headcount.tasks.spec` decides what a
+study can do with a task, `headcount.tasks.metrics` scores it.
 """
 
 import json
@@ -28,7 +25,7 @@ from headcount.tasks.spec import SPLITS, Limits, TaskRequest, TaskSpec
 class PromptRows(list[dict]):
     """Rows of the artifact `tasks`."""
 
-    passed_over = 0  # documents that do not calibrate, since the same are evaluated
+    passed_over = 0  # documents left out of calibration because the same prompt is evaluated
 
 
 def prepare(
@@ -40,17 +37,16 @@ def prepare(
     metric: str | None = None,
     splits: Sequence[str] = SPLITS,
 ) -> PromptRows:
-    """Rows of the artifact `tasks`: every request of the documents of some splits.
+    """Return rows of the artifact `tasks`: every request of the documents of some splits.
 
-    "evaluation": lm-eval's own prompts, seeds and order; where lm-eval lets a query be among its
-    own examples, the row says so. "calibration": documents drawn with `seed`, the same for every
-    number of shots, from the training split; without one, from the validation split if the test
-    split is evaluated, or else from the evaluated split beyond the limit. None of them is, by what
-    is rendered, among those that may be evaluated, whatever the limit, nor among its own examples.
-    `metric` is the headline metric, where the study overrides the rule of
-    `headcount.tasks.metrics`.
+    "evaluation" has lm-eval's own prompts, seeds and order; a row says whether lm-eval put the
+    query among its own examples. "calibration" has documents drawn with `seed`, the same for every
+    number of shots: from the training split; without one, from the validation split if the test
+    split is evaluated; else from the evaluated split beyond the limit. No calibration document is
+    rendered like one that may be evaluated, whatever the limit, or is among its own examples.
+    `metric` overrides the rule of `headcount.tasks.metrics` for the headline metric.
 
-    Raises `TaskError` when calibration documents, or examples for `shots`, cannot be had.
+    Raises `TaskError` when there are no calibration documents, or too few examples for `shots`.
     """
     request = TaskRequest([shots], limits, datasets, "calibration" in splits, metric)
     spec = task_spec.resolve(yaml, request)
@@ -67,7 +63,7 @@ def _prepared(
     datasets: str | Path | None,
     splits: Sequence[str],
 ) -> PromptRows:
-    """The rows of `prepare`, of a task that was examined."""
+    """Return the rows of `prepare` for a task whose spec is known."""
     task = load(yaml, datasets)
     rows = PromptRows()
     if "evaluation" in splits:
@@ -78,7 +74,7 @@ def _prepared(
                 "among its choices (labels are hidden?): evaluate a split that has labels"
             )
     if "calibration" in splits:
-        # Of a single split those beyond the limit are drawn.
+        # In a single split, documents beyond the limit calibrate.
         evaluated = {
             _rendered(task, doc) for doc in islice(task.task_docs, spec.calibrates_beyond or None)
         }
@@ -90,12 +86,12 @@ def _prepared(
 
 
 def split_rows(prompts: pa.Table, split: str) -> list[dict]:
-    """Rows of one split of the artifact `tasks`, in document order."""
+    """Return the rows of one split of the artifact `tasks`, in document order."""
     return prompts.filter(pc.field("split") == split).to_pylist()
 
 
 def remarks(rows: PromptRows, limits: Limits) -> list[str]:
-    """What the prompts have to be read with: of `rows` of the artifact `tasks`."""
+    """Return caveats about the prompts in `rows`, a line each."""
     first = [row for row in rows if row["choice"] == 0]
     own = sum(row["query_in_examples"] for row in first)
     right = {(row["split"], row["doc_id"]) for row in rows if row["gold"]}
@@ -111,18 +107,18 @@ def remarks(rows: PromptRows, limits: Limits) -> list[str]:
         said.append(f"{unlabelled} of {len(first)} documents have no right answer: they count as 0")
     if rows.passed_over:
         said.append(
-            f"{rows.passed_over} documents do not calibrate, since the same prompt and answer are "
-            "evaluated"
+            f"{rows.passed_over} documents are left out of calibration, since the same prompt and "
+            "answer are evaluated"
         )
     if 0 < calibration < limits.calibration:
-        said.append(f"{calibration} documents calibrate, {limits.calibration} were asked for")
+        said.append(f"calibration has {calibration} documents, {limits.calibration} were asked for")
     return said
 
 
 def _drawn(
     held: Any, spec: TaskSpec, limits: Limits, seed: int | None, evaluated: set[str]
 ) -> tuple[list[int], int]:
-    """Indices of the calibration documents, and how many were passed over: they are `evaluated`."""
+    """Return the indices of the calibration documents, and how many were `evaluated` ones."""
     docs = held.task_docs
     order = np.arange(spec.calibrates_beyond, len(docs))
     order = np.random.default_rng(seed).permutation(order).tolist()
@@ -141,16 +137,16 @@ def _drawn(
             why = f", since {spec.evaluated!r} has them all"
             remedy = "do not name that split in its file, so that those beyond the limit calibrate"
         raise TaskError(
-            f"{spec.task}: no document of {spec.calibration!r} is left for calibration, of "
-            f"{len(docs)}{why}: {remedy}, or list it under heldout_tasks"
+            f"{spec.task}: none of the {len(docs)} documents of {spec.calibration!r} is left for "
+            f"calibration{why}: {remedy}, or list it under heldout_tasks"
         )
     return sorted(drawn), passed_over
 
 
 def _requests(task: Any, spec: TaskSpec, shots: int, split: str, **which: Any) -> list[dict]:
-    """Rows for the requests of `task`'s evaluated documents, as `lm_eval` would render them."""
+    """Return rows for the requests of `task`'s evaluated documents, as lm-eval renders them."""
     pool = len(task.sampler.df) if hasattr(task, "sampler") else 0
-    # lm-eval draws one more where it leaves the query out, by the names of the splits (None too).
+    # lm-eval draws one more if it leaves the query out: if both splits have the same name, or none.
     leaves_out = task.fewshot_cfg.split == task.config.test_split
     needed = shots + (leaves_out and task.fewshot_cfg.sampler == "default") if shots else 0
     if needed > pool:
@@ -163,13 +159,13 @@ def _requests(task: Any, spec: TaskSpec, shots: int, split: str, **which: Any) -
     try:
         task.build_all_requests(**which)
     except (AssertionError, TypeError, ValueError, KeyError, IndexError) as error:
-        several = " (of several right answers it can show none)" if task.multiple_target else ""
+        several = " (it cannot show several right answers)" if task.multiple_target else ""
         raise TaskError(
             f"{spec.task}: lm-eval cannot render its prompts at {shots} shots{several}: "
             f"{type(error).__name__}: {error}"
         ) from error
     metrics_of_task = Metrics.of_task(task, spec.metric)
-    samples = which.get("samples")  # lm-eval numbers chosen documents anew, from 0
+    samples = which.get("samples")  # lm-eval renumbers chosen documents from 0
     rows = []
     of_document = groupby(task.instances, key=lambda request: request.doc_id)
     for number, (doc_id, group) in enumerate(of_document):
@@ -197,9 +193,10 @@ def _requests(task: Any, spec: TaskSpec, shots: int, split: str, **which: Any) -
 
 
 def _rendered(task: Any, doc: dict) -> str:
-    """What is rendered of a document without examples: its context and its right answers.
+    """Return a document as it is rendered without examples: its context and right answers.
 
-    `task` is one of lm-eval's. Fields that no template shows, as numbers of documents, are no part.
+    `task` is an lm-eval task. Fields that no template shows, such as a document's number, are not
+    included.
     """
     target = task.doc_to_target(doc)
     right = target if isinstance(target, list) else [target]
@@ -212,7 +209,7 @@ def _rendered(task: Any, doc: dict) -> str:
 
 
 def _recorded_examples(task: Any) -> list[list[dict]]:
-    """The examples of each document in turn, filled while the task's requests are built."""
+    """Return a list that collects each document's examples while its requests are built."""
     drawn: list[list[dict]] = []
     sample = task.sampler.sample
 

@@ -1,9 +1,9 @@
-"""What a study can do with a task, told from its YAML and its data's schema, before anything runs.
+"""What a study can do with a task, by its YAML and the files of its data, before anything runs.
 
-One place decides the kind of a task, the splits that it is evaluated on, calibrated on and given
-examples from, where these overlap, the metric that is reported, and the numbers of shots that it
-can be run at. Planning asks it for all tasks at once, and the job that renders the prompts again.
-Only files are read: lm-eval is not imported, nothing is downloaded.
+This module alone decides a task's splits for evaluation, calibration and examples, its headline
+metric, and the numbers of shots that it allows. `headcount.study.checks` asks for all tasks at
+once, the job that renders the prompts for its own. Only files are read: lm-eval is not imported,
+nothing is downloaded.
 """
 
 import ast
@@ -26,12 +26,12 @@ from headcount.tasks.files import TaskError
 from headcount.tasks.metrics import headline
 from headcount.tasks.streams import Split
 
-SPLITS = ("calibration", "evaluation")  # of a study, which a task names as it likes
+SPLITS = ("calibration", "evaluation")  # of a study; a task has names of its own
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many documents: at most `calibration`, and `evaluation` (None: the whole split)."""
+    """The most documents to calibrate on and to evaluate (None: the whole split)."""
 
     calibration: int
     evaluation: int | None
@@ -39,34 +39,34 @@ class Limits:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """What a study wants of a task."""
+    """What a study asks of a task."""
 
     shots: Sequence[int]
     limits: Limits
     datasets: str | Path | None = None  # the mirror
-    calibrate: bool = True  # held-out tasks are not, unless what they lose leaves a stand-in
+    calibrate: bool = True  # not needed by held-out tasks, unless ablation needs stand-ins
     metric: str | None = None
 
 
 @dataclass
 class TaskSpec:
-    """What a task is, and what has to be known of the results."""
+    """What a study does with a task, and caveats about the results."""
 
     task: str
     metric: str
     evaluated: str  # split
     examples: str | None  # split; None: listed in the configuration
-    calibration: str | None  # split; None: no calibration documents are wanted
-    calibrates_beyond: int  # the first so many documents of that split are evaluated
+    calibration: str | None  # split; None: no calibration documents are asked for
+    calibrates_beyond: int  # number of its first documents that are evaluated instead
     warnings: list[str] = field(default_factory=list)
 
 
 def resolve(yaml: str | Path, request: TaskRequest, read: bool = True) -> TaskSpec:
-    """What the study can do with the task in `yaml`.
+    """Return what the study can do with the task in `yaml`.
 
-    Its documents are looked into only if `read`.
+    Its documents are read only if `read`.
 
-    Raises `TaskError` with what speaks against it, everything that is found, each with its remedy.
+    Raises `TaskError` with a line for each problem, with its remedy.
     """
     yaml = task_files.installed(yaml)
     config = task_datasets.with_resolved_paths(task_files.with_included(yaml), yaml)
@@ -76,7 +76,9 @@ def resolve(yaml: str | Path, request: TaskRequest, read: bool = True) -> TaskSp
     metric = _attempt(problems, headline, config, request.metric)
     evaluated = evaluated_split(config)
     if evaluated is None:
-        raise TaskError(f"{name}: it has neither test_split nor validation_split to evaluate")
+        raise TaskError(
+            f"{name}: it has no test_split or validation_split to evaluate: name one in {yaml}"
+        )
     files = _attempt(problems, task_datasets.files, config, request.datasets) or {}
     problems += _unsupported(config)
     problems += _unknown_keys(config)
@@ -109,7 +111,7 @@ def resolve(yaml: str | Path, request: TaskRequest, read: bool = True) -> TaskSp
 
 
 def _attempt(problems: list[str], function: Callable, config: dict, argument: Any) -> Any:
-    """What `function` returns; a `TaskError` of its is added to the problems."""
+    """Return the result of `function`; add the `TaskError` that it raises to the problems."""
     try:
         return function(config, argument)
     except TaskError as error:
@@ -120,13 +122,13 @@ def _attempt(problems: list[str], function: Callable, config: dict, argument: An
 # --- the configuration alone ---
 
 
-# Types of output that lm-eval knows and headcount does not read answers off.
+# lm-eval's output types that headcount does not support.
 LM_EVALS_OWN = ("generate_until", "loglikelihood_rolling")
 
 
 def _check_output_type(name: str, config: dict) -> None:
     if "class" in config:
-        raise TaskError(f"{name}: a Python class makes its prompts, not a YAML: leave it out")
+        raise TaskError(f"{name}: a Python class, not its YAML, makes its prompts: leave it out")
     kind = config.get("output_type", "generate_until")  # lm-eval's default
     if kind not in ("multiple_choice", "loglikelihood"):
         remedy = did_you_mean(kind, ("multiple_choice", "loglikelihood"))
@@ -151,14 +153,14 @@ def _unsupported(config: dict) -> list[str]:
     return problems
 
 
-# Keys of task files that are none of lm-eval's class TaskConfig.
+# Keys of task files that lm-eval's class TaskConfig does not have.
 STRUCTURAL = {"include", "class", "group", "task_list", "group_alias"}
 
 
 def _unknown_keys(config: dict) -> list[str]:
     known = _task_keys()
     return [
-        f"{key} is no key of lm-eval's tasks{did_you_mean(key, known)}"
+        f"{key} is not a key of lm-eval's tasks{did_you_mean(key, known)}"
         for key in config
         if key not in known | STRUCTURAL
     ]
@@ -166,7 +168,7 @@ def _unknown_keys(config: dict) -> list[str]:
 
 @cache
 def _task_keys() -> frozenset[str]:
-    """The keys that lm-eval reads from a task's file, from its source."""
+    """Return the keys that lm-eval reads from a task's file, by its source."""
     source = task_files.site_packages() / "lm_eval" / "config" / "task.py"
     classes = {
         node.name: node
@@ -181,10 +183,10 @@ def _task_keys() -> frozenset[str]:
 
 
 def deciding(yaml: str | Path, split: str, limits: Limits) -> Limits:
-    """Of a study's limits those that decide the prompts of one of its `SPLITS`.
+    """Return those of a study's limits that decide the prompts of one of its `SPLITS`.
 
-    Where documents to calibrate on are had from another split than the evaluated one, they do not
-    depend on how many are evaluated. What does not count is None, or 0.
+    Calibration documents from another split than the evaluated one do not depend on how many
+    documents are evaluated. A limit that decides nothing is None, or 0.
     """
     if split == "evaluation":
         return Limits(0, limits.evaluation)
@@ -193,7 +195,7 @@ def deciding(yaml: str | Path, split: str, limits: Limits) -> Limits:
 
 
 def _other_split(config: dict) -> str | None:
-    """The split to calibrate on, of a task that has another than the evaluated one."""
+    """Return the split to calibrate on if it is another than the evaluated one, else None."""
     names = (config.get("training_split"), config.get("validation_split"))
     evaluated = evaluated_split(config)
     return next((split for split in names if split and split != evaluated), None)
@@ -202,7 +204,7 @@ def _other_split(config: dict) -> str | None:
 def _calibration(
     config: dict, request: TaskRequest, counts: dict[str | None, int]
 ) -> tuple[str | None, int, str | None]:
-    """The split that calibrates, how many of its first documents do not, and what is wrong."""
+    """Return the calibration split, how many of its first documents to skip, and the problem."""
     if not request.calibrate:
         return None, 0, None
     if other := _other_split(config):
@@ -220,33 +222,33 @@ def _calibration(
 
 
 def _empty(counts: dict[str | None, int], splits: Iterable[str | None]) -> list[str]:
-    """What speaks against splits that are read: they hold no document."""
+    """Return a line for each split that holds no document."""
     return [f"its split {split!r} holds no documents" for split in splits if counts.get(split) == 0]
 
 
 def _counts(
     documents: dict[str, Split], splits: Iterable[str], request: TaskRequest
 ) -> dict[str, int | None]:
-    """How many documents the splits have, of many `_enough` or more; None: it cannot be told."""
+    """Return how many documents the splits have, counted to `_enough`; None: unknown."""
     enough = _enough(request)
     return {split: documents[split].count(enough) for split in splits if split in documents}
 
 
 def _few(counts: dict[str, int | None], request: TaskRequest) -> dict[str | None, int]:
-    """The counts of splits that may have too few documents."""
+    """Return the counts of splits that may have too few documents."""
     enough = _enough(request)
     return {split: n for split, n in counts.items() if n is not None and n < enough}
 
 
 def _enough(request: TaskRequest) -> int:
-    """So many documents are enough for all that a study wants of a split."""
+    """Return a number of documents that is enough for all uses of a split in the study."""
     return request.limits.calibration + (request.limits.evaluation or 0) + max(request.shots) + 1
 
 
 def _shots(
     config: dict, shots: Sequence[int], counts: dict[str | None, int], calibration: str | None
 ) -> list[str]:
-    """What speaks against some numbers of shots."""
+    """Return the problem with some numbers of shots, if there is one."""
     most = max(shots)
     if most and config.get("num_fewshot") == 0:
         return ["gives no examples (num_fewshot: 0 in its YAML): leave it out, or use shots: [0]"]
@@ -254,7 +256,7 @@ def _shots(
     fewshot = config.get("fewshot_config") or {}
     listed = fewshot.get("samples")
     there = counts.get(split) if split else len(listed) if isinstance(listed, list) else None
-    # lm-eval draws one more where it leaves the query out, unless it takes the first of others.
+    # lm-eval draws one more if it leaves the query out, unless it takes the first of another split.
     calibrates = split is not None and split == calibration
     queries = calibrates or split == evaluated_split(config)
     default = fewshot.get("sampler", "default") == "default"
@@ -273,7 +275,7 @@ def _warnings(
     calibration: str | None,
     beyond: int,
 ) -> list[str]:
-    """What the results have to be read with."""
+    """Return caveats about the results, a line each."""
     warnings = []
     evaluated = evaluated_split(config)
     if max(request.shots) and examples_split(config) == evaluated and not _leaves_out(config):
@@ -284,14 +286,14 @@ def _warnings(
     there = counts.get(calibration, 0) - beyond
     if calibration in counts and there < request.limits.calibration:
         asked = request.limits.calibration
-        warnings.append(f"{there} documents calibrate, limits: calibration asks for {asked}")
+        warnings.append(f"calibration has {there} documents, limits: calibration asks for {asked}")
     return warnings
 
 
 def _leaves_out(config: dict) -> bool:
     """Whether lm-eval leaves a query out of its own examples.
 
-    It does where the split named for examples is the test split: also where there is neither.
+    It does if the split named for examples is the test split, or if neither is named.
     """
     fewshot = config.get("fewshot_config") or {}
     return (fewshot.get("split") or config.get("fewshot_split")) == config.get("test_split")

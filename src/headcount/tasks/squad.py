@@ -11,18 +11,18 @@ from types import ModuleType
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and repeated white space."""
+    """Return the text in lower case, without punctuation, articles and repeated white space."""
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def compute_exact(gold: str, prediction: str) -> int:
-    """1 if the two are the same after normalisation, else 0."""
+    """Return 1 if the two are the same after normalisation, else 0."""
     return int(normalise(gold) == normalise(prediction))
 
 
 def compute_f1(gold: str, prediction: str) -> float:
-    """Harmonic mean of precision and recall over the words of the two answers."""
+    """Return the harmonic mean of precision and recall over the words of the two answers."""
     gold_words, words = normalise(gold).split(), normalise(prediction).split()
     if not gold_words or not words:
         return float(gold_words == words)

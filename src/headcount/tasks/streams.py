@@ -1,4 +1,4 @@
-"""What is in a task's files, read as lm-eval reads it and no further than a check needs."""
+"""The documents in a task's files, read as lm-eval reads them, as far as a check needs."""
 
 import logging
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from headcount.tasks.datasets import files, from_mirror
 
 
 class Split:
-    """The documents of a split as lm-eval gets them, each read when it is asked for."""
+    """The documents of a split as lm-eval gets them, read on demand."""
 
     def __init__(self, stream: Any):
         self.stream = stream  # a `datasets.IterableDataset`
         self.columns: list[str] = list(stream.features or ())
 
     def first(self, number: int) -> list[dict]:
-        """At most `number` documents; none where they cannot be read this way."""
+        """Return at most `number` documents; none if they cannot be streamed."""
         with _reading():
             try:
                 return list(self.stream.take(number))
-            except Exception:  # of the library, and of all that it reads with
+            except Exception:  # from the library, and from all that it reads with
                 return []
 
     def count(self, most: int) -> int | None:
-        """How many there are, of many `most` or more; None where they cannot be read this way."""
+        """Return how many there are, counted to `most`; None if they cannot be streamed."""
         total = 0
         with _reading():
             try:
@@ -39,10 +39,11 @@ class Split:
 
 
 def open_splits(config: dict, datasets: str | Path | None = None) -> dict[str, Split]:
-    """Split -> its documents, of a dataset that lies in files; `datasets` is the mirror.
+    """Return the documents of a dataset in files, by split; `datasets` is the mirror.
 
     The `datasets` library reads them by the task's own `dataset_kwargs`, as for lm-eval, but as a
-    stream: none where it cannot, which says nothing of lm-eval. Raises `TaskError` as `files` does.
+    stream. A dataset that cannot be streamed gives no splits; lm-eval may still read it. Raises
+    `TaskError` as `headcount.tasks.datasets.files` does.
     """
     if files(config, datasets) is None:
         return {}
@@ -63,7 +64,7 @@ def open_splits(config: dict, datasets: str | Path | None = None) -> dict[str, S
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Have the `datasets` library read in silence, without torch and without a network."""
+    """Make the `datasets` library read in silence, without torch and without a network."""
     from datasets import config
 
     logger, changed = (

@@ -1,9 +1,9 @@
-"""The engine beside the unmodified model, by a reference that shares no definition with it.
+"""Comparison of the engine with the unmodified model, by a reference of independent definitions.
 
-- `properties`: what is asked of the engine
-- `reference`: the unmodified model, gated
-- `tolerance`: how far rounding can lead
-- `verdict`: every property of one model
+- `properties`: the properties that are compared
+- `reference`: the unmodified model, with gates
+- `tolerance`: bounds of rounding errors, and the proof on a study's own prompts
+- `verdict`: all properties of one model, and the choice of its backend
 """
 
 __all__ = [

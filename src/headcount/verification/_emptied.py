@@ -1,13 +1,13 @@
-"""What is left of a decoder layer without its heads and its FFN: the residual stream alone.
+"""Emptied decoder layers: without heads and FFN, only the residual stream must be left.
 
-This is known of every decoder layer, whatever its modules are called: what it adds to the residual
-stream comes from its heads and its FFN, and else from constants. So the engine removes all of them,
-the norms let everything pass, and the layer is run on random hidden states: each channel of what
-leaves it must be that of what entered, plus the same constant at every token. An expert, a gate or
-a head that is left mixes channels or tokens, and shows.
+This holds for every decoder layer, whatever its modules are called: its additions to the residual
+stream come from heads, FFN and constants. So the engine removes all heads and the FFN, norms are
+replaced by the identity, and the layer runs on random hidden states. Each output channel must equal
+its input channel plus the same constant at every token. An expert, a gate or a head that was missed
+mixes channels or tokens, and shows.
 
-What an architecture does to the stream by design beside heads and FFN is named here, by feature,
-and by nothing that the engine goes by (`headcount.models.families`).
+What an architecture adds to the stream by design beside heads and FFN is listed here by feature,
+independently of the engine's lists (`headcount.models.families`).
 """
 
 import re
@@ -24,7 +24,8 @@ from headcount.engine.removal import layer_without
 from headcount.engine.states import State
 from headcount.models.language_model import LanguageModel, replaced
 
-# Classes and names of modules that write to the stream beside heads and FFN; they are silenced.
+# Classes and names of modules that write to the stream beside heads and FFN; their output is
+# zeroed.
 CLASSES_BESIDE = re.compile(
     r"(Mixer|MambaLayer"  # state spaces
     r"|DeltaNet|DeltaAttention|LightningAttention"  # linear attention
@@ -36,37 +37,36 @@ NAMES_BESIDE = (
     "linear_right",  # a residual of low rank (LAuReL)
     "modality_router",  # which mixes several streams (AltUp)
 )
-# Attributes of layers that multiply the stream itself, a channel at a time; all but the last hold
-# the multiplier or decide it.
+# Attributes of layers that multiply the stream itself, channel by channel.
 MULTIPLIERS = (
     "layer_scalar",
     "input_residual",  # a weight a channel
     "attn_alpha_factor",
-    "attn_residual_add_idx",  # the deeper the nearer to 1
-    "is_block_boundary",  # a block of layers begins with an empty stream
+    "attn_residual_add_idx",  # closer to 1 in deeper layers
+    "is_block_boundary",  # where a block of layers begins with an empty stream
     "altup",  # half of the sum of two copies, times the square root of 2
 )
-ROUNDINGS = 16  # relative errors of a number's type: a few sums of hidden states of variance 1
+ROUNDINGS = 16  # units in the last place: a few sums of hidden states of variance 1
 
 
 class Left(NamedTuple):
-    """What a layer still makes of its input."""
+    """The remaining effect of an emptied layer."""
 
-    mixture: Tensor  # [tokens, d], beside the stream itself and constants: zero but for rounding
-    modules: str  # of the layer, that it comes from; "" where it is rounding
+    mixture: Tensor  # [tokens, d] beyond the stream itself and constants: zero up to rounding
+    modules: str  # names of the modules that it comes from; "" if it is rounding
 
 
 @torch.no_grad()
 def left(model: LanguageModel, tokens: Tensor, seed: int = 0) -> Iterator[Left]:
-    """Yield what is left of each layer without its heads and its FFN.
+    """Yield the remaining effect of each layer without its heads and FFN.
 
-    `tokens` [R, T] decide what else than hidden states the layers are called with.
+    `tokens` [R, T] decide the layers' arguments other than hidden states.
     """
     generator = torch.Generator().manual_seed(seed)
     with resident(*outside(model)):
         state, calls = enter(model, tokens)
     for layer, arguments in enumerate(calls):
-        # Where there are several streams, they are alike.
+        # If there are several streams, they are equal.
         shape = state.hidden.shape[-3:]  # [R, T, d]
         hidden = torch.randn(shape, generator=generator).to(state.hidden)
         state = state._replace(hidden=hidden.expand_as(state.hidden))
@@ -87,17 +87,17 @@ def left(model: LanguageModel, tokens: Tensor, seed: int = 0) -> Iterator[Left]:
 def _emptied(
     model: LanguageModel, layer: int, state: State, arguments: Arguments, *silenced: nn.Module
 ) -> tuple[Tensor, State]:
-    """What a layer without heads, FFN and the `silenced` modules mixes [tokens, d], and leaves."""
+    """Return mixture [tokens, d] and state of a layer without heads, FFN and `silenced`."""
     of_layer = model.layers[layer]
     norms = [m for m in of_layer.modules() if "Norm" in type(m).__name__ and not any(m.children())]
     silent = {*silenced, *(m for name, m in of_layer.named_modules() if _is_beside(name, m))}
     forwards: dict[nn.Module, Callable] = {norm: partial(_passed, norm) for norm in norms}
     forwards |= {module: partial(_silent, module.forward) for module in silent}
     heads = torch.zeros(model.heads[layer], dtype=torch.bool)
-    entered = state._replace(hidden=state.hidden.clone())  # some families write into it
+    entered = state._replace(hidden=state.hidden.clone())  # some families change it in place
     with _unbiased(of_layer), replaced(forwards), layer_without(model, layer, heads, ffn=False):
         after = run(model, layer, entered, arguments)
-    # [tokens, d]; a layer may be on another device than what entered it
+    # [tokens, d]; a layer may be on another device than its input
     before, out = (s.hidden.flatten(0, -2).cpu().double() for s in (state, after))
     mixture = _centred(out) - _centred(before)
     if any(hasattr(of_layer, name) for name in MULTIPLIERS):
@@ -107,7 +107,7 @@ def _emptied(
 
 @contextmanager
 def _unbiased(layer: nn.Module) -> Iterator[None]:
-    """Inside, the biases of a layer are zero: a gate may multiply what they add, token by token."""
+    """Set the biases of a layer to zero: a gate could multiply them, token by token."""
     biases = {m: m.bias for m in layer.modules() if isinstance(m._parameters.get("bias"), Tensor)}
     try:
         for module, bias in biases.items():
@@ -124,13 +124,13 @@ def _is_beside(name: str, module: nn.Module) -> bool:
 
 
 def _passed(norm: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
-    """In place of a norm: its input, in the type of its weights."""
+    """Replace a norm: return its input, in the type of its weights."""
     hidden = args[0] if args else next(iter(kwargs.values()))
     return hidden.to(next(norm.parameters(), hidden).dtype)
 
 
 def _silent(forward: Callable, *args: Any, **kwargs: Any) -> Any:
-    """In place of a module: its output, times zero."""
+    """Replace a module: return its output, times zero."""
     out = forward(*args, **kwargs)
     if isinstance(out, tuple | list):
         return type(out)([torch.zeros_like(out[0]), *out[1:]])
@@ -142,6 +142,6 @@ def _centred(hidden: Tensor) -> Tensor:
 
 
 def _slopes(before: Tensor, out: Tensor) -> Tensor:
-    """Of each channel [d], by least squares."""
+    """Return the slope of each channel [d], by least squares."""
     x, y = _centred(before), _centred(out)
     return (x * y).sum(0) / (x * x).sum(0)

@@ -1,8 +1,8 @@
-"""What removed components leave in the unmodified model: the reference of `engine.ablation`.
+"""Stand-ins for removed components in the unmodified model: the reference of `engine.ablation`.
 
-Activations are those of the model's own passes over the calibration inputs. Means are taken here
-anew. Of `resample` only the draw is the engine's: the token is recognised by what the engine put in
-the place of all components, and its activations are the model's.
+Activations come from the model's own passes over the calibration inputs. Means are computed here
+independently. For `resample` only the draw is the engine's: the drawn token is recognised by the
+engine's stand-ins of all components, and its activations are the model's.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from headcount.verification.reference import Reference, StandIns
 def of_reference(
     reference: Reference, inputs: Sequence[list[list[int]]], fitted: Ablation, kind: str
 ) -> StandIns:
-    """Stand-ins of `kind` at the positions of the longest of the inputs [batches][P][T].
+    """Return stand-ins of `kind` at the positions of the longest input of [batches][P][T].
 
-    `fitted` are those of the engine from the same inputs.
+    `fitted` are the engine's, from the same inputs.
     """
     found = [reference.activations(tokens) for tokens in inputs]
     z, ffn = (
@@ -36,7 +36,7 @@ def of_reference(
 
 
 def _mean(positions: Tensor, position: int) -> Tensor:
-    """The weights [tokens] of a mean over the first tokens, or over all others."""
+    """Return the weights [tokens] of the mean over the first tokens, or over all others."""
     alike = (positions > 0) == (position > 0)
     return alike.double() / alike.sum()
 
@@ -44,7 +44,7 @@ def _mean(positions: Tensor, position: int) -> Tensor:
 def _drawn(
     positions: Tensor, z: dict[int, Tensor], ffn: dict[int, Tensor], fitted: Ablation
 ) -> Tensor:
-    """For each position the weights [T, tokens] of the token that the engine drew: one, else 0."""
+    """Return weights [T, tokens]: 1 for the token that the engine drew for a position, else 0."""
     tokens = torch.cat([of.double().cpu() for of in (*z.values(), *ffn.values())], -1)
     put = [fitted.z[i].flatten(1) for i in z] + [fitted.ffn[i] for i in ffn]
     distances = torch.cdist(torch.cat(put, -1).double().cpu(), tokens)  # [T, tokens]

@@ -1,9 +1,9 @@
-"""A model in half precision as one in float32, for a while, a layer at a time.
+"""A half-precision model that computes in float32 for a while, with one layer's weights at a time.
 
-The weights stay as they are, and where they are. Every layer, and every other module that has some,
-gets a hook of accelerate's that puts float32 copies in their place before it runs and drops them
-after, so that a model which fills the memory takes that of one layer more. What reads offloaded
-weights reads these as well (`headcount.engine.layers`).
+The weights stay as and where they are. Every layer, and every other module with weights, gets an
+accelerate hook that puts float32 copies in their place before it runs and drops them after, so that
+the model needs memory for one more layer only. Code that handles offloaded weights handles these
+too (`headcount.engine.layers`).
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ def is_half(model: LanguageModel) -> bool:
 
 @contextmanager
 def in_float32(model: LanguageModel) -> Iterator[None]:
-    """Inside, the model computes in float32, with the weights that it has."""
-    # Modules that accelerate has placed are told from each other; else a layer is one.
+    """Make the model compute in float32, with the weights that it has."""
+    # If accelerate has placed modules, each has its own hook; else a layer has one.
     placed = any(hasattr(module, "_hf_hook") for module in model.hf.modules())
     whole = set() if placed else set(model.layers)
     inside = {module for layer in whole for module in layer.modules()} - whole
@@ -42,7 +42,7 @@ def in_float32(model: LanguageModel) -> Iterator[None]:
 
 
 def _upcast(module: nn.Module, whole: bool, undone: ExitStack) -> None:
-    """Give the weights of a module, and of all in it if `whole`, a hook that makes them float32."""
+    """Hook a module to load its weights in float32; those of its submodules too if `whole`."""
     weights = dict(module.named_parameters(recurse=whole))
     for within in module.modules() if whole else [module]:
         for tensors in (within._parameters, within._buffers):
@@ -61,7 +61,7 @@ def _upcast(module: nn.Module, whole: bool, undone: ExitStack) -> None:
 
 
 def _hook(module: nn.Module, weights: dict[str, Any], whole: bool, undone: ExitStack) -> None:
-    """Let the module load `weights`, each in the type of what then stands in its place."""
+    """Make the module load `weights`, each in the type of its placeholder."""
     before = getattr(module, "_hf_hook", None)
     before = next((h for h in getattr(before, "hooks", [before]) if h), None)
     if before is None:

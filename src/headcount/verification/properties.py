@@ -1,10 +1,9 @@
-"""The same questions to the engine and to the unmodified model.
+"""The properties in which the engine must equal the unmodified model.
 
-Most answers rest on where heads and FFNs are found, in the engine as in the reference. Three
-properties know nothing of that, and fail where it is wrong: gradient scores by the attention
-patterns that the model returns, layers emptied of heads and FFN
-(`headcount.verification._emptied`), and whether the model scores a prompt by itself, whatever comes
-after it or lies beside it in the batch.
+For most, engine and reference rely on the same places of heads and FFNs. Three properties do not,
+and fail if these are wrong: gradient scores by the attention patterns that the model returns,
+layers emptied of heads and FFN (`headcount.verification._emptied`), and independence of a prompt's
+score from later tokens and other prompts of the batch.
 """
 
 import numpy as np
@@ -32,9 +31,9 @@ from headcount.verification.tolerance import (
 )
 
 SHORT, SOME = 3, 12  # tokens of inputs
-LONGEST = 128  # tokens of the longest random input; a study's own prompts: `prove_on`
+LONGEST = 128  # tokens of the longest random input; `prove_on` takes a study's own prompts
 TARGETS = 3  # tokens of the longer continuations
-LATER = 3  # tokens that come after an input
+LATER = 3  # tokens after an input
 
 # The properties, in the order of the table.
 REMOVALS = ("some heads removed", "all heads of a layer removed", "FFNs removed")
@@ -45,39 +44,39 @@ STAND_INS = {"mean": "means in place of what is removed", "resample": "draws in 
 EMPTIED = "layers without heads and FFNs"
 ALONE = "the model itself, a prompt alone"
 AFTERWARDS = "the model itself, afterwards"
-OF_EVERY_BACKEND = (EMPTIED, ALONE, AFTERWARDS)  # however prompts go through the layers
+OF_EVERY_BACKEND = (EMPTIED, ALONE, AFTERWARDS)  # which hold, or fail, in both backends
 
-STOPPING = (MemoryError, torch.OutOfMemoryError, ModelError)  # no faults of the engine
-Results = dict[Group, Tensor]  # of the engine [...], of the reference [1 + C, ...]
+STOPPING = (MemoryError, torch.OutOfMemoryError, ModelError)  # not faults of the engine
+Results = dict[Group, Tensor]  # [...] of the engine, [1 + C, ...] of the reference
 
 
-# --- the questions ---
+# --- engine and reference ---
 
 
 class Properties:
-    """The same questions to the reference and to the engine."""
+    """The properties of one model, by the reference and by the engine."""
 
     def __init__(self, model: LanguageModel, seed: int):
         self.model = model
         self.reference = Reference(model, COPIES, seed)
         self.batches = random_batches(model, np.random.default_rng(seed))
         self.shorter = self.batches[:-1]
-        # Of the shorter ones also gradients, two kinds of stand-ins, alone, and afterwards.
+        # Shorter batches also have gradients, two kinds of stand-ins, and two passes unchanged.
         passes = len(self.batches) + 6 * len(self.shorter)
         self.progress = Progress("the unmodified model", passes, "pass")
         self.patterns = self.reference.attentions(self.shorter[-1].tokens[0])
-        # The model itself says how many heads a layer has, if it returns their patterns.
+        # If the model returns attention patterns, these give the number of heads of a layer.
         self.heads = list(model.heads)
         for layer, pattern in self.patterns.items():
             self.heads[layer] = pattern.shape[1]
         self.masks = _masks(self.heads, self.reference.forward)
         self.replaced = _replaced(self.heads, self.reference.forward)
         self.fitted: dict[str, Ablation | None] = {}  # stand-ins of the engine, by kind
-        self.remarks: dict[Group, str] = {}  # of what is found
-        self.error: Exception | None = None  # the first that the engine ends with
+        self.remarks: dict[Group, str] = {}  # for results that fail
+        self.error: Exception | None = None  # the first of the engine
 
     def expected(self) -> Results:
-        """Those of the reference; it also chooses continuations that are greedy."""
+        """Return the results of the reference, which also adds greedy continuations."""
         results: Results = {}
         for batch in self.batches:
             masks: dict[tuple[str, str], Removal] = {(WHOLE, "whole"): ((), ())}
@@ -99,7 +98,7 @@ class Properties:
                 results[GREEDY, f"{batch}, {of_mask}"] = margins
                 if batch in self.shorter and name == WHOLE:
                     results[AFTERWARDS, str(batch)] = results[ALONE, str(batch)] = scores
-        # The last few units in the last place of a sum of hidden states of variance 1.
+        # A few units in the last place of a sum of hidden states of variance 1.
         eps = torch.finfo(self.model.hf.dtype).eps
         few = torch.tensor([[0.0], [emptied.ROUNDINGS * eps / FACTOR]])
         results |= {(EMPTIED, f"layer {i}"): few for i in range(self.model.num_layers)}
@@ -138,7 +137,7 @@ class Properties:
         return results
 
     def _fitted(self, kind: str) -> Ablation | None:
-        """Stand-ins of the engine from the shorter inputs; None if it ends in an error."""
+        """Return the engine's stand-ins from the shorter inputs; None if it fails."""
         prompts = [prompt for batch in self.shorter for prompt in batch.first_prompts]
         try:
             self.fitted[kind] = ablation.fit(self.model, prompts, kind, seed=0)
@@ -149,7 +148,7 @@ class Properties:
         return self.fitted.get(kind)
 
     def found(self) -> Results:
-        """Those of the engine; the first error that it ended with, if it did, is `error`."""
+        """Return the results of the engine; keep its first error in `error`."""
         results: Results = {}
         parts = (self._whole, self._removed, self._gradients, self._patterns)
         for part in (*parts, self._stood_in, self._emptied, self._alone, self._afterwards):
@@ -157,7 +156,7 @@ class Properties:
                 results |= part()
             except STOPPING:
                 raise
-            except Exception as error:  # whatever it is, it is a fault of the engine
+            except Exception as error:  # any other error is a fault of the engine
                 self.error = self.error or error
         return results
 
@@ -180,7 +179,7 @@ class Properties:
         masks: dict[Group, Removal],
         fitted: Ablation | None = None,
     ) -> Results:
-        """Prompts of all batches, packed together."""
+        """Return the engine's results on the prompts of all batches, packed together."""
         prompts = [prompt for batch in batches for prompt in batch.prompts]
         sizes = [len(batch.prompts) for batch in batches]
         removing = Masks.removing(self.model, list(masks.values()), fitted)
@@ -223,7 +222,7 @@ class Properties:
         return results
 
     def _alone(self) -> Results:
-        """Each input by itself, with other tokens after it unless prompts are never padded."""
+        """Return the model's scores of each input alone, with later tokens unless these count."""
         results: Results = {}
         alone = Reference(self.model, copies=0, seed=0)
         for batch in self.shorter:
@@ -239,13 +238,13 @@ class Properties:
             self.progress.advance(1)
             results[ALONE, str(batch)] = scores_and_margins(together[:, 0], batch)[0][0]
             self.remarks[ALONE, str(batch)] = (
-                "its log-likelihoods change with tokens that come after a prompt, or with other "
-                "prompts of the batch: it is no causal language model"
+                "its log-likelihoods change with tokens after a prompt, or with other prompts of "
+                "the batch: it is not a causal language model"
             )
         return results
 
     def _afterwards(self) -> Results:
-        """The unmodified model once more: nothing of the engine must stay in it."""
+        """Return the unmodified model's scores once more: the engine must leave no trace in it."""
         results: Results = {}
         for batch in self.shorter:
             logits = self.reference.logits(batch.tokens, TARGETS, [((), ())], self.heads)
@@ -255,7 +254,7 @@ class Properties:
 
 
 def _masks(heads: list[int], forward: list[int]) -> dict[Group, Removal]:
-    """What is removed, by property and name; every layer loses some of its heads in one of them."""
+    """Return removals by property and name; in one, every layer loses some of its heads."""
     attentive = [layer for layer, count in enumerate(heads) if count]
     one_each = [(layer, layer % heads[layer]) for layer in attentive]
     but_last = [(layer, head) for layer in attentive[::2] for head in range(heads[layer] - 1)]
@@ -274,7 +273,7 @@ def _masks(heads: list[int], forward: list[int]) -> dict[Group, Removal]:
 
 
 def _replaced(heads: list[int], forward: list[int]) -> dict[str, Removal]:
-    """What leaves stand-ins, by name."""
+    """Return the removals that leave stand-ins, by name."""
     attentive = [layer for layer, count in enumerate(heads) if count]
     one_each = [(layer, layer % heads[layer]) for layer in attentive]
     middle = attentive[len(attentive) // 2]
@@ -289,9 +288,9 @@ def _replaced(heads: list[int], forward: list[int]) -> dict[str, Removal]:
 
 
 def random_batches(model: LanguageModel, random: np.random.Generator) -> list[Batch]:
-    """Batches of rising lengths: two random inputs that begin alike; the longest is one alone.
+    """Return batches of rising lengths: two random inputs that begin alike; one in the longest.
 
-    They begin with BOS, where the tokenizer has one: without it models are less stable.
+    They begin with BOS if the tokenizer has one: without it models are less stable.
     """
     ordinary = ordinary_tokens(model.tokenizer, exclude_fraction=0)
     bos = [token for token in [model.tokenizer.bos_token_id] if token is not None]

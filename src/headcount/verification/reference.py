@@ -1,22 +1,22 @@
-"""The unmodified model, as transformers runs it: what the engine has to equal.
+"""The reference: the unmodified model, as transformers runs it.
 
-Inputs of one length go through `hf(input_ids)` together, so that nothing is padded and no table
-that depends on the longest input can differ. Components have gates, factors on what the attention
-output projection reads of a head and on what an FFN writes, put there by plain PyTorch hooks. A
-gate of one changes no bit, one of zero gives the numbers of weights zeroed by hand, and autograd
-goes through it. Weights are left alone, on disk as well, and one pass serves many removals.
+Inputs of one length pass `hf(input_ids)` together, so that nothing is padded and no table that
+depends on the longest input can differ. Components have gates, put there by plain PyTorch hooks:
+factors on the input of the attention output projection for a head, and on the output of an FFN. A
+gate of one changes no bit, a gate of zero equals zeroed weights, and autograd passes it. Weights
+are not changed, on disk either, and one pass serves many removals.
 
-Every input has further rows, copies with rounding errors made on purpose: how far rounding alone
-may lead in this model on this input.
+Every input has further rows: copies with deliberate rounding errors, which show how far rounding
+alone may lead in this model on this input.
 
-Gates rest on where `headcount.models.families` finds heads and FFNs, as the engine does. Two of the
-answers know nothing of that: gradients of heads by the attention patterns that the model returns
-(`gradients_by_patterns`), and what is left of an emptied layer (`headcount.verification._emptied`).
+Gates rely on `headcount.models.families` to find heads and FFNs, as the engine does. Two results do
+not: gradients of heads by the attention patterns that the model returns (`gradients_by_patterns`),
+and the remaining effect of an emptied layer (`headcount.verification._emptied`).
 
 | name | shape | what |
 | --- | --- | --- |
 | tokens | [P, T] | inputs of one length |
-| rows | [1 + C, M, P] | those of a pass: exact and C copies, M removals, P inputs |
+| rows | [1 + C, M, P] | of a pass: exact and C copies, M removals, P inputs |
 | gate | [rows, T or 1, H] | of a layer's heads; H = 1 for an FFN |
 | heads | [L] | number of heads of each layer |
 """
@@ -37,20 +37,20 @@ from headcount.engine.removal import Removal
 from headcount.models.families import LayerParts
 from headcount.models.language_model import LanguageModel, replaced
 
-# Modules between attention and its output projection that norm several heads together, or a head:
-# what then reads a head is not linear in its pattern.
+# Norms between attention and its output projection, over several heads or one: the input of the
+# projection is then not linear in the pattern.
 NORMS_OF_HEADS = ("attn_sub_norm", "groupnorm")  # BitNet, DiffLlama
 
 
 class StandIns(NamedTuple):
-    """By layer, what removed components leave at positions 0, 1, ..., as many as are known."""
+    """Stand-ins of removed components by layer, at positions 0, 1, ..."""
 
     z: dict[int, Tensor]  # [positions, H * e]
     ffn: dict[int, Tensor]  # [positions, d]
 
 
 class Reference:
-    """The Hugging Face model in a `LanguageModel`; of the latter it takes where the parts are."""
+    """The Hugging Face model in a `LanguageModel`, and the places of its heads and FFNs."""
 
     def __init__(self, model: LanguageModel, copies: int, seed: int):
         self.model, self.hf = model, model.hf
@@ -67,9 +67,9 @@ class Reference:
         heads: Sequence[int],
         stand_ins: StandIns | None = None,
     ) -> Tensor:
-        """Logits [1 + C, M, P, last, vocabulary], float32, at the inputs' last positions.
+        """Return logits [1 + C, M, P, last, vocabulary], float32, at the last positions.
 
-        What is removed leaves zero, or its stand-in.
+        Removed components leave zero, or their stand-ins.
         """
         of_heads = {layer: torch.ones(len(removals), heads[layer]) for layer in self.attentive}
         of_ffns = {layer: torch.ones(len(removals), 1) for layer in self.forward}
@@ -89,15 +89,15 @@ class Reference:
         return logits.float().cpu().unflatten(0, (-1, len(removals), len(tokens)))
 
     def _rows(self, gate: Tensor, inputs: int) -> Tensor:
-        """The gate [rows, 1, H] of one that is given by removal [M, H]."""
+        """Return the gate [rows, 1, H] for gates by removal [M, H]."""
         return gate.repeat_interleave(inputs, 0).repeat(1 + self.copies, 1)[:, None]
 
     def gradients(
         self, tokens: list[list[int]], targets: list[list[int]], heads: Sequence[int]
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """d loss / d gate at every token: {layer: [1 + C, P, T, H]} of heads, and of FFNs, H = 1.
+        """Return d loss / d gate {layer: [1 + C, P, T, H]} of heads, and of FFNs with H = 1.
 
-        loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), of each input with its targets.
+        loss(y|x) = -(1/|y|) sum_j log p(y_j | x, y_<j), for each input with its targets.
         """
         rows, T = (1 + self.copies) * len(tokens), len(tokens[0])
         of_heads = {layer: torch.ones(rows, T, heads[layer]) for layer in self.attentive}
@@ -120,10 +120,11 @@ class Reference:
     def gradients_by_patterns(
         self, tokens: list[list[int]], targets: list[list[int]]
     ) -> dict[int, Tensor]:
-        """The same of heads {layer: [1 + C, P, T, H]}, from the patterns A that the model returns.
+        """Return the same for heads {layer: [1 + C, P, T, H]}, from attention patterns A.
 
-        z of a head is linear in its pattern, so that a gate on the head at token t is one on the
-        pattern's row: d loss / d gate_t = sum_s A_ts d loss / dA_ts. {} without patterns.
+        z of a head is linear in its pattern, so that a gate on the head at token t is a gate on row
+        t of the pattern: d loss / d gate_t = sum_s A_ts d loss / dA_ts. {} if the model returns no
+        patterns.
         """
         embedding = self.hf.get_input_embeddings()
         begun = embedding.register_forward_hook(lambda *of: of[2].requires_grad_().clone())
@@ -156,16 +157,16 @@ class Reference:
         return dict(zip(linear, by_input, strict=True))
 
     def _loss(self, logits: Tensor, targets: list[list[int]]) -> Tensor:
-        """The sum over all rows, from their logits [rows, |y|, vocabulary]."""
+        """Return the sum of losses over all rows, from their logits [rows, |y|, vocabulary]."""
         log_p = logits.log_softmax(-1, dtype=torch.float32)
         chosen = torch.tensor(targets * (1 + self.copies), device=log_p.device)[..., None]
         return -log_p.gather(-1, chosen).sum() / len(targets[0])
 
     @contextmanager
     def _dropping(self) -> Iterator[None]:
-        """Inside, a layer that was loaded from disk runs once more for the backward pass.
+        """Make layers that are loaded from disk run again in the backward pass.
 
-        Else autograd would hold on to the weights of every layer.
+        Otherwise autograd would keep the weights of every layer in memory.
         """
         layers = self.model.layers if is_offloaded(self.model) else []
         again: dict[nn.Module, Callable] = {
@@ -176,14 +177,14 @@ class Reference:
 
     @torch.no_grad()
     def attentions(self, tokens: list[int]) -> dict[int, Tensor]:
-        """The attention patterns {layer: [1 + C, H, T, T]} that the model returns; {} if none."""
+        """Return the model's attention patterns {layer: [1 + C, H, T, T]}; {} if it has none."""
         with self._eager(), self._rounded([tokens]):
             patterns = self._patterns(self._call([tokens], output_attentions=True), [tokens])
         return {layer: pattern.float().cpu() for layer, pattern in patterns.items()}
 
     @contextmanager
     def _eager(self) -> Iterator[None]:
-        """Inside, the model computes the patterns of its attention, and can return them."""
+        """Make the model compute attention patterns that it can return."""
         before = self.hf.config._attn_implementation
         self.hf.set_attn_implementation("eager")
         try:
@@ -193,10 +194,10 @@ class Reference:
 
     @contextmanager
     def _unmoved(self) -> Iterator[None]:
-        """Inside, what the model returns stays on the devices where it was computed.
+        """Keep the model's results on the devices where they were computed.
 
-        Else accelerate moves all of it to the device of the input: patterns of layers on other
-        devices would be copies, which the loss does not depend on.
+        Otherwise accelerate copies them to the device of the input, and the loss would not depend
+        on the copied patterns of layers on other devices.
         """
         hook = getattr(self.hf, "_hf_hook", None)
         moving = [h for h in getattr(hook, "hooks", [hook]) if getattr(h, "io_same_device", False)]
@@ -209,10 +210,10 @@ class Reference:
                 each.io_same_device = True
 
     def _patterns(self, out: Any, tokens: list[list[int]]) -> dict[int, Tensor]:
-        """The patterns in what a model returned, by layer; {} if it returns none.
+        """Return the patterns in a model's result, by layer; {} if there are none.
 
-        Some models list every layer, and linear attention then lists None or its state, which
-        can have the size of a pattern; others list the layers with patterns alone.
+        Some models list every layer, with None or a state, even of the size of a pattern, for
+        linear attention; others list only the layers with patterns.
         """
         listed = list(out.attentions or ())
         if len(listed) == len(self.model.layers):
@@ -223,7 +224,7 @@ class Reference:
 
     @torch.no_grad()
     def activations(self, tokens: list[list[int]]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """z {layer: [P, T, H * e]} of heads, and what FFNs write {layer: [P, T, d]}."""
+        """Return z {layer: [P, T, H * e]} of heads, and outputs of FFNs {layer: [P, T, d]}."""
         P = len(tokens)
         z: dict[int, Tensor] = {}
         ffn: dict[int, Tensor] = {}
@@ -248,7 +249,7 @@ class Reference:
         return z, ffn
 
     def _run(self, tokens: list[list[int]], last: int) -> Tensor:
-        """Logits [rows, last, vocabulary]; of all positions where a family computes no others."""
+        """Return logits [rows, last, vocabulary], computing all positions if the family must."""
         some = "logits_to_keep" in inspect.signature(type(self.hf).forward).parameters
         return self._call(tokens, **({"logits_to_keep": last} if some else {})).logits[:, -last:]
 
@@ -268,9 +269,9 @@ class Reference:
         what: str,
         stand_ins: StandIns | None = None,
     ) -> Iterator[None]:
-        """Inside, gates by layer multiply z, and what the module `what` of an FFN writes.
+        """Multiply z, and the output of the module `what` of an FFN, by gates by layer.
 
-        What they take away of it, stand-ins fill.
+        Stand-ins replace what the gates take away.
         """
         of_heads, of_ffns = stand_ins or ({}, {})
         with ExitStack() as hooks:
@@ -287,7 +288,7 @@ class Reference:
 
 
 def _of_ffn(part: LayerParts, what: str) -> list[nn.Module]:
-    """The modules `what` of an FFN, which may be several side by side."""
+    """Return the modules `what` of an FFN: several if these stand side by side."""
     module = getattr(part, what)
     if isinstance(module, nn.ModuleDict):
         return list(module.values())
@@ -303,7 +304,7 @@ def _on_input(times: Callable, _module: nn.Module, inputs: tuple) -> tuple:
 
 
 def _on_output(times: Callable, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
-    if isinstance(output, tuple):  # of a mixture of experts, which returns its router's choice
+    if isinstance(output, tuple):  # a mixture of experts also returns its router's choice
         return (times(output[0]), *output[1:])
     return times(output)
 
@@ -324,16 +325,16 @@ def _times(gate: Tensor, stand_in: Tensor | None, number: Tensor) -> Tensor:
 
 @contextmanager
 def rounding(hf: nn.Module, shape: tuple[int, int], exact: int, seed: int) -> Iterator[None]:
-    """Inside, all but the first `exact` rows of an input [B, T] are off by rounding errors.
+    """Add rounding errors to all but the first `exact` rows of an input [B, T].
 
-    A number is stored with a relative error of up to u = eps / 2 of its type, in the mean square
-    u / sqrt(3). A sum of n products whose roundings go up and down at random is off by sqrt(n) such
-    errors in the type that it is added up in, whatever the order (Higham & Mary 2019, "A New
-    Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41); half-precision
-    numbers are added up in float32. So every module without submodules reads its input times 1 + r
-    and writes its output times 1 + r', with r and r' normal: r' of one storing, r of one more (of
-    sums and products outside of modules) and of n products, where n is the number of channels, or T
-    where that is larger: so many values attention adds up.
+    A number is stored with a relative error of up to u = eps / 2 of its type, with root mean square
+    u / sqrt(3). A sum of n products with random rounding has sqrt(n) such errors in the type of the
+    accumulator, whatever the order (Higham & Mary 2019, "A New Approach to Probabilistic Rounding
+    Error Analysis", SIAM J. Sci. Comput. 41); half-precision numbers are accumulated in float32. So
+    every module without submodules reads its input times 1 + r and writes its output times 1 + r',
+    with normal r and r': r' has the error of one store, r that of another one (for sums and
+    products outside modules) and of n products, where n is the number of channels, or T if it is
+    larger, as attention sums over T values.
     """
     read, written = (partial(_off, shape, exact, products) for products in (True, False))
     with ExitStack() as hooks, torch.random.fork_rng(devices=[]):
@@ -350,9 +351,10 @@ def rounding(hf: nn.Module, shape: tuple[int, int], exact: int, seed: int) -> It
 
 
 def _off(shape: tuple[int, int], exact: int, products: bool, number: Any) -> Any:
-    """`number` [B, .., C] or [B * T, C] with errors: a random sign a token times r a channel.
+    """Return `number` [B, .., C] or [B * T, C] with errors.
 
-    They are uncorrelated, as independent ones are, and cheaper to draw.
+    An error is a random sign per token times a normal number per channel: uncorrelated like
+    independent errors, and cheaper to draw.
     """
     B, T = shape
     if not isinstance(number, Tensor) or not number.is_floating_point() or number.dim() < 2:

@@ -1,21 +1,21 @@
-"""How far the engine may be off, and the proof on a study's own prompts.
+"""Bounds of the engine's deviation from the reference, and the proof on a study's own prompts.
 
-Bounds follow from the numbers' type and the sizes of the model, not from what was once measured.
-Two correct programs add up the same terms in different orders, so each of them is off by rounding
-errors whose size is known (`reference.rounding`). How far those lead, in this model, on this prompt
-and under this mask, is found by running the reference with such errors `COPIES` times. Say a result
-then has the standard deviation s. A group of results (prompts of one length under one mask, the
-components of one layer) has a dozen copies or more: their largest deviation is mostly above 2 s,
-and above s / 2 but for one case in 10^5. Two correct programs differ by a normal number of standard
-deviation sqrt(2) s. So `FACTOR` = 8 times the largest deviation is 11 of these, and never less than
-2.8; a difference beyond it is none of rounding. A greedy flag may differ only where the reference's
-margin, the logit of the target less the best other one, is within the bound of that margin.
+Bounds follow from the type of the numbers and the sizes of the model, not from past measurements.
+Two correct programs sum the same terms in different orders, so that both have rounding errors of
+known size (`reference.rounding`). Their effect in this model, on this prompt and under this mask is
+found by running the reference with such errors, `COPIES` times. Let s be the standard deviation of
+a result. A group of results (prompts of one length under one mask, the components of one layer) has
+a dozen copies or more: their largest deviation is mostly above 2 s, and above s / 2 except in one
+case in 10^5. Two correct programs differ by a normal number with standard deviation sqrt(2) s. So
+the bound, `FACTOR` = 8 times the largest deviation, is about 11 and at least 2.8 of these standard
+deviations: rounding does not explain a larger difference. A greedy flag may differ only if the
+reference's margin, the logit of the target minus the best other one, is within its bound.
 
-The noise is measured from the model, so it must not excuse any difference: in float32 none above
-`CEILING` passes, whatever the copies say. The bounds of all families are far below it. A model that
-goes beyond tosses coins, as where experts choose among the tokens of a whole batch. In half
-precision rounding alone leads to differences of a nat and more in a model of thirty layers, under
-which faults hide: so a model in half precision is proved in float32 as well
+Noise that is measured on the model must not excuse every difference: in float32 none above
+`CEILING` passes, whatever the copies say. The bounds of all families are far below it. A model
+beyond it decides by chance, for example if experts choose among the tokens of a whole batch. In
+half precision, rounding alone can cause differences of a nat and more in a model of thirty layers,
+which would hide faults. So a half-precision model is also proved in float32
 (`headcount.verification._upcast`).
 """
 
@@ -36,13 +36,13 @@ from headcount.scores.documents import encode
 from headcount.verification import _upcast
 from headcount.verification.reference import Reference
 
-COPIES = 3  # of the reference, with other rounding errors
+COPIES = 3  # of the reference, with different rounding errors
 FACTOR = 8  # times the largest deviation of the copies
-CEILING = 0.1  # nats, of log-likelihoods, margins, losses by a gate; of a pattern's probability
-OTHERS = 4  # last tokens that are scored beside a continuation's own
+CEILING = 0.1  # nats for log-likelihoods, margins, gate gradients; probability for patterns
+OTHERS = 4  # last tokens scored in place of a continuation's own
 WHOLE, GREEDY = "log-likelihoods", "greedy flags"  # properties
 
-Group = tuple[str, str]  # a property, and the inputs, mask or layer that the results are of
+Group = tuple[str, str]  # a property, and the inputs, mask or layer of the results
 
 
 class VerificationError(RuntimeError):
@@ -50,13 +50,12 @@ class VerificationError(RuntimeError):
 
 
 def prove_on(model: LanguageModel, prompts: pa.Table, yaml: str | Path) -> None:
-    """Compare the whole model on a study's own prompts: the longest and the shortest, packed.
+    """Compare the whole model on a study's own prompts, the longest and the shortest, packed.
 
-    `prompts` is the artifact `tasks`. Other last tokens are scored beside each continuation's own,
-    so that a bound rests on a dozen copies. What else is proved depends on the model alone, and
-    stands in the artifact `verified`.
+    `prompts` is the artifact `tasks`. Other last tokens are scored too, so that a bound has a dozen
+    copies. Properties that depend on the model alone are in the artifact `verified`.
 
-    A model in half precision is compared in float32 first.
+    A half-precision model is compared in float32 first.
 
     Raises `VerificationError` when a log-likelihood or a greedy flag differs.
     """
@@ -92,18 +91,18 @@ def _prove_whole(model: LanguageModel, batches: list["Batch"]) -> None:
 
 
 def table(deviations: Iterable[tuple[str, "Deviation"]], model: LanguageModel) -> pl.DataFrame:
-    """Rows of the artifact `verified`, without its labels, of a model in the type that it has."""
+    """Return rows of the artifact `verified`, without labels, for the model in its present type."""
     dtype = str(model.hf.dtype).removeprefix("torch.")
     rows = [(name, dtype, f.difference, f.bound, f.passed, f.where) for name, f in deviations]
     return pl.DataFrame(rows, schema=pl.Schema(ROWS["verified"]), orient="row")
 
 
-# --- one result beside the other ---
+# --- deviations ---
 
 
 @dataclass
 class Deviation:
-    """The largest difference in a group of results, and what rounding may explain there."""
+    """The largest difference in a group of results, and its bound."""
 
     where: str
     difference: float
@@ -111,17 +110,17 @@ class Deviation:
 
     @property
     def passed(self) -> bool:
-        return self.difference <= self.bound  # not where it is not a number
+        return self.difference <= self.bound  # false for nan
 
     @property
     def excess(self) -> float:
-        """How many bounds the difference is; infinitely many where it is not a number."""
+        """The ratio of the difference to its bound; infinite for nan."""
         excess = self.difference / self.bound if self.bound else self.difference
         return math.inf if math.isnan(excess) else excess
 
 
 def ceiling(model: LanguageModel) -> float:
-    """What no bound of a model exceeds: none in half precision, which alone proves little."""
+    """Return the ceiling of a model's bounds; half precision has none, as it proves little."""
     return math.inf if _upcast.is_half(model) else CEILING
 
 
@@ -132,10 +131,10 @@ def deviation(
     error: Exception | None,
     ceiling: float = CEILING,
 ) -> Deviation:
-    """What the engine `found` beside the reference [1 + C, ...], whose first is exact."""
+    """Return the deviation of the engine's `found` from the reference [1 + C, ...]."""
     exact, copies = reference[0].double(), reference[1:].double()
     rounding = FACTOR * (copies - exact).abs().max().item()
-    # The results themselves are float32 at best.
+    # The results are float32 at best.
     bound = min(rounding + torch.finfo(torch.float32).eps * exact.abs().max().item(), ceiling)
     if found is None:
         return Deviation(f"{type(error).__name__}: {error}", math.inf, bound)
@@ -150,14 +149,14 @@ def deviation(
 
 @dataclass
 class Batch:
-    """P inputs of one length, and for each some continuations, whose last token is beyond it."""
+    """P inputs of one length, each with some continuations, whose last token follows it."""
 
     tokens: list[list[int]]  # [P, T]
     targets: list[list[list[int]]]  # [P][continuations][tokens]
 
     @property
     def prompts(self) -> list[Prompt]:
-        """One for each continuation, input by input."""
+        """The prompts, one for each continuation, input by input."""
         pairs = zip(self.tokens, self.targets, strict=True)
         return [Prompt(tokens, target, False) for tokens, targets in pairs for target in targets]
 
@@ -172,7 +171,7 @@ class Batch:
         return [Prompt(tokens, target, False) for tokens, target in pairs]
 
     def add_greedy(self, logits: Tensor) -> None:
-        """To each input the continuation by the best token, from logits [P, last, vocabulary]."""
+        """Add to each input the best next token as continuation; logits [P, last, vocabulary]."""
         for targets, best in zip(self.targets, logits[:, -1].argmax(-1).tolist(), strict=True):
             targets.append([best])
 
@@ -181,7 +180,7 @@ class Batch:
 
 
 def scores_and_margins(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-likelihoods and margins [1 + C, prompts] from logits [1 + C, P, last, vocabulary]."""
+    """Return log-likelihoods and margins [1 + C, prompts]; logits [1 + C, P, last, vocabulary]."""
     log_p = logits.log_softmax(-1)
     best = logits.topk(2).values  # [1 + C, P, last, 2]
     scores, margins = [], []
@@ -195,19 +194,19 @@ def scores_and_margins(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.stack(scores, -1), torch.stack(margins, -1)
 
 
-# --- what does not hold ---
+# --- failures ---
 
 
 def failure(rows: pl.DataFrame, model: LanguageModel) -> str:
-    """What does not hold, and what to do."""
+    """Return a message with the properties that do not hold, and what to do."""
     failed = rows.filter(~pl.col("passed")).iter_rows(named=True)
     lines = [
         f"model {model.hf.name_or_path}, {family(model)}, {model.hf.dtype}: headcount does not "
         "compute what the model computes, so no number of a study would mean anything",
         *(f"  {line}" for line in map(_line, failed)),
-        "What to do: `dtype: float32` if it is another; `device_map: cpu`, to see whether the "
-        "device decides; `layout`, if the wrong modules were taken for heads and FFNs; then report "
-        "the family and these lines.",
+        "What to do: try `dtype: float32`; try `device_map: cpu`, to see whether it is the device; "
+        "set `layout`, if the wrong modules were taken for heads and FFNs; then report the family "
+        "and these lines.",
     ]
     return "\n".join(lines)
 

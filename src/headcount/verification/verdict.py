@@ -1,12 +1,12 @@
-"""Does the engine compute what the model computes? Shown on a user's own checkpoint.
+"""The verdict on a checkpoint: whether the engine computes what the model computes.
 
-In the dtype and at the place that a study uses, and in float32 if that is another, the engine
-(`engine`, `importance`, `induction`) is compared with the unmodified Hugging Face model
-(`reference`) on random prompts: very short ones, some of a few words and a long one, packed
-together, many with a context in common. Every layer loses some of its heads under one of the masks.
-On a study's own prompts, the longest among them, each job compares log-likelihoods before it
-computes anything (`prove_on`). What is asked: `headcount.verification.properties`; the bounds of
-the answers: `headcount.verification.tolerance`.
+In the study's dtype and device placement, and in float32 too, the engine (`engine`, `importance`,
+`induction`) is compared with the unmodified Hugging Face model (`reference`) on random prompts:
+very short ones, some of a few words and a long one, packed together, many with a common context.
+Under one of the masks every layer loses some of its heads. On a study's own prompts, the longest
+among them, each job compares log-likelihoods before it computes anything (`tolerance.prove_on`).
+The properties are in `headcount.verification.properties`, their bounds in
+`headcount.verification.tolerance`.
 """
 
 import logging
@@ -39,13 +39,12 @@ BACKEND_NAMES = {"packed": "packed", "own": "by the model's own attention"}
 
 
 def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
-    """Rows of the artifact `verified`: of every property the largest difference, and its bound.
+    """Return rows of the artifact `verified`: each property's largest difference and its bound.
 
-    Of a model in half precision there are rows in float32 before its own: in float32 no difference
-    of a nat hides behind rounding. The row of a property is of the group of results whose
-    difference is the largest beside its bound. Where the engine ends with an error, the difference
-    is infinite and the error stands in place of the group. Raises `ModelError` for a model that
-    headcount refuses.
+    A half-precision model has rows in float32 before its own: in float32 rounding does not hide a
+    difference of a nat. The row of a property is that of the group of results with the largest
+    ratio of difference to bound. If the engine fails, the difference is infinite and the error
+    replaces the group. Raises `ModelError` for a model that headcount refuses.
     """
     refuse_unfit(model)
     if not _upcast.is_half(model):
@@ -56,7 +55,7 @@ def verify(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
 
 
 def _as_it_is(model: LanguageModel, seed: int) -> pl.DataFrame:
-    """The rows in the type that the model has."""
+    """Return the rows in the model's present type."""
     properties = Properties(model, seed)
     expected = properties.expected()
     found = properties.found()
@@ -71,7 +70,7 @@ def _as_it_is(model: LanguageModel, seed: int) -> pl.DataFrame:
 
 
 def prove(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
-    """The same rows, all of whose properties hold, on the way through the layers `model.backend`.
+    """Return the rows of `verify_and_choose`, whose properties all hold.
 
     Raises `VerificationError`, which says what to do, when a property does not hold.
     """
@@ -82,9 +81,9 @@ def prove(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
 
 
 def verify_and_choose(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
-    """The rows of `verify` on the first way on which they hold: right before fast.
+    """Return the rows of `verify` for the first backend that passes: right before fast.
 
-    Where packed prompts fail, `model.backend` becomes the model's own attention.
+    If packed prompts fail, `model.backend` becomes "own", the model's own attention.
     """
     rows = verify(model, seed)
     failed = set(rows.filter(~pl.col("passed"))["property"])
@@ -98,9 +97,9 @@ def verify_and_choose(model: LanguageModel, seed: int = 0) -> pl.DataFrame:
 def show(
     source: str, dtype: str = "float32", device_map: str = "cpu", console: Console | None = None
 ) -> bool:
-    """Print the table of a model of the hub or in a directory, by random prompts alone.
+    """Print the table of a model on the hub or in a directory; return whether all properties hold.
 
-    Returns whether every property holds. Raises `ModelError` when the model does not load.
+    Raises `ModelError` when the model does not load.
     """
     with TemporaryDirectory() as directory:
         facts = model_loading.resolve(source, revision=None, gguf_file=None, converted=directory)
