@@ -144,7 +144,7 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
         ({"levels": {"heads": [0, 120]}}, r"levels\.heads\[1\]: 120 is greater than the maximum"),
         ({"levels": {"heads": [10]}}, r"levels\.heads: "),
         ({"seed": "one"}, r"seed: 'one' is not of type 'integer'"),
-        ({"heldout_tasks": ["tiny_a"]}, r"tiny_a cannot be among tasks as well"),
+        ({"heldout_tasks": ["tiny_a"]}, r"tiny_a cannot be in tasks too"),
         (
             {"models": {"m": {"source": "model", "dtpye": "x"}}},
             r"models\.m\.dtpye: .* did you mean dtype\?",
@@ -155,7 +155,7 @@ def test_every_task_is_compared_with_lm_eval_when_asked(study):
             r"estimator_agreement\.tasks: \['tiny_c'\] not among tasks",
         ),
         ({"estimator_agreement": {"shots": [3]}}, r"estimator_agreement\.shots: \[3\] not among"),
-        ({"artifacts": "res{1}"}, r"artifacts: res\{1\}: \{ \} cannot stand in its name"),
+        ({"artifacts": "res{1}"}, r"artifacts: res\{1\}: its name must not contain \{ \}"),
         ({"artifacts": "config.yaml"}, r"artifacts: config\.yaml is a file: name a directory"),
         ({"importance": {"ffns": {"metric": "acc"}}}, r"importance\.ffns\.metric: 'acc' is not"),
     ],
