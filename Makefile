@@ -34,15 +34,15 @@ test-kills: $(TEST) ## thirty kills at random moments, and the same command agai
 test-slurm: $(TEST) .venv/slurm ## a study on a throwaway SLURM, as root on Debian, else skipped
 	$(PYTEST) -m slurm
 
-# A job and the terminal, by the oldest Snakemake that pyproject.toml allows.
+# What rests on Snakemake most closely, with the oldest that pyproject.toml allows.
 OLDEST = 9.27.0
-test-oldest: $(TEST) ## tests of the workflow with the oldest Snakemake allowed
+test-oldest: $(TEST) ## tests of the terminal with the oldest Snakemake allowed
 	test -d .venv/snakemake-$(OLDEST) || .venv/bin/python -m pip install --quiet --no-deps \
 		--target .venv/snakemake-$(OLDEST) snakemake==$(OLDEST)
 	PYTHONPATH=$(CURDIR)/.venv/snakemake-$(OLDEST) .venv/bin/python -c \
 		"import snakemake; assert snakemake.__version__ == '$(OLDEST)', snakemake.__version__"
 	PYTHONPATH=$(CURDIR)/.venv/snakemake-$(OLDEST) $(PYTEST) \
-		tests/workflow/test_terminal.py tests/workflow/test_module.py
+		tests/workflow/test_terminal.py tests/workflow/test_snakemake_api.py
 
 # tests/support/processors.py
 test-cpus: $(TEST) ## the numerical tests as other processors compute
